@@ -1,0 +1,34 @@
+"""The Django app: hooks every connection to a database that a layer uses, registers the checks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.apps import AppConfig
+from django.db.backends.signals import connection_created
+
+__all__ = ["ChannelsLiteConfig"]
+
+
+class ChannelsLiteConfig(AppConfig):
+    """Put ``"channels_lite"`` into ``INSTALLED_APPS``."""
+
+    name = "channels_lite"
+    verbose_name = "Channels on SQLite"
+    # Named here, for a project's own DEFAULT_AUTO_FIELD must not ask for a migration of ours.
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Runs once, at Django's start."""
+        from channels_lite import checks  # noqa: F401, PLC0415 - registers them
+
+        connection_created.connect(hook_connection, dispatch_uid="channels_lite.hook")
+
+
+def hook_connection(connection: Any, **kwargs: object) -> None:
+    """Lets rows that Django inserts wake their receivers, from the connection's start."""
+    from channels_lite.config import layer_databases  # noqa: PLC0415 - settings must be ready
+    from channels_lite.wake.hooks import attach_django  # noqa: PLC0415
+
+    if connection.vendor == "sqlite" and connection.alias in layer_databases():
+        attach_django(connection)

@@ -1,0 +1,1 @@
+"""The layers; name one of them as ``BACKEND``, by its full path."""

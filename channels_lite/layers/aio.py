@@ -1,0 +1,20 @@
+"""The portable fast layer: aiosqlite's threads, looked at by the clock."""
+
+from __future__ import annotations
+
+from channels_lite.layers.base import BaseSQLiteChannelLayer
+from channels_lite.store.aio import AioStore
+from channels_lite.wake import Waiter
+from channels_lite.wake.poll import PollWaiter
+
+__all__ = ["AIOSQLiteChannelLayer"]
+
+
+class AIOSQLiteChannelLayer(BaseSQLiteChannelLayer):
+    """Needs aiosqlite: ``pip install channels-lite[aio]``."""
+
+    store_class = AioStore
+
+    def make_waiter(self) -> Waiter:
+        """Looks every ``polling_interval`` seconds (0.1)."""
+        return PollWaiter(self.look, self.tick, self.interval)

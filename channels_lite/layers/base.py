@@ -1,0 +1,477 @@
+"""SEND and RECEIVE: the channel-layer specification, once, for all three layers.
+
+A layer is a store (where rows are) and a waiter (how a receiver learns of them).  Between them and
+Channels stand the outbox, which commits what one loop iteration sends, and the inbox, which holds
+what was read until somebody receives it.
+
+A message's way: ``send`` > serializers > outbox > store, sql.post > [commit] > csrc/wake.c >
+waiter > ``look`` > store, sql.look > inbox > ``receive``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import re
+import threading
+import time
+import uuid
+import weakref
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar
+
+from channels.exceptions import ChannelFull, MessageTooLarge
+from channels.layers import BaseChannelLayer
+from django.core.exceptions import ImproperlyConfigured
+
+from channels_lite.config import Config
+from channels_lite.errors import ForeignChannel, InvalidMessage
+from channels_lite.inbox import Inbox, running_loop
+from channels_lite.outbox import Operation, Outbox, T
+from channels_lite.serializers import SerializerDoesNotExist, UndecodableMessage, registry
+from channels_lite.store import Execute, Outcome, Store, is_in_memory, sql
+from channels_lite.store.connection import Source
+from channels_lite.store.django import DjangoStore, run_in_transaction_of, transaction_of_caller
+from channels_lite.wake import Waiter
+from channels_lite.wake.hooks import hooks
+
+__all__ = ["MAX_MESSAGE_SIZE", "BaseSQLiteChannelLayer"]
+
+logger = logging.getLogger(__name__)
+
+#: Bytes of an encoded message at most.  The specification asks for 1 MB; a row could be 1 GB, but
+#: every reader of the table, and the log, would have to carry it.
+MAX_MESSAGE_SIZE = 64 * 1024 * 1024
+
+# Seconds between reading rows and deleting them, and rows after which that is not waited for.
+# They count against capacity until then: a quarter of it may be used up by them.
+RELEASE_AFTER = 0.05
+RELEASE_SHARE = 4
+# Seconds between two steps of a sweep for what has expired, and rows a step.
+EXPIRE_EVERY = 10.0
+EXPIRE_STEP = 500
+
+
+class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
+    """What the three layers are, but for their store and waiter.
+
+    ``CONFIG`` is documented, with defaults and units, at ``channels_lite.config.Config``.
+    """
+
+    extensions: ClassVar[list[str]] = ["groups", "flush"]
+
+    #: Where rows are.
+    store_class: ClassVar[Callable[[str, int], Store]]
+    #: Seconds between two looks, unless CONFIG says other.
+    default_interval: ClassVar[float] = 0.1
+
+    # ASCII only, and no newline at the end, which the expressions in channels.layers let through.
+    channel_name_regex = re.compile(r"[a-zA-Z0-9\-_.]+(![a-zA-Z0-9\-_.]*)?")
+    group_name_regex = re.compile(r"[a-zA-Z0-9\-_.]+")
+
+    def __init__(self, **values: Any) -> None:
+        config = Config.of(type(self).__name__, values)
+        super().__init__(expiry=config.expiry, capacity=config.capacity)
+        self.channel_capacity = self.compile_capacities(dict(config.channel_capacity or {}))
+        self.config = config
+        self.database = config.database
+        self.group_expiry = config.group_expiry
+        try:
+            self.serializer = registry.get_serializer(
+                config.serializer_format, config.symmetric_encryption_keys
+            )
+        except SerializerDoesNotExist as error:
+            raise ImproperlyConfigured(
+                f"{type(self).__name__}: CONFIG['serializer_format']: {error.args[0]}"
+            ) from None
+        self._source = Source(config.database)
+        in_memory = is_in_memory(config.database)
+        self._store = (DjangoStore if in_memory else self.store_class)(
+            config.database, config.pool_size
+        )
+        self._start_process()
+        self._waiter = self.make_waiter()
+        _layers.add(self)
+        weakref.finalize(self, _leave, self._inbox, self._store, self._waiter)
+
+    def _start_process(self) -> None:
+        """What belongs to one process: made anew in a forked child."""
+        #: Part of every process-local channel's name, and the name of this process's FIFO.
+        self.client_prefix = uuid.uuid4().hex
+        self._inbox = Inbox(self._limit)
+        self._numbers = itertools.count()
+        self._outboxes: dict[asyncio.AbstractEventLoop, Outbox] = {}
+        self._lock = threading.Lock()
+        self._looking: asyncio.AbstractEventLoop | None = None
+        self._look_again = False
+        self._releasing: asyncio.AbstractEventLoop | None = None
+        self._last_message = time.monotonic()
+        self._next_expire = time.monotonic() + EXPIRE_EVERY
+        self._sweeps = {"channels_lite_event": 0, "channels_lite_groupmembership": 0}
+        self._last_error = ""
+
+    def make_waiter(self) -> Waiter:
+        """How receivers learn of rows."""
+        raise NotImplementedError
+
+    def interval(self) -> float:
+        """Seconds until the next look by the clock."""
+        interval = self.config.polling_interval or (
+            self.default_interval if self._waiter.mode == "fifo" else 0.1
+        )
+        idle = time.monotonic() - self._last_message
+        return interval * (10 if idle > self.config.polling_idle_timeout else 1)
+
+    # Names
+
+    def require_valid_channel_name(self, name: object, receive: bool = False) -> bool:
+        """True, or ``TypeError`` that says what is wrong."""
+        self._require_valid_name("Channel", name, self.channel_name_regex)
+        if receive and "!" in str(name) and not str(name).endswith("!"):
+            raise TypeError("Specific channel names in receive() must end at the !")
+        return True
+
+    def require_valid_group_name(self, name: object) -> bool:
+        """True, or ``TypeError`` that says what is wrong."""
+        return self._require_valid_name("Group", name, self.group_name_regex)
+
+    def _require_valid_name(self, kind: str, name: object, valid: re.Pattern[str]) -> bool:
+        if isinstance(name, str) and len(name) < self.MAX_NAME_LENGTH and valid.fullmatch(name):
+            return True
+        if not isinstance(name, str):
+            fault = f"is a {type(name).__name__}"
+        elif len(name) >= self.MAX_NAME_LENGTH:
+            fault = f"has {len(name)} characters"
+        else:
+            fault = "is none"
+        raise TypeError(
+            f"{kind} name must be a string of 1 to {self.MAX_NAME_LENGTH - 1} ASCII letters, "
+            f"digits, hyphens, underscores or periods{', and one ! at most' * (kind == 'Channel')}; "
+            f"{str(name)[:120]!r} {fault}"
+        )
+
+    async def new_channel(self, prefix: str = "specific") -> str:
+        """A channel that only this process receives on: ``prefix.<process>!<number>``."""
+        name = f"{prefix}.{self.client_prefix}!"
+        channel = f"{name}{next(self._numbers):x}"
+        self.require_valid_channel_name(channel)
+        self._inbox.own(name)
+        return channel
+
+    # Sending
+
+    async def send(self, channel: str, message: dict[str, Any]) -> None:
+        """Stores ``message`` for one receiver of ``channel``.
+
+        Inside ``atomic()`` on the layer's database it belongs to the transaction.
+
+        Raises ``TypeError`` (``InvalidMessage`` for the message), ``ChannelFull``,
+        ``MessageTooLarge``, ``StoreUnavailable``; nothing was stored then.
+        """
+        self.require_valid_channel_name(channel)
+        post = sql.Post(channel, self._encode(message), time.time() + self.expiry)
+        if not await self._write(partial(_call, sql.post, post)):
+            raise ChannelFull(channel)
+
+    async def group_send(self, group: str, message: dict[str, Any]) -> None:
+        """Stores ``message`` for every member of ``group``; those that are full miss it.
+
+        Raises what ``send`` does, but for ``ChannelFull``.
+        """
+        self.require_valid_group_name(group)
+        post = sql.Post(group, self._encode(message), time.time() + self.expiry)
+        full = await self._write(partial(_call, sql.post_to_group, post))
+        if full:
+            logger.info("group %s: %d channels over capacity missed a message", group, full)
+
+    def _encode(self, message: dict[str, Any]) -> bytes:
+        if not isinstance(message, dict):
+            raise InvalidMessage(f"a message must be a dict, not a {type(message).__name__}")
+        if "__asgi_channel__" in message:
+            raise InvalidMessage("a message must not contain the key __asgi_channel__")
+        data = self.serializer.serialize(message)
+        if len(data) > MAX_MESSAGE_SIZE:
+            raise MessageTooLarge(f"{len(data)} bytes, and {MAX_MESSAGE_SIZE} are the most")
+        return data
+
+    async def _write(self, operation: Operation[T]) -> T:
+        caller = transaction_of_caller(self.database)
+        if caller is None:
+            return await self._outbox().write(operation)
+
+        def work(execute: Execute) -> tuple[T, sql.Batch]:
+            batch = self._batch()
+            return operation(execute, batch), batch
+
+        def on_commit(done: tuple[T, sql.Batch]) -> None:
+            self._wake(done[1])
+
+        return (await run_in_transaction_of(caller, self.database, work, on_commit))[0]
+
+    def _outbox(self) -> Outbox:
+        loop = asyncio.get_running_loop()
+        outbox = self._outboxes.get(loop)
+        if outbox is None:
+            outbox = Outbox(loop, self._store, self._batch, self._wake)
+            with self._lock:
+                # Loops come and go by the thousand under async_to_sync.
+                known = {each: box for each, box in self._outboxes.items() if not each.is_closed()}
+                self._outboxes = known | {loop: outbox}
+        return outbox
+
+    def _batch(self) -> sql.Batch:
+        return sql.Batch(time.time(), self._limit, self._inbox.seen, self._inbox.buffered)
+
+    def _limit(self, channel: str) -> int | None:
+        return self.get_capacity(channel) if self.config.enforce_capacity else None
+
+    def _wake(self, batch: sql.Batch) -> None:
+        """W3, after each commit of ours; the hooks do it for everybody else's."""
+        if batch.posted:
+            for name in batch.posted:
+                hooks.wake(self._source.sidecar, name)
+            self._waiter.nudge()
+
+    # Receiving
+
+    async def receive(self, channel: str) -> dict[str, Any]:
+        """The next message of ``channel``; waits for one.
+
+        May be cancelled at any time: no message is lost by it.  Several coroutines may wait for one
+        channel, on any loops; each message goes to one.
+
+        Raises ``TypeError`` for an invalid name, and ``ForeignChannel`` for a process-local channel
+        of another process.
+        """
+        self.require_valid_channel_name(channel)
+        name = self.non_local_name(channel)
+        is_plain = name == channel and not name.endswith("!")
+        if not is_plain and not name.endswith(f"{self.client_prefix}!"):
+            raise ForeignChannel(
+                f"{channel} is another process's: only what made a channel by new_channel() can "
+                "receive on it"
+            )
+        loop = asyncio.get_running_loop()
+        while True:
+            parcel = self._inbox.take(channel, time.time())
+            if parcel is not None:
+                try:
+                    return self.serializer.decode(parcel.data)
+                except UndecodableMessage as error:
+                    logger.error("a message to %s was dropped: %s", channel, error)
+                    continue
+            receiver = self._inbox.wait(channel)
+            try:
+                is_new = self._waiter.watch(loop)
+                if is_plain:
+                    self._waiter.listen(channel)
+                    # What came while nobody waited was left to other processes.
+                    is_new = True
+                elif self._inbox.own(name):
+                    is_new = True  # a name of this process that new_channel() did not make
+                if is_new:
+                    self.look()
+                await receiver.future
+            except BaseException:
+                self._inbox.leave(channel, receiver)
+                self._inbox.pass_on(channel)
+                if is_plain:
+                    self._release_later(loop)
+                raise
+            self._inbox.leave(channel, receiver)
+
+    def look(self) -> None:
+        """Reads what waits for this process.  On a running loop; one at a time."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            if self._looking is not None and not self._looking.is_closed():
+                self._look_again = True
+                return
+            self._looking = loop
+        asked = self._inbox.ask(time.time())
+        self._store.submit(
+            partial(sql.look, asked=asked), partial(self._looked, loop), write=False
+        )
+
+    def _looked(self, loop: asyncio.AbstractEventLoop, outcome: Outcome[sql.Looked]) -> None:
+        again = False
+        if outcome.error is not None:
+            self._report(outcome.error)
+        else:
+            self._last_error = ""
+            again = self._inbox.deliver(outcome.result(), time.time(), self._decrypt)
+        with self._lock:
+            self._looking = None
+            again, self._look_again = again or self._look_again, False
+        if again:
+            _soon(loop, self.look)
+        if self._inbox.unreleased:
+            self._last_message = time.monotonic()
+            _soon(loop, partial(self._release_later, loop))
+
+    def _report(self, error: BaseException) -> None:
+        if isinstance(error, ImproperlyConfigured):
+            self._inbox.fail(error)
+        elif str(error) != self._last_error:
+            logger.warning("looking for messages failed, and goes on: %s", error)
+        self._last_error = str(error)
+
+    def _decrypt(self, data: bytes) -> bytes | None:
+        try:
+            return self.serializer.decrypt(data)
+        except UndecodableMessage as error:
+            logger.error("a message was dropped: %s", error)
+            return None
+
+    # Upkeep, on the loops that receive
+
+    def tick(self) -> bool:
+        """Now and then: looks, and tidies up.  False if nobody waits for messages."""
+        receiver = self._inbox.a_receiver()
+        # In the receiver's context, in which its code finds its own connection: under Django's
+        # TestCase the rows are in a transaction that no other one sees.
+        (receiver.context.copy().run if receiver else _run)(self.look)
+        now = time.time()
+        self._inbox.sweep(now)
+        self._waiter.tidy(self._inbox.plain_channels())
+        self._release()
+        if self.config.auto_trim and time.monotonic() >= self._next_expire:
+            self._next_expire = time.monotonic() + EXPIRE_EVERY
+            self._store.submit(partial(self._expire_step, now=now), _ignore, write=True)
+        return receiver is not None
+
+    def _release_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._inbox.unreleased * RELEASE_SHARE >= self.capacity:
+            self._release()
+        elif self._releasing is None or self._releasing.is_closed():
+            self._releasing = loop
+            loop.call_later(RELEASE_AFTER, self._release)
+
+    def _release(self) -> None:
+        self._releasing = None
+        through = self._inbox.to_release()
+        if through:
+            self._store.submit(
+                partial(sql.release, through=through),
+                partial(_released, self._inbox, through),
+                write=True,
+            )
+
+    def _expire_step(self, execute: Execute, now: float, limit: int = EXPIRE_STEP) -> int:
+        deleted = 0
+        for table, after in self._sweeps.items():
+            count, self._sweeps[table] = sql.expire(execute, table, after, now, limit)
+            deleted += count
+        return deleted
+
+    # Groups
+
+    async def group_add(self, group: str, channel: str) -> None:
+        """Makes ``channel`` a member of ``group`` for ``group_expiry`` seconds from now."""
+        self.require_valid_group_name(group)
+        self.require_valid_channel_name(channel)
+        expires_at = time.time() + self.group_expiry
+
+        def operation(execute: Execute, batch: sql.Batch) -> None:
+            sql.join(execute, group, channel, batch.now, expires_at)
+
+        await self._write(operation)
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        """Ends a membership; nothing happens if there is none."""
+        self.require_valid_group_name(group)
+        self.require_valid_channel_name(channel)
+
+        def operation(execute: Execute, batch: sql.Batch) -> None:
+            sql.leave(execute, group, channel)
+
+        await self._write(operation)
+
+    # The rest
+
+    async def flush(self) -> None:
+        """Deletes all messages and groups, in the table and in the memory of every process."""
+
+        def operation(execute: Execute, batch: sql.Batch) -> None:
+            sql.flush(execute, batch.now, batch.now + self.expiry)
+
+        await self._write(operation)
+        self._inbox.clear()
+        hooks.wake_all(self._source.sidecar)
+
+    async def clean_expired(self) -> int:
+        """Deletes every expired message and membership, in steps.  Returns how many."""
+        deleted = 0
+        while True:
+            deleted += await self._write(
+                lambda execute, batch: self._expire_step(execute, batch.now)
+            )
+            if not any(self._sweeps.values()):
+                return deleted
+
+    async def close(self) -> None:
+        """Gives back what the layer holds.  It works again when it is used again."""
+        self._waiter.close()
+        self._release()
+        self._store.close()
+
+    def serialize(self, message: dict[str, Any]) -> bytes:
+        """The ``data`` of an ``Event`` with this message.  Raises as ``send`` does."""
+        return self._encode(message)
+
+    def deserialize(self, data: bytes) -> dict[str, Any]:
+        """The message of an ``Event``.  Raises ``UndecodableMessage``."""
+        return self.serializer.deserialize(data)
+
+    def _after_fork(self) -> None:
+        self._store.abandon()
+        self._waiter.abandon()
+        self._start_process()
+
+
+def _call(function: Callable[..., T], post: sql.Post, execute: Execute, batch: sql.Batch) -> T:
+    return function(execute, batch, post)
+
+
+def _run(function: Callable[[], None]) -> None:
+    function()
+
+
+def _ignore(outcome: Outcome[Any]) -> None:
+    """A sweep that failed is made up for by the next one."""
+
+
+def _released(inbox: Inbox, through: sql.Release, outcome: Outcome[None]) -> None:
+    if outcome.error is not None:
+        inbox.restore(through)
+
+
+def _soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+    try:
+        if running_loop() is loop:
+            loop.call_soon(callback)
+        else:
+            loop.call_soon_threadsafe(callback)
+    except RuntimeError:
+        logger.debug("the loop was closed; the next one goes on")
+
+
+def _leave(inbox: Inbox, store: Store, waiter: Waiter) -> None:
+    """At exit, or when the layer is gone."""
+    waiter.close()
+    store.close()
+
+
+_layers: weakref.WeakSet[BaseSQLiteChannelLayer] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for layer in list(_layers):
+        layer._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+

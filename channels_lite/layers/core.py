@@ -1,0 +1,20 @@
+"""The easy layer: Django's own connection, looked at by the clock."""
+
+from __future__ import annotations
+
+from channels_lite.layers.base import BaseSQLiteChannelLayer
+from channels_lite.store.django import DjangoStore
+from channels_lite.wake import Waiter
+from channels_lite.wake.poll import PollWaiter
+
+__all__ = ["SQLiteChannelLayer"]
+
+
+class SQLiteChannelLayer(BaseSQLiteChannelLayer):
+    """Needs nothing but Django, and takes any configuration of its SQLite backend."""
+
+    store_class = DjangoStore
+
+    def make_waiter(self) -> Waiter:
+        """Looks every ``polling_interval`` seconds (0.1)."""
+        return PollWaiter(self.look, self.tick, self.interval)

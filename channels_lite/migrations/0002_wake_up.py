@@ -1,0 +1,77 @@
+"""From channels-lite 0.4.0 to receivers that sleep; waiting messages and groups are kept.
+
+* Times become seconds since 1970 UTC: 0.4.0 wrote UTC or local time, as layer and settings said.
+* Delivered rows and their flag go: a row that was read is deleted.
+* Indexes: one by channel is left on messages.  Each further one costs every message an insertion
+  and a deletion, and no statement of ours uses it.
+"""
+
+import time
+
+from django.conf import settings
+from django.db import migrations, models
+
+import channels_lite.models
+
+
+def times_to_numbers(apps, schema_editor):
+    """Rewrites the text of the former DateTimeField, in UTC or local time as Django wrote it."""
+    zone = "" if settings.USE_TZ else ", 'utc'"
+    for table, columns in (
+        ("channels_lite_event", ("created_at", "expires_at")),
+        ("channels_lite_groupmembership", ("joined_at", "expires_at")),
+    ):
+        for column in columns:
+            schema_editor.execute(
+                f"UPDATE {table} SET {column} = (julianday({column}{zone}) - 2440587.5) * 86400.0"
+                f" WHERE typeof({column}) = 'text'"
+            )
+
+
+def local_parts_to_recipients(apps, schema_editor):
+    """0.4.0 kept the full name of a process-local channel inside its message.
+
+    Its process is gone when this runs, and with it everybody who could read such a row.
+    """
+    event = apps.get_model("channels_lite", "Event")
+    event.objects.using(schema_editor.connection.alias).filter(channel_name__endswith="!").delete()
+
+
+def delete_delivered(apps, schema_editor):
+    """0.4.0 kept delivered rows until they expired."""
+    event = apps.get_model("channels_lite", "Event")
+    event.objects.using(schema_editor.connection.alias).filter(delivered=True).delete()
+
+
+class Migration(migrations.Migration):
+    dependencies = [("channels_lite", "0001_initial")]
+    operations = [
+        migrations.RunPython(delete_delivered, migrations.RunPython.noop),
+        migrations.RunPython(local_parts_to_recipients, migrations.RunPython.noop),
+        migrations.RemoveIndex("Event", "channels_li_channel_7553e7_idx"),
+        migrations.RemoveIndex("GroupMembership", "channels_li_group_n_6c3675_idx"),
+        migrations.RemoveField("Event", "delivered"),
+        migrations.AddField("Event", "recipients", models.TextField(default="", blank=True)),
+        migrations.AlterField(
+            "Event",
+            "created_at",
+            channels_lite.models.UnixTimeField(default=time.time, editable=False),
+        ),
+        migrations.AlterField(
+            "Event",
+            "expires_at",
+            channels_lite.models.UnixTimeField(default=channels_lite.models.in_a_minute),
+        ),
+        migrations.AlterField(
+            "GroupMembership",
+            "joined_at",
+            channels_lite.models.UnixTimeField(default=time.time, editable=False),
+        ),
+        migrations.AlterField(
+            "GroupMembership", "expires_at", channels_lite.models.UnixTimeField()
+        ),
+        migrations.RunPython(times_to_numbers, migrations.RunPython.noop),
+        migrations.AddIndex(
+            "Event", models.Index(name="channels_lite_event_channel", fields=["channel_name"])
+        ),
+    ]

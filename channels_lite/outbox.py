@@ -1,0 +1,104 @@
+"""SEND: group commit.  What a loop writes in one of its iterations is one transaction.
+
+The first write of an iteration goes at once, for one who sends alone should not wait for others;
+those that come until it is done, or until the iteration ends, share the next transaction.  While
+many send, the first does not go alone either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from channels_lite.inbox import running_loop
+from channels_lite.store import Execute, Outcome, Store
+from channels_lite.store.sql import Batch
+
+__all__ = ["Operation", "Outbox"]
+
+T = TypeVar("T")
+
+#: One write among those of a transaction; called again if the database was locked.
+Operation = Callable[[Execute, Batch], T]
+
+
+@dataclass(eq=False, slots=True)
+class _Write(Generic[T]):
+    operation: Operation[T]
+    outcome: Outcome[T] | None = None
+    future: asyncio.Future[None] | None = None
+
+
+class Outbox:
+    """The writes of one loop.  Lives on its thread."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        store: Store,
+        batch: Callable[[], Batch],
+        wake: Callable[[Batch], None],
+    ) -> None:
+        self._loop = loop
+        self._store = store
+        self._batch = batch
+        self._wake = wake
+        self._waiting: list[_Write[Any]] = []
+        self._is_open = False  # a transaction is under way, or was in this iteration
+        self._is_crowded = False  # the last transaction was of several writes
+
+    async def write(self, operation: Operation[T]) -> T:
+        """Commits ``operation``, with others.  Raises what it raises, or ``StoreUnavailable``.
+
+        Cancelled while it waits for a lock, it is committed all the same, or not at all.
+        """
+        write = _Write(operation)
+        self._waiting.append(write)
+        if not self._is_open:
+            self._is_open = True
+            if self._is_crowded:
+                self._loop.call_soon(self._commit)
+            else:
+                self._commit()
+        if write.outcome is None:
+            write.future = self._loop.create_future()
+            await write.future
+        return write.outcome.result()  # type: ignore[union-attr]
+
+    def _commit(self) -> None:
+        writes, self._waiting = self._waiting, []
+        self._is_crowded = len(writes) > 1
+
+        def work(execute: Execute) -> tuple[list[Any], Batch]:
+            batch = self._batch()
+            return [write.operation(execute, batch) for write in writes], batch
+
+        def done(outcome: Outcome[tuple[list[Any], Batch]]) -> None:
+            if outcome.error is None:
+                self._wake(outcome.result()[1])
+            if running_loop() is self._loop:
+                self._committed(writes, outcome)
+                return
+            with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+                self._loop.call_soon_threadsafe(self._committed, writes, outcome)
+
+        self._store.submit(work, done, write=True)
+
+    def _committed(
+        self, writes: list[_Write[Any]], outcome: Outcome[tuple[list[Any], Batch]]
+    ) -> None:
+        values = [None] * len(writes) if outcome.value is None else outcome.value[0]
+        for write, value in zip(writes, values, strict=True):
+            write.outcome = Outcome(value, outcome.error)
+            if write.future is not None and not write.future.done():
+                write.future.set_result(None)
+        self._loop.call_soon(self._next)
+
+    def _next(self) -> None:
+        if self._waiting:
+            self._commit()
+        else:
+            self._is_open = False

@@ -1,0 +1,34 @@
+"""``DATABASE_ROUTERS = ["channels_lite.router.ChannelsRouter"]``: messages in their own database."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import models
+
+from channels_lite.config import layer_databases
+
+__all__ = ["ChannelsRouter"]
+
+
+class ChannelsRouter:
+    """Sends the models of ``channels_lite`` to the database that the layers' CONFIG names.
+
+    With layers on several databases, their tables are migrated into each; the models are read
+    and written where the layer ``"default"`` keeps its messages, unless ``using()`` says other.
+    """
+
+    def db_for_read(self, model: type[models.Model], **hints: Any) -> str | None:
+        """The default layer's database, for our models."""
+        if model._meta.app_label != "channels_lite":
+            return None
+        return next(iter(layer_databases()), None)
+
+    db_for_write = db_for_read
+
+    def allow_migrate(self, db: str, app_label: str, **hints: Any) -> bool | None:
+        """Our tables go into the layers' databases, and nowhere else."""
+        if app_label != "channels_lite":
+            return None
+        databases = layer_databases()
+        return db in databases if databases else None

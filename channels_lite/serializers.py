@@ -1,0 +1,204 @@
+"""ENCODE and DECODE: from a message to the bytes of its row, and back.
+
+``registry`` holds the formats by name, "msgpack" (default) and "json".  Each reads what the other
+wrote, so that the format can be changed while messages wait.  Encryption is on top of either.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.functional import Promise
+
+from channels_lite.errors import InvalidMessage
+
+if TYPE_CHECKING:
+    from cryptography.fernet import MultiFernet
+
+__all__ = [
+    "BaseMessageSerializer",
+    "JSONSerializer",
+    "MsgPackSerializer",
+    "SerializerDoesNotExist",
+    "SerializersRegistry",
+    "UndecodableMessage",
+    "registry",
+]
+
+# How JSON carries bytes, which the specification demands of every layer: an object with this one
+# key, and base64 in it.
+_BYTES = "__bytes__"
+
+
+class SerializerDoesNotExist(KeyError):
+    """No serializer of that name is registered."""
+
+
+class UndecodableMessage(ValueError):
+    """A row holds what this layer cannot read: garbage, or encrypted with another key."""
+
+
+def _plain(value: object) -> object:
+    """What msgspec does not take itself: subclasses of str, as SafeString, and lazy strings."""
+    if isinstance(value, (str, Promise)):
+        return str.__str__(value) if isinstance(value, str) else str(value)
+    for kind in (bool, int, float, bytes, dict, list):
+        if isinstance(value, kind):
+            return kind(value)
+    raise TypeError(
+        f"a message cannot carry {value!r} of type {type(value).__name__}; "
+        "it carries dict, list, str, bytes, int, float, bool and None"
+    )
+
+
+_msgpack_encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
+_msgpack_decoder = msgspec.msgpack.Decoder()
+_json_encoder = msgspec.json.Encoder(enc_hook=_plain)
+_json_decoder = msgspec.json.Decoder()
+
+
+class BaseMessageSerializer:
+    """A format.  Subclasses give ``as_bytes``; ``from_bytes`` may be replaced as well."""
+
+    def __init__(self, symmetric_encryption_keys: Sequence[str | bytes] | None = None) -> None:
+        self.crypter = _crypter(symmetric_encryption_keys) if symmetric_encryption_keys else None
+
+    def as_bytes(self, message: dict[str, Any]) -> bytes:
+        """Encodes.  Raises ``TypeError``, ``ValueError`` or ``OverflowError``."""
+        raise NotImplementedError
+
+    def from_bytes(self, data: bytes) -> Any:
+        """Decodes; every call gives a new object.  Raises ``ValueError``."""
+        if data[:1] == b"{":  # no message in MessagePack begins so: 0x7b is the number 123
+            return _unbox(_json_decoder.decode(data))
+        return _msgpack_decoder.decode(data)
+
+    def decrypt(self, data: bytes) -> bytes:
+        """Takes the encryption off, once for all members of a group.
+
+        Raises ``UndecodableMessage``.
+        """
+        if self.crypter is None:
+            return data
+        from cryptography.fernet import InvalidToken  # noqa: PLC0415 - an extra
+
+        try:
+            return self.crypter.decrypt(data)
+        except InvalidToken:
+            raise UndecodableMessage("it is not encrypted with any of the layer's keys") from None
+
+    def decode(self, data: bytes) -> dict[str, Any]:
+        """From what ``decrypt`` gave to a message.  Raises ``UndecodableMessage``."""
+        try:
+            message = self.from_bytes(data)
+        except ValueError as error:  # msgspec's and UnicodeDecodeError are
+            raise UndecodableMessage(str(error)) from None
+        except RecursionError:
+            raise UndecodableMessage("it is nested too deeply") from None
+        if not isinstance(message, dict):
+            raise UndecodableMessage(f"it is a {type(message).__name__}, not a dict")
+        return message
+
+    def serialize(self, message: dict[str, Any]) -> bytes:
+        """The bytes of a row.  Raises ``InvalidMessage`` for what the format cannot carry."""
+        try:
+            data = self.as_bytes(message)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise InvalidMessage(f"the message cannot be encoded: {error}") from error
+        return data if self.crypter is None else self.crypter.encrypt(data)
+
+    def deserialize(self, data: bytes) -> dict[str, Any]:
+        """The message of a row.  Raises ``UndecodableMessage``."""
+        return self.decode(self.decrypt(data))
+
+
+class MsgPackSerializer(BaseMessageSerializer):
+    """MessagePack by msgspec: small, fast, keeps every type of the specification."""
+
+    def as_bytes(self, message: dict[str, Any]) -> bytes:
+        """One MessagePack map."""
+        return _msgpack_encoder.encode(message)
+
+
+class JSONSerializer(BaseMessageSerializer):
+    """JSON, to be read by other programs; bytes are boxed as ``{"__bytes__": "<base64>"}``."""
+
+    def as_bytes(self, message: dict[str, Any]) -> bytes:
+        """One JSON object, in UTF-8."""
+        return _json_encoder.encode(_box(message))
+
+
+def _box(value: Any) -> Any:
+    if isinstance(value, (bytes, bytearray)):
+        return {_BYTES: base64.b64encode(value).decode("ascii")}
+    if isinstance(value, dict):
+        return {key: _box(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_box(item) for item in value]
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        raise ValueError(f"JSON has no {value}; use the format msgpack")
+    return value
+
+
+def _unbox(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_unbox(item) for item in value]
+    if isinstance(value, dict):
+        if len(value) == 1 and isinstance(value.get(_BYTES), str):
+            return base64.b64decode(value[_BYTES])
+        return {key: _unbox(item) for key, item in value.items()}
+    return value
+
+
+def _crypter(keys: Sequence[str | bytes]) -> MultiFernet:
+    """Fernet under all keys; each may be any text, as in the Redis layers: it is hashed first."""
+    try:
+        from cryptography.fernet import Fernet, MultiFernet  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise ImproperlyConfigured(
+            "CONFIG['symmetric_encryption_keys'] needs the package cryptography: "
+            "pip install channels-lite[encryption]"
+        ) from None
+
+    def fernet(key: str | bytes) -> Fernet:
+        secret = key.encode() if isinstance(key, str) else key
+        return Fernet(base64.urlsafe_b64encode(hashlib.sha256(secret).digest()))
+
+    return MultiFernet([fernet(key) for key in keys])
+
+
+class SerializersRegistry:
+    """Formats by the name that ``CONFIG["serializer_format"]`` gives."""
+
+    def __init__(self) -> None:
+        self._classes: dict[str, type[BaseMessageSerializer]] = {}
+
+    def register_serializer(
+        self, format: str, serializer_class: type[BaseMessageSerializer]  # noqa: A002 - 0.4.0's
+    ) -> None:
+        """Adds a format, or replaces one.  Raises ``TypeError`` for another kind of class."""
+        if not issubclass(serializer_class, BaseMessageSerializer):
+            raise TypeError(f"{serializer_class!r} must be a subclass of BaseMessageSerializer")
+        self._classes[format] = serializer_class
+
+    def get_serializer(
+        self, format: str, symmetric_encryption_keys: Sequence[str | bytes] | None = None  # noqa: A002
+    ) -> BaseMessageSerializer:
+        """A serializer of that format.  Raises ``SerializerDoesNotExist``."""
+        try:
+            serializer_class = self._classes[format]
+        except KeyError:
+            raise SerializerDoesNotExist(
+                f"no serializer {format!r}; there are {', '.join(sorted(self._classes))}"
+            ) from None
+        return serializer_class(symmetric_encryption_keys)
+
+
+registry = SerializersRegistry()
+registry.register_serializer("json", JSONSerializer)
+registry.register_serializer("msgpack", MsgPackSerializer)

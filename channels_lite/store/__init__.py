@@ -1,0 +1,149 @@
+"""STORE and CLAIM: where rows are, and on which thread and connection the SQL runs.
+
+What is done to the tables is written once, in ``sql.py``, as plain functions of an ``Execute``.
+A store runs such a function as a unit: all of it or nothing, on its own connection, at once or
+later, and then hands the outcome to a callback.  A callback, not an awaitable: the rows it was
+handed are claimed, and a task that awaited them could be cancelled and lose them.
+
+``direct`` runs it at once, on the loop's own thread; ``aio`` in the threads of aiosqlite;
+``django`` on Django's connection, which is how a send joins a transaction.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import Error as DjangoError
+from django.db import connections
+
+from channels_lite.errors import StoreUnavailable
+
+__all__ = [
+    "Done",
+    "Execute",
+    "Outcome",
+    "Store",
+    "Work",
+    "is_in_memory",
+    "is_locked",
+    "perform",
+    "refuse",
+    "writing",
+]
+
+T = TypeVar("T")
+
+#: Runs one statement and returns all its rows.
+Execute = Callable[[str, Sequence[Any]], list[Any]]
+#: What is to be done; called again, from the start, when the database was locked.
+Work = Callable[[Execute], T]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[T]):
+    """What became of a ``Work``: its value, or the error."""
+
+    value: T | None = None
+    error: BaseException | None = None
+
+    def result(self) -> T:
+        """The value; raises the error."""
+        if self.error is not None:
+            raise self.error
+        return self.value  # type: ignore[return-value]
+
+
+#: Called once, on any thread, when the work is committed or has failed.
+Done = Callable[[Outcome[T]], None]
+
+
+class Store(Protocol):
+    """Where a layer's SQL runs.  Usable from every thread and loop of the process."""
+
+    def submit(self, work: Work[T], done: Done[T], *, write: bool) -> None:
+        """Runs ``work``, with ``write`` in one transaction, and calls ``done``.
+
+        Called on a running loop.  A lock is waited for, up to the alias's ``OPTIONS["timeout"]``
+        (30 s); then the outcome is ``StoreUnavailable``, as when the disk is full.
+        """
+
+    def close(self) -> None:
+        """Gives connections back; the next ``submit`` opens new ones."""
+
+    def abandon(self) -> None:
+        """In a forked child: forgets the parent's connections without touching them."""
+
+
+@contextmanager
+def writing(execute: Execute) -> Iterator[None]:
+    """One transaction that holds the write lock from its start.
+
+    IMMEDIATE, for a transaction that begins by reading cannot wait for the lock: upgrading
+    fails at once, whatever the timeout (sqlite.org/rescode.html#busy_snapshot).
+    """
+    execute("BEGIN IMMEDIATE", ())
+    try:
+        yield
+        execute("COMMIT", ())
+    except BaseException:
+        # On a full disk, for one, SQLite has rolled back by itself, and says so here.
+        with suppress(sqlite3.Error, DjangoError):
+            execute("ROLLBACK", ())
+        raise
+
+
+def perform(
+    work: Work[T],
+    execute: Execute,
+    alias: str,
+    transaction: AbstractContextManager[object] | None = None,
+) -> Outcome[T]:
+    """Runs ``work`` and turns what the database raises into ours.  Never raises.
+
+    ``transaction`` is what it runs in, None for a transaction a statement.
+    """
+    try:
+        with transaction or nullcontext():
+            value = work(execute)
+    except (sqlite3.Error, DjangoError) as error:
+        return refuse(error, alias)
+    except Exception as error:  # noqa: BLE001 - passed on to whoever waits for the outcome
+        return Outcome(error=error)
+    return Outcome(value)
+
+
+def refuse(error: Exception, alias: str) -> Outcome[Any]:
+    """The outcome for an error of sqlite3's or Django's: one of ours, with the mend."""
+    text = str(error)
+    if "is locked" in text:
+        ours: Exception = StoreUnavailable(
+            f"database {alias!r} stayed locked by another writer for longer than its "
+            'OPTIONS["timeout"] allows; nothing was written'
+        )
+    elif any(lack in text for lack in ("no such table", "no such column", "has no column")):
+        ours = ImproperlyConfigured(
+            f"database {alias!r} lacks the tables of channels_lite ({text}): "
+            f"run manage.py migrate --database={alias}"
+        )
+    else:
+        ours = StoreUnavailable(f"database {alias!r}: {text}; nothing was written")
+    ours.__cause__ = error
+    return Outcome(error=ours)
+
+
+def is_locked(outcome: Outcome[Any]) -> bool:
+    """Whether trying again can help: another connection holds the lock."""
+    return isinstance(outcome.error, StoreUnavailable) and "is locked" in str(
+        outcome.error.__cause__
+    )
+
+
+def is_in_memory(alias: str) -> bool:
+    """Whether the alias is an in-memory database, as Django's test runner makes of a SQLite one."""
+    connection = connections[alias]
+    return bool(connection.is_in_memory_db())  # type: ignore[attr-defined]

@@ -1,0 +1,112 @@
+"""The store of the aio layer: a pool of aiosqlite connections, each with its thread.
+
+Facts: an aiosqlite connection answers to the loop that asked, and its thread dies when that loop
+is closed by then, as the short loops of ``async_to_sync`` are.  It takes one call at a time, and a
+transaction makes several, between which a task can be cancelled with the write lock held.
+So: the connections live on a loop of the store's own, in a thread, that outlives all others; and a
+whole ``Work`` is one call, by a connection class of ours (``sqlite3.connect(factory=...)``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from typing import Any
+
+from channels_lite.store import Done, T, Work, perform, refuse, writing
+from channels_lite.store.connection import Source
+
+__all__ = ["AioStore"]
+
+
+class WorkConnection(sqlite3.Connection):
+    """A connection whose ``execute`` also takes a callable, to be run on its thread."""
+
+    def execute(self, sql: Any, parameters: Any = ()) -> Any:
+        """As in ``sqlite3``; or calls ``sql`` with the connection."""
+        return sql(self) if callable(sql) else super().execute(sql, parameters)
+
+
+class AioStore:
+    """Runs work in the threads of aiosqlite."""
+
+    def __init__(self, alias: str, pool_size: int) -> None:
+        self._source = Source(alias)
+        self._pool_size = pool_size
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        # Only the store's own loop touches the idle connections.
+        self._idle: list[Any] = []
+        self._room = asyncio.Semaphore(pool_size)
+
+    def submit(self, work: Work[T], done: Done[T], *, write: bool) -> None:
+        """Queues ``work``; ``done`` is called in the connection's thread."""
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._room = asyncio.Semaphore(self._pool_size)
+                # A daemon, for a script that only sends must exit without closing its layer.
+                threading.Thread(
+                    target=self._serve, args=(self._loop,), name="channels-lite-aio", daemon=True
+                ).start()
+            asyncio.run_coroutine_threadsafe(self._run(work, done, write), self._loop)
+
+    @staticmethod
+    def _serve(loop: asyncio.AbstractEventLoop) -> None:
+        loop.run_forever()
+        loop.close()
+
+    async def _run(self, work: Work[T], done: Done[T], write: bool) -> None:
+        def job(connection: WorkConnection) -> None:
+            def execute(sql: str, parameters: Any) -> list[Any]:
+                return connection.execute(sql, parameters).fetchall()  # type: ignore[no-any-return]
+
+            transaction = writing(execute) if write else None
+            done(perform(work, execute, self._source.alias, transaction))
+
+        async with self._room:
+            try:
+                connection = self._idle.pop() if self._idle else await self._connect()
+            except (sqlite3.Error, ImportError) as error:
+                done(refuse(error, self._source.alias))
+                return
+            await connection.execute(job)
+            self._idle.append(connection)
+
+    async def _connect(self) -> Any:
+        import aiosqlite  # noqa: PLC0415 - an extra
+
+        parameters = self._source.parameters() | {"factory": WorkConnection}
+        connection = aiosqlite.connect(parameters.pop("database"), **parameters)
+        # There is no public way to say so, and aiosqlite's thread would keep a process alive.
+        connection._thread.daemon = True
+        await connection
+        try:
+            await connection.execute(self._source.set_up)  # type: ignore[arg-type]
+        except sqlite3.Error:
+            await connection.close()
+            raise
+        return connection
+
+    def close(self) -> None:
+        """Lets what is queued finish, then ends the threads."""
+        with self._lock:
+            loop, self._loop = self._loop, None
+        if loop is not None:
+            asyncio.run_coroutine_threadsafe(self._stop(), loop).result()
+
+    async def _stop(self) -> None:
+        loop = asyncio.get_running_loop()
+        running = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.gather(*running, return_exceptions=True)  # type: ignore[arg-type]
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            await connection.close()
+        loop.call_soon(loop.stop)
+
+    def abandon(self) -> None:
+        """In a forked child: the parent's threads are not here, its connections not ours."""
+        self._source.abandoned.append((self._idle, self._loop))
+        self._idle, self._loop = [], None
+        self._lock = threading.Lock()

@@ -1,0 +1,101 @@
+"""Moves the write-ahead log into the database, off every path that a loop waits for.
+
+Facts: SQLite checkpoints inside the COMMIT that makes the log 1000 frames long, with an fsync of
+both files; and the first commit after a complete checkpoint restarts the log with another fsync.
+So: the notify layer's connections never checkpoint; when the log has grown, one process, elected
+by a file lock, does so from a thread, and makes that first commit itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from channels_lite.store.connection import Source
+
+try:
+    import fcntl
+except ImportError:  # Windows: every process checkpoints in its turn
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["Checkpointer"]
+
+logger = logging.getLogger(__name__)
+
+# Bytes the log grows by, and works done on the connection, between two checkpoints: SQLite's own
+# 1000 frames of 4 KiB, and as many commits as make that many.
+GROWTH = 4_096_000
+WORKS = 1000
+# Works between two looks at the log's size.
+EVERY = 32
+
+
+class Checkpointer:
+    """Counts what a connection does, and starts the thread when it is time."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._log = Path(f"{source.path}-wal")
+        self._works = 0
+        self._size = 0
+        self._thread: threading.Thread | None = None
+
+    def after_work(self) -> None:
+        """Call after each transaction; looks at the log's size now and then (1 us)."""
+        self._works += 1
+        if self._works % EVERY or (self._thread is not None and self._thread.is_alive()):
+            return
+        try:
+            size = self._log.stat().st_size
+        except OSError:
+            return  # no log: another journal mode, or nothing written yet
+        if size < GROWTH or (size - self._size < GROWTH and self._works < WORKS):
+            return
+        self._works, self._size = 0, size
+        # A daemon: a process that exits need not wait for it, SQLite recovers what is missing.
+        self._thread = threading.Thread(
+            target=checkpoint, args=(self._source,), name="channels-lite-checkpoint", daemon=True
+        )
+        self._thread.start()
+
+
+def checkpoint(source: Source) -> None:
+    """One checkpoint, unless another process is at it.  Blocks; runs in a thread."""
+    try:
+        with _elected(source.sidecar), closing(source.connect()) as connection:
+            _, frames, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            if frames == moved:
+                # The commit that restarts the log: any write does, this one changes nothing.
+                connection.execute("BEGIN IMMEDIATE").fetchall()
+                [version] = connection.execute("PRAGMA user_version").fetchone()
+                connection.execute(f"PRAGMA user_version = {version}").fetchall()
+                connection.execute("COMMIT").fetchall()
+    except BlockingIOError:
+        pass  # another process is at it
+    except sqlite3.Error as error:
+        logger.warning("checkpoint of %s failed, the next one may do: %s", source.path, error)
+
+
+@contextmanager
+def _elected(sidecar: Path) -> Iterator[None]:
+    """Holds the lock of the one checkpointing process.  Raises ``BlockingIOError``.
+
+    The lock is on the sidecar directory, not on the database: closing any descriptor of that
+    would drop this process's SQLite locks (sqlite.org/howtocorrupt.html 2.2).
+    """
+    try:
+        directory = os.open(sidecar, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        yield  # nobody listens, or no such directories here: no election, which costs time only
+        return
+    try:
+        if fcntl is not None:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(directory)

@@ -1,0 +1,95 @@
+"""Opening a database the way its alias in ``DATABASES`` says, without Django's connection."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from django.db import connections
+
+__all__ = ["Source"]
+
+# Unless OPTIONS["init_command"] says other; the set of channels-lite 0.4.0.  journal_mode comes
+# first: it is the one that a foreign lock can refuse.
+PRAGMAS = (
+    "PRAGMA synchronous = NORMAL",
+    "PRAGMA cache_size = 10000",
+    "PRAGMA temp_store = MEMORY",
+    "PRAGMA mmap_size = 268435456",
+)
+DEFAULT_TIMEOUT = 30.0
+
+# Connections of a parent process, kept for ever: closing one in the child would drop the locks
+# that the parent holds on the same file (sqlite.org/howtocorrupt.html 2.6).
+_abandoned: list[Any] = []
+
+
+class Source:
+    """Where an alias's database is, and how to connect to it.
+
+    Asked at each use, not at construction: Django's test runner renames databases later.
+    """
+
+    abandoned = _abandoned
+
+    def __init__(self, alias: str) -> None:
+        self.alias = alias
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return dict(connections[self.alias].settings_dict.get("OPTIONS") or {})
+
+    @property
+    def path(self) -> Path:
+        """The database file; with symbolic links resolved, as SQLite does for its ``-wal``."""
+        name = str(connections[self.alias].settings_dict["NAME"])
+        if name.startswith("file:"):
+            name = name[len("file:") :].partition("?")[0]
+        return Path(name).resolve()
+
+    @property
+    def sidecar(self) -> Path:
+        """The directory of FIFOs beside the database."""
+        return Path(f"{self.path}-wake")
+
+    @property
+    def timeout(self) -> float:
+        """Seconds to wait for a lock: ``OPTIONS["timeout"]``, or 30."""
+        return float(self._options.get("timeout", DEFAULT_TIMEOUT))
+
+    def parameters(self, timeout: float | None = None) -> dict[str, Any]:
+        """The arguments of ``sqlite3.connect``; for use by any thread, and in autocommit."""
+        name = str(connections[self.alias].settings_dict["NAME"])
+        ours = {"init_command", "transaction_mode", "isolation_level", "check_same_thread"}
+        options = {key: value for key, value in self._options.items() if key not in ours}
+        return options | {
+            "database": name,
+            "uri": name.startswith("file:") or options.get("uri", False),
+            "timeout": self.timeout if timeout is None else timeout,
+            "isolation_level": None,
+            "check_same_thread": False,
+        }
+
+    def connect(self, *, timeout: float | None = None) -> sqlite3.Connection:
+        """A new connection, set up.  Raises ``sqlite3.Error``."""
+        connection = sqlite3.connect(**self.parameters(timeout))
+        try:
+            self.set_up(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def set_up(self, connection: sqlite3.Connection) -> None:
+        """Runs ``OPTIONS["init_command"]``, or sets WAL and the pragmas above."""
+        commands = self._options.get("init_command")
+        if commands is not None:
+            for command in str(commands).split(";"):
+                connection.execute(command).fetchall()
+            return
+        # Read first: setting it, even to what it is, asks for locks that another may hold.
+        if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+            connection.execute("PRAGMA journal_mode = WAL").fetchall()
+        for command in PRAGMAS:
+            connection.execute(command).fetchall()

@@ -1,0 +1,98 @@
+"""The store of the notify layer: SQLite on the event loop's own thread.
+
+Facts: a commit to a WAL database without fsync takes some 50 us; a hop to a thread and back takes
+100 us and more under load; a lock that is not free can take any time.
+So: everything is tried at once, with no busy time-out; when the lock is taken, it is tried again by
+a timer of the loop.  The loop never waits for a lock or a disk, and no thread is needed.
+
+One connection serves the process: threads with loops of their own (``async_to_sync``) take turns
+on it under a lock that is held for one such commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sqlite3
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, Generic
+
+from channels_lite.store import Done, Outcome, T, Work, is_locked, perform, refuse, writing
+from channels_lite.store.checkpoint import Checkpointer
+from channels_lite.store.connection import Source
+
+__all__ = ["DirectStore"]
+
+# Seconds until the next try when the lock is taken: transactions take less than that.
+RETRY = 0.0003
+# Seconds to wait for another thread of this process before trying again by the timer.
+TURN = 0.002
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt(Generic[T]):
+    work: Work[T]
+    done: Done[T]
+    write: bool
+    deadline: float  # of time.monotonic()
+
+
+class DirectStore:
+    """Runs work where it is submitted, without waiting."""
+
+    def __init__(self, alias: str, pool_size: int) -> None:
+        # One connection is what is fastest here; pool_size is the aio layer's.
+        self._source = Source(alias)
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._checkpointer: Checkpointer | None = None
+
+    def submit(self, work: Work[T], done: Done[T], *, write: bool) -> None:
+        """Runs ``work`` now if it can, else from the loop's timer.  ``done`` is called on the loop."""
+        self._attempt(_Attempt(work, done, write, time.monotonic() + self._source.timeout))
+
+    def _attempt(self, attempt: _Attempt[Any]) -> None:
+        outcome = self._try(attempt)
+        if is_locked(outcome) and time.monotonic() < attempt.deadline:
+            # With some chance in it, lest two processes try in step for ever.
+            delay = RETRY * (1 + random.random())  # noqa: S311 - no secret
+            asyncio.get_running_loop().call_later(delay, self._attempt, attempt)
+        else:
+            attempt.done(outcome)
+
+    def _try(self, attempt: _Attempt[T]) -> Outcome[T]:
+        if not self._lock.acquire(timeout=TURN):
+            error = sqlite3.OperationalError("the connection is locked by another thread")
+            return refuse(error, self._source.alias)
+        try:
+            transaction = writing(self._execute) if attempt.write else None
+            outcome = perform(attempt.work, self._execute, self._source.alias, transaction)
+            if self._checkpointer is not None:
+                self._checkpointer.after_work()
+            return outcome
+        finally:
+            self._lock.release()
+
+    def _execute(self, sql: str, parameters: Any) -> list[Any]:
+        if self._connection is None:
+            # Without a time-out: it is the timer that waits.  And without checkpoints, whose
+            # fsync took 10 ms now and then: the checkpointer has a thread for them.
+            self._connection = self._source.connect(timeout=0)
+            self._connection.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
+            self._checkpointer = Checkpointer(self._source)
+        return self._connection.execute(sql, parameters).fetchall()
+
+    def close(self) -> None:
+        """Closes the connection."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+            self._connection = self._checkpointer = None
+
+    def abandon(self) -> None:
+        """In a forked child: keeps the parent's connection unused, for closing it would drop locks."""
+        self._source.abandoned.append(self._connection)
+        self._connection = self._checkpointer = None
+        self._lock = threading.Lock()

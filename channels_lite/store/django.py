@@ -1,0 +1,164 @@
+"""The store of the core layer: Django's own connection; and how a send joins a transaction.
+
+``DjangoStore`` runs work on a connection of the alias that Django made, so every Django setting
+holds and the hooks see each commit: that of a thread of the store's own, which no slow view can
+hold up.  An in-memory database, as Django's tests have, is found on the caller's thread only.
+
+``transaction_of_caller`` is about the thread that waits in ``async_to_sync``.  If that is inside
+``atomic()``, its connection holds the lock that a second connection waits for, and gives it up
+only after the call that waits.  So the work runs there, on that connection, and shares its fate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+from asgiref.sync import AsyncToSync, sync_to_async
+from django.db import connections, transaction
+from django.db.backends.signals import connection_created
+
+from channels_lite.store import (
+    Done,
+    Outcome,
+    T,
+    Work,
+    is_in_memory,
+    is_locked,
+    perform,
+    writing,
+)
+from channels_lite.store.connection import Source
+
+__all__ = ["DjangoStore", "run_in_transaction_of", "transaction_of_caller"]
+
+# Seconds between two tries where SQLite's own wait does not apply: a shared-cache in-memory
+# database answers SQLITE_LOCKED at once.
+RETRY = 0.01
+
+
+class DjangoStore:
+    """Runs work on Django's connections."""
+
+    def __init__(self, alias: str, pool_size: int) -> None:
+        # One thread, for SQLite has one writer; pool_size is the aio layer's.
+        self._alias = alias
+        self._lock = threading.Lock()
+        self._thread: ThreadPoolExecutor | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def submit(self, work: Work[T], done: Done[T], *, write: bool) -> None:
+        """Runs ``work`` in the thread that fits; ``done`` is called there."""
+
+        def job() -> None:
+            done(_perform_patiently(work, self._alias, write=write))
+
+        if is_in_memory(self._alias):
+            task = asyncio.get_running_loop().create_task(_on_callers_thread(job))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            return
+        with self._lock:
+            if self._thread is None:
+                self._thread = ThreadPoolExecutor(1, thread_name_prefix="channels-lite-core")
+            self._thread.submit(job)
+
+    def close(self) -> None:
+        """Closes the thread's connection, and ends the thread."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            with suppress(RuntimeError):  # at exit, when Python has ended the thread already
+                thread.submit(lambda: connections[self._alias].close())
+            thread.shutdown()
+
+    def abandon(self) -> None:
+        """In a forked child: the parent's thread is not here."""
+        self._thread, self._lock, self._tasks = None, threading.Lock(), set()
+
+
+def _perform_patiently(work: Work[T], alias: str, *, write: bool) -> Outcome[T]:
+    deadline = time.monotonic() + Source(alias).timeout
+    while True:
+        outcome = _perform(work, alias, write=write)
+        if not is_locked(outcome) or time.monotonic() > deadline:
+            return outcome
+        time.sleep(RETRY)
+
+
+def _perform(work: Work[T], alias: str, *, write: bool) -> Outcome[T]:
+    """On this thread's connection; within its transaction, if it has one."""
+    connection = connections[alias]
+
+    def execute(sql: str, parameters: Any) -> list[Any]:
+        with connection.cursor() as cursor:
+            cursor.execute(sql.replace("?", "%s"), parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    if not write:
+        return perform(work, execute, alias)
+    if connection.in_atomic_block:
+        # A savepoint: what fails here must not spoil what the caller has done so far.
+        return perform(work, execute, alias, transaction.atomic(using=alias))
+    return perform(work, execute, alias, writing(execute))
+
+
+async def _on_callers_thread(job: Callable[[], None]) -> None:
+    caller = getattr(AsyncToSync.executors, "current", None)
+    if getattr(caller, "_broken", False):
+        # It has stopped waiting; this task's own view of it goes, nobody else's.
+        AsyncToSync.executors.current = None
+    await sync_to_async(job, thread_sensitive=True)()
+
+
+# Django's open connections by thread and alias.  A thread's identity is used again, but then the
+# connection of its predecessor is gone, or replaced here.
+_connections: dict[tuple[int | None, str], weakref.ref[Any]] = {}
+
+
+def _remember(connection: Any, **kwargs: object) -> None:
+    _connections[threading.get_ident(), connection.alias] = weakref.ref(connection)
+
+
+connection_created.connect(_remember, dispatch_uid="channels_lite.transactions")
+
+
+def transaction_of_caller(alias: str) -> Executor | None:
+    """What runs a function on the thread that waits for us, if that is inside ``atomic()``.
+
+    None for a coroutine that no thread waits for, or one outside a transaction on ``alias``: that
+    is seen from here, without the 0.1 ms of asking the thread, for while it waits it changes
+    nothing about its connection.
+    """
+    caller = getattr(AsyncToSync.executors, "current", None)
+    if caller is None:
+        caller = AsyncToSync.loop_thread_executors.get(asyncio.get_running_loop())
+    if caller is None or caller._broken:
+        return None
+    known = _connections.get((caller._work_thread.ident, alias))
+    connection = known() if known is not None else None
+    if connection is None or not connection.in_atomic_block:
+        return None
+    return caller
+
+
+async def run_in_transaction_of(
+    caller: Executor, alias: str, work: Work[T], on_commit: Callable[[T], None]
+) -> T:
+    """Runs ``work`` there: delivered at commit, gone after a rollback.
+
+    ``on_commit`` is called with its value then, on the caller's thread.
+    """
+
+    def job() -> T:
+        value = _perform(work, alias, write=True).result()
+        transaction.on_commit(lambda: on_commit(value), using=alias)
+        return value
+
+    return await asyncio.wrap_future(caller.submit(job))

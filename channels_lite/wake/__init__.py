@@ -1,0 +1,41 @@
+"""HOOK and WAKE: how a receiver learns of a row.
+
+A waiter calls the layer's ``look`` when there may be something, and its ``tick`` now and then.
+``poll`` does so by the clock alone; ``listener`` sleeps on a FIFO that ``csrc`` writes to.  The
+sending side, ``hooks``, is the same for all layers: each wakes those who listen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+__all__ = ["Waiter"]
+
+
+class Waiter(Protocol):
+    """Makes the layer look, on the loops that it watches."""
+
+    #: "fifo" or "poll".
+    mode: str
+    #: Why it polls; "" if it does not.
+    reason: str
+
+    def watch(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """From now on looks are made on ``loop``, the running one.  True if they were not before."""
+
+    def listen(self, channel: str) -> None:
+        """Makes senders of a plain channel wake this process too."""
+
+    def tidy(self, channels: set[str]) -> None:
+        """Called now and then: sees that it can still be reached, and for ``channels`` only."""
+
+    def nudge(self) -> None:
+        """After a commit of this process: looks, unless the wake-up comes by itself.  Any thread."""
+
+    def close(self) -> None:
+        """Stops; ``watch`` starts it again."""
+
+    def abandon(self) -> None:
+        """In a forked child: lets go of what is the parent's."""
+

@@ -1,0 +1,151 @@
+"""The sidecar directory: where this process can be reached.
+
+Beside the database ``x.sqlite3`` is ``x.sqlite3-wake/``, mode 0700, and in it one FIFO for each
+process that receives, named by its token; ``@channel/token`` is a second name (a hard link) for each
+plain channel it waits on.  Senders need no list of processes: the name says where to write.
+
+A name without a reader (``ENXIO``) belongs to the dead, whatever killed it, and is removed by whoever
+meets it.  So the name must not exist before its reader does: it is made under a dot-name, opened,
+and renamed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+__all__ = ["Fifo", "SidecarRefused"]
+
+# Bytes read at once; a Linux pipe holds as many.
+DRAIN = 65536
+
+
+class SidecarRefused(OSError):
+    """The sidecar directory is not one to trust with wake-ups."""
+
+
+class Fifo:
+    """This process's FIFO.  Raises ``OSError`` where the file system has none."""
+
+    def __init__(self, sidecar: Path, token: str) -> None:
+        self._sidecar = sidecar
+        self._path = sidecar / token
+        self._token = token
+        self._channels: set[str] = set()
+        self._open()
+
+    def _open(self) -> None:
+        making = self._sidecar / f".{self._token}"
+        flags = os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
+        for is_last in (False, True):
+            _make_directory(self._sidecar)
+            try:
+                os.mkfifo(making, 0o600)
+                self.fd = os.open(making, os.O_RDONLY | flags)
+                # A writer of our own: without any, the end of file would make it readable for ever.
+                self._writer = os.open(making, os.O_WRONLY | flags)
+                making.rename(self._path)
+                return
+            except FileNotFoundError:
+                # The last process that left has removed the directory under our hands.
+                if is_last:
+                    raise
+
+    def drain(self) -> None:
+        """Reads it empty; before each look, or a wake-up between the two is lost."""
+        while True:
+            try:
+                if len(os.read(self.fd, DRAIN)) < DRAIN:
+                    return
+            except BlockingIOError:
+                return
+
+    def link(self, channel: str) -> None:
+        """Makes senders of plain channel ``channel`` reach this process."""
+        if channel in self._channels:
+            return
+        name = self._sidecar / f"@{channel}" / self._token
+        for _ in range(2):
+            name.parent.mkdir(mode=0o700, exist_ok=True)
+            try:
+                os.link(self._path, name)
+                break
+            except FileExistsError:
+                break
+            except FileNotFoundError:
+                continue  # another process removed the empty directory just now
+        self._channels.add(channel)
+
+    def keep(self, channels: set[str]) -> None:
+        """Unlinks all other plain channels."""
+        for channel in self._channels - channels:
+            self._channels.discard(channel)
+            directory = self._sidecar / f"@{channel}"
+            _remove(directory / self._token)
+            _remove_directory(directory)
+
+    def is_in_place(self) -> bool:
+        """Whether the name still leads here: somebody may have deleted or replaced it."""
+        try:
+            there, here = self._path.lstat(), os.fstat(self.fd)
+        except FileNotFoundError:
+            return False
+        return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+
+    def reclaim(self) -> int:
+        """Removes the names of dead processes; returns how many."""
+        removed = 0
+        for name in [*self._sidecar.glob("[!.@]*"), *self._sidecar.glob("@*/*")]:
+            try:
+                os.close(os.open(name, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC))
+            except OSError as error:
+                if error.errno == errno.ENXIO and stat.S_ISFIFO(name.lstat().st_mode):
+                    _remove(name)
+                    removed += 1
+        for directory in self._sidecar.glob("@*"):
+            _remove_directory(directory)
+        return removed
+
+    def close(self) -> None:
+        """Removes the names, and the directory if nobody else is in it."""
+        self.keep(set())
+        if self.is_in_place():
+            _remove(self._path)
+        self.abandon()
+        _remove_directory(self._sidecar)
+
+    def abandon(self) -> None:
+        """Closes the descriptors only: in a forked child the names are the parent's."""
+        os.close(self.fd)
+        os.close(self._writer)
+
+
+def _make_directory(sidecar: Path) -> None:
+    try:
+        sidecar.mkdir(mode=0o700)
+    except FileExistsError:
+        pass
+    found = sidecar.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise SidecarRefused(f"{sidecar} is not a directory; remove it")
+    if found.st_uid != os.geteuid():
+        raise SidecarRefused(
+            f"{sidecar} belongs to user {found.st_uid}, and this process is user {os.geteuid()}; "
+            "run all processes as one user"
+        )
+    if found.st_mode & 0o077:
+        raise SidecarRefused(f"{sidecar} is open to other users; chmod 700 {sidecar}")
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+def _remove_directory(path: Path) -> None:
+    try:
+        path.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.ENOENT, errno.EEXIST):
+            raise

@@ -1,0 +1,135 @@
+"""The C extension's Python side: gets at connections, proves what it got, and wakes.
+
+A ``sqlite3.Connection`` does not show its ``sqlite3*``.  Two ways lead to it, tried in this order:
+
+1. ``Connection.load_extension``, where Python was built with it: SQLite hands over the pointer.
+   The only way where SQLite is part of Python's own binary.
+2. The pointer is the first field of the object, behind Python's own head; that is so in every
+   CPython from 3.9 on.  SQLite's functions come from the library that Python's module is linked to.
+
+Neither is used before it is proven on a scratch connection, whose INSERT the hook must see.
+"""
+
+from __future__ import annotations
+
+import _sqlite3
+import logging
+import os
+import sqlite3
+import sys
+import threading
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from channels_lite.store.connection import Source
+
+__all__ = ["attach_django", "hooks"]
+
+logger = logging.getLogger(__name__)
+
+
+class Hooks:
+    """The extension, or the reason why there is none.  One a process: ``hooks``."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_loaded = False
+        self._reason = ""
+        self._ffi: Any = None
+        self._lib: Any = None
+        self._by_extension = False
+
+    @property
+    def reason(self) -> str:
+        """Why rows cannot wake anybody; "" if they can.  Loads the extension at first."""
+        if not self._is_loaded:
+            with self._lock:
+                if not self._is_loaded:
+                    self._reason = self._load()
+                    self._is_loaded = True
+        return self._reason
+
+    def _load(self) -> str:
+        try:
+            from channels_lite.wake import _wakeup  # noqa: PLC0415 - may not have been built
+        except ImportError as error:
+            return f"the C extension is not there ({error}); pip install channels-lite[notify]"
+        self._ffi, self._lib = _wakeup.ffi, _wakeup.lib
+        with closing(sqlite3.connect(":memory:")) as scratch:
+            if hasattr(scratch, "enable_load_extension"):
+                self._by_extension = True
+                if self._is_proven(scratch):
+                    return ""
+                self._by_extension = False
+            library = getattr(_sqlite3, "__file__", None) or sys.executable
+            failed = self._lib.clw_use_library(os.fsencode(library))
+            if failed:
+                return f"Python's SQLite cannot be reached ({os.strerror(-failed)})"
+            if self._is_proven(scratch):
+                return ""
+        return "the hooks failed their test on this build of Python"
+
+    def _is_proven(self, scratch: sqlite3.Connection) -> bool:
+        pointer = self._pointer(scratch)
+        if not pointer or self._lib.clw_attach(pointer, b""):
+            return False
+        scratch.execute("CREATE TABLE channels_lite_event (id INTEGER PRIMARY KEY)")
+        before = self._lib.clw_rows_seen()
+        scratch.execute("INSERT INTO channels_lite_event DEFAULT VALUES")
+        return bool(self._lib.clw_rows_seen() > before)
+
+    def _pointer(self, connection: sqlite3.Connection) -> Any:
+        """The ``sqlite3*`` of ``connection``, or NULL, which is false."""
+        if not self._by_extension:
+            # A wrong address is noticed before anything is read from it.
+            return self._lib.clw_connection_of(id(connection) + object.__basicsize__)
+        try:
+            connection.enable_load_extension(True)
+            try:
+                connection.load_extension(self._ffi_path())
+            finally:
+                connection.enable_load_extension(False)
+        except sqlite3.Error as error:
+            logger.debug("load_extension: %s", error)
+        return self._lib.clw_extension_connection()
+
+    @staticmethod
+    def _ffi_path() -> str:
+        from channels_lite.wake import _wakeup  # noqa: PLC0415
+
+        return str(_wakeup.__file__)
+
+    def attach(self, connection: sqlite3.Connection, sidecar: Path) -> str:
+        """From now on, rows that ``connection`` commits wake their readers.  Returns why not."""
+        if self.reason:
+            return self.reason
+        pointer = self._pointer(connection)
+        if not pointer:
+            return "the connection is not one of Python's own SQLite"
+        failed = self._lib.clw_attach(pointer, os.fsencode(sidecar))
+        return os.strerror(-failed) if failed else ""
+
+    def wake(self, sidecar: Path, channel: str) -> int:
+        """Wakes the readers of ``channel``, after the commit.  Returns how many, or -errno."""
+        if self.reason:
+            return 0
+        return int(self._lib.clw_wake(os.fsencode(sidecar), channel.encode()))
+
+    def wake_all(self, sidecar: Path) -> int:
+        """Wakes everybody, as ``wake`` does."""
+        return 0 if self.reason else int(self._lib.clw_wake_all(os.fsencode(sidecar)))
+
+
+hooks = Hooks()
+
+
+def attach_django(connection: Any) -> None:
+    """Hooks a new connection of Django's, if it is to a file."""
+    if connection.is_in_memory_db():
+        return
+    source = Source(connection.alias)
+    reason = hooks.attach(connection.connection, source.sidecar)
+    if reason:
+        # Receivers find these rows by their fallback look; the notify layer warns of the cause.
+        logger.info("rows inserted on database %r wake nobody: %s", connection.alias, reason)

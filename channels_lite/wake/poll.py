@@ -1,0 +1,79 @@
+"""The floor under everything: looking by the clock."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+__all__ = ["PollWaiter"]
+
+
+class PollWaiter:
+    """Calls ``tick`` every ``interval()`` seconds, on each loop that it watches.
+
+    ``tick`` returns False when nobody waits for a message any more, and is not called on that loop
+    again until the next ``watch``.
+    """
+
+    mode = "poll"
+
+    def __init__(
+        self,
+        look: Callable[[], None],
+        tick: Callable[[], bool],
+        interval: Callable[[], float],
+        reason: str = "it is what this layer does",
+    ) -> None:
+        self.reason = reason
+        self._look = look
+        self._tick = tick
+        self._interval = interval
+        self._lock = threading.Lock()
+        self._timers: dict[asyncio.AbstractEventLoop, asyncio.TimerHandle] = {}
+
+    def watch(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Starts the clock of ``loop``.  False if it runs already."""
+        if loop in self._timers:
+            return False
+        with self._lock:
+            # Loops come and go by the thousand, and are closed without a word.
+            self._timers = {each: timer for each, timer in self._timers.items() if not each.is_closed()}
+            self._timers[loop] = loop.call_later(self._interval(), self._on_time, loop)
+        return True
+
+    def _on_time(self, loop: asyncio.AbstractEventLoop) -> None:
+        is_wanted = self._tick()
+        with self._lock:
+            if loop not in self._timers:
+                return
+            if is_wanted:
+                self._timers[loop] = loop.call_later(self._interval(), self._on_time, loop)
+            else:
+                del self._timers[loop]
+
+    def listen(self, channel: str) -> None:
+        """Nothing to do: a look asks for every channel."""
+
+    def tidy(self, channels: set[str]) -> None:
+        """Nothing to do."""
+
+    def nudge(self) -> None:
+        """Looks at once on one of the loops: receivers in this process need not wait."""
+        for loop in list(self._timers):
+            with suppress(RuntimeError):  # closed
+                loop.call_soon_threadsafe(self._look)
+                return
+
+    def close(self) -> None:
+        """Stops the clocks."""
+        with self._lock:
+            timers, self._timers = self._timers, {}
+        for loop, timer in timers.items():
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(timer.cancel)
+
+    def abandon(self) -> None:
+        """The parent's loops do not run here."""
+        self._timers, self._lock = {}, threading.Lock()

@@ -1,0 +1,266 @@
+/* W1 and W2: noticing that a commit inserted rows, whoever made it.
+ *
+ * Three hooks sit on a connection that Python opened:
+ *   update    an INSERT into EVENTS widens the range of rowids of this
+ *             transaction.  Spurious after ROLLBACK TO; harmless, see wal.
+ *   commit    only if there is such a range: (re)takes the WAL slot.  Taking it
+ *             this late leaves connections that never insert untouched, and
+ *             outlives an application's `PRAGMA wal_autocheckpoint`, which
+ *             lives in the same slot.
+ *   rollback  forgets the range.
+ *   wal       runs after the commit, with the write lock released and the rows
+ *             visible (sqlite.org/c3ref/wal_hook.html, which also permits
+ *             statements here): reads the channels of the range, wakes their
+ *             readers.  Rows that were rolled back are not there to be read.
+ *             Then it does what the automatic checkpoint it displaced did.
+ * Not seen: rollback-journal databases, WITHOUT ROWID tables, and a commit made
+ * by resetting an unfinished `INSERT ... RETURNING`.  The fallback finds those.
+ *
+ * Thread: the hooks run on the thread that uses the connection, inside
+ * SQLite's call, under its connection mutex.  GIL: not held; no Python here.
+ * Owner: a `clw_hook` belongs to its connection and is freed by it, as the
+ * destructor of a function that is registered for nothing else.
+ * Fork: nothing to do; an inherited connection must not be used anyway.
+ * SQLite is never linked: a second copy in a process would drop the first
+ * one's POSIX locks (sqlite.org/howtocorrupt.html 2.2.1).  We call the copy that
+ * Python loaded, found by dlsym or handed over by SQLite itself.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "wakeup.h"
+
+#define EVENTS "channels_lite_event"
+
+enum { SQLITE_OK = 0, SQLITE_UTF8 = 1, SQLITE_INSERT = 18, SQLITE_ROW = 100 };
+
+typedef struct clw_hook {
+    sqlite3 *db;              /* the connection that owns this */
+    int64_t first, last;      /* rowids inserted since the last commit; first 0: none */
+    int autocheckpoint;       /* frames; what the displaced WAL hook did; 0: nothing */
+    char sidecar[];           /* the directory of FIFOs beside the database */
+} clw_hook;
+
+typedef struct sqlite3_stmt sqlite3_stmt;
+typedef void (*any_function)(void);
+
+/* What we call of SQLite, with the place of each in sqlite3_api_routines, the
+ * append-only table that SQLite hands to extensions (sqlite3ext.h). */
+static struct {
+    int (*bind_int64)(sqlite3_stmt *, int, int64_t);
+    const unsigned char *(*column_text)(sqlite3_stmt *, int);
+    void *(*commit_hook)(sqlite3 *, int (*)(void *), void *);
+    int (*create_function_v2)(sqlite3 *, const char *, int, int, void *, any_function, any_function,
+                              any_function, void (*)(void *));
+    int (*finalize)(sqlite3_stmt *);
+    int (*prepare_v2)(sqlite3 *, const char *, int, sqlite3_stmt **, const char **);
+    void *(*rollback_hook)(sqlite3 *, void (*)(void *), void *);
+    int (*step)(sqlite3_stmt *);
+    void *(*update_hook)(sqlite3 *, void (*)(void *, int, const char *, const char *, int64_t),
+                         void *);
+    void *(*vfs_find)(const char *);
+    int (*wal_checkpoint)(sqlite3 *, const char *);
+    void *(*wal_hook)(sqlite3 *, int (*)(void *, sqlite3 *, const char *, int), void *);
+} api;
+
+static const struct {
+    const char *name;
+    any_function *function;
+    size_t place;
+} symbols[] = {
+    {"sqlite3_bind_int64", (any_function *)&api.bind_int64, 5},
+    {"sqlite3_column_text", (any_function *)&api.column_text, 36},
+    {"sqlite3_commit_hook", (any_function *)&api.commit_hook, 40},
+    {"sqlite3_finalize", (any_function *)&api.finalize, 57},
+    {"sqlite3_rollback_hook", (any_function *)&api.rollback_hook, 90},
+    {"sqlite3_step", (any_function *)&api.step, 94},
+    {"sqlite3_update_hook", (any_function *)&api.update_hook, 100},
+    {"sqlite3_prepare_v2", (any_function *)&api.prepare_v2, 116},
+    {"sqlite3_vfs_find", (any_function *)&api.vfs_find, 141},
+    {"sqlite3_create_function_v2", (any_function *)&api.create_function_v2, 162},
+    {"sqlite3_wal_checkpoint", (any_function *)&api.wal_checkpoint, 174},
+    {"sqlite3_wal_hook", (any_function *)&api.wal_hook, 175},
+};
+enum { SYMBOLS = sizeof symbols / sizeof *symbols };
+
+static unsigned long rows_seen;
+static __thread sqlite3 *extension_connection;
+
+/* Thread: any, GIL held (module set-up).  Finds SQLite's functions in the
+ * library at `path`, which must be loaded already: Python's _sqlite3 module. */
+int clw_use_library(const char *path)
+{
+    any_function found[SYMBOLS];
+    void *library = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
+
+    if (!library)
+        return -ENOENT;
+    for (size_t i = 0; i < SYMBOLS; i++) {
+        void *symbol = dlsym(library, symbols[i].name);
+        if (!symbol) {
+            (void)dlclose(library);
+            return -ENOSYS;
+        }
+        memcpy(&found[i], &symbol, sizeof symbol);
+    }
+    for (size_t i = 0; i < SYMBOLS; i++)
+        *symbols[i].function = found[i];
+    return 0; /* the handle is kept: these functions stay valid */
+}
+
+/* What `Connection.load_extension` calls: SQLite itself hands over the
+ * connection and its functions.  Sets nothing on the connection. */
+int sqlite3_wakeup_init(sqlite3 *db, char **ret_error, const any_function *routines);
+int sqlite3_wakeup_init(sqlite3 *db, char **ret_error, const any_function *routines)
+{
+    (void)ret_error;
+    for (size_t i = 0; i < SYMBOLS; i++)
+        *symbols[i].function = routines[symbols[i].place];
+    extension_connection = db;
+    return SQLITE_OK;
+}
+
+/* The connection that load_extension was last called on in this thread. */
+sqlite3 *clw_extension_connection(void)
+{
+    sqlite3 *db = extension_connection;
+    extension_connection = NULL;
+    return db;
+}
+
+/* Copies a word from an address that may not be mapped: write(2) answers
+ * EFAULT where a load would be a SIGSEGV. */
+static int read_word(int out, int in, uintptr_t address, uintptr_t *ret_word)
+{
+    uintptr_t word;
+
+    if (address == 0 || write(out, (const void *)address, sizeof word) != (ssize_t)sizeof word)
+        return -EFAULT;
+    if (read(in, &word, sizeof word) != (ssize_t)sizeof word)
+        return -EIO;
+    *ret_word = word;
+    return 0;
+}
+
+/* The sqlite3* stored at address `field`, or NULL if what is stored there is
+ * anything else: NULL, garbage, another object, or a connection of a second
+ * copy of SQLite.  Proof: struct sqlite3 begins with its sqlite3_vfs pointer,
+ * and the default VFS of *this* copy is known. */
+sqlite3 *clw_connection_of(uintptr_t field)
+{
+    uintptr_t db = 0, vfs = 0;
+    int ends[2], failed;
+
+    if (!api.vfs_find || pipe(ends) < 0)
+        return NULL;
+    failed = read_word(ends[1], ends[0], field, &db) || read_word(ends[1], ends[0], db, &vfs);
+    (void)close(ends[0]);
+    (void)close(ends[1]);
+    if (failed || vfs == 0 || vfs != (uintptr_t)api.vfs_find(NULL))
+        return NULL;
+    return (sqlite3 *)db;
+}
+
+/* The body of the function that exists for its destructor only: NULL. */
+static void nothing(void)
+{
+}
+
+static void on_update(void *pointer, int operation, const char *database, const char *table,
+                      int64_t rowid)
+{
+    clw_hook *hook = pointer;
+
+    if (operation != SQLITE_INSERT || strcmp(table, EVENTS) != 0 || strcmp(database, "main") != 0)
+        return;
+    if (hook->first == 0 || rowid < hook->first)
+        hook->first = rowid;
+    if (rowid > hook->last)
+        hook->last = rowid;
+    __atomic_add_fetch(&rows_seen, 1, __ATOMIC_RELAXED);
+}
+
+static void on_rollback(void *pointer)
+{
+    clw_hook *hook = pointer;
+
+    hook->first = hook->last = 0;
+}
+
+static int on_wal(void *pointer, sqlite3 *db, const char *database, int frames)
+{
+    static const char channels[] =
+        "SELECT DISTINCT channel_name FROM main." EVENTS " WHERE id BETWEEN ?1 AND ?2";
+    clw_hook *hook = pointer;
+    int64_t first = hook->first, last = hook->last;
+    sqlite3_stmt *statement = NULL;
+
+    hook->first = hook->last = 0;
+    if (first && api.prepare_v2(db, channels, sizeof channels, &statement, NULL) == SQLITE_OK) {
+        (void)api.bind_int64(statement, 1, first);
+        (void)api.bind_int64(statement, 2, last);
+        while (api.step(statement) == SQLITE_ROW) {
+            const char *channel = (const char *)api.column_text(statement, 0);
+            if (channel)
+                (void)clw_wake(hook->sidecar, channel);
+        }
+    }
+    (void)api.finalize(statement);
+    if (hook->autocheckpoint > 0 && frames >= hook->autocheckpoint)
+        (void)api.wal_checkpoint(db, database);
+    return SQLITE_OK;
+}
+
+static int on_commit(void *pointer)
+{
+    clw_hook *hook = pointer;
+    uintptr_t displaced;
+
+    if (hook->first) {
+        displaced = (uintptr_t)api.wal_hook(hook->db, on_wal, hook);
+        /* The automatic checkpoint keeps its number of frames where a hook
+         * keeps a pointer. */
+        if (displaced != (uintptr_t)hook)
+            hook->autocheckpoint = displaced <= INT_MAX ? (int)displaced : 0;
+    }
+    return 0; /* anything else would turn the commit into a rollback */
+}
+
+/* Thread: the connection's.  Returns -EEXIST, with our own hooks taken off
+ * again, where another library holds a slot, and -ENOMEM. */
+int clw_attach(sqlite3 *db, const char *sidecar)
+{
+    size_t size = strlen(sidecar) + 1;
+    clw_hook *hook = calloc(1, sizeof *hook + size);
+    int strange;
+
+    if (!hook)
+        return -ENOMEM;
+    hook->db = db;
+    memcpy(hook->sidecar, sidecar, size);
+    /* On failure SQLite has called free() itself. */
+    if (api.create_function_v2(db, "channels_lite_hook", 0, SQLITE_UTF8, hook, nothing, NULL, NULL,
+                               free) != SQLITE_OK)
+        return -ENOMEM;
+    strange = api.update_hook(db, on_update, hook) != NULL;
+    strange |= api.commit_hook(db, on_commit, hook) != NULL;
+    strange |= api.rollback_hook(db, on_rollback, hook) != NULL;
+    if (!strange)
+        return 0;
+    (void)api.update_hook(db, NULL, NULL);
+    (void)api.commit_hook(db, NULL, NULL);
+    (void)api.rollback_hook(db, NULL, NULL);
+    return -EEXIST;
+}
+
+/* Rows noticed by all hooks of this process: what the self-test watches. */
+unsigned long clw_rows_seen(void)
+{
+    return __atomic_load_n(&rows_seen, __ATOMIC_RELAXED);
+}

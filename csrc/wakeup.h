@@ -1,0 +1,38 @@
+/* The wake-up: what Python and C agree on.  This file is at once the cdef that
+ * CFFI reads and the prototypes that hooks.c and wake.c include, so it holds no
+ * preprocessor line.
+ *
+ * PROTOCOL.  A process that receives is a READER; it owns one FIFO,
+ * SIDECAR/TOKEN, and a second name of it, SIDECAR/@CHANNEL/TOKEN, for each plain
+ * channel it waits on.  TOKEN is the part of a process-local channel name
+ * between its last '.' and its '!', so the row itself says whom to wake.
+ *
+ *   Waking (any process that commits a row):
+ *   W1  the INSERT is noted, with its rowid (update hook);
+ *   W2  the COMMIT returns: the row is visible to every other connection;
+ *   W3  one byte goes into the FIFO of each reader of the row's channel.
+ *       Process-local channel: exactly one FIFO.  Plain channel: ALL its
+ *       readers, for one that is killed after its wake must not take it along.
+ *   Receiving (channels_lite/wake/listener.py):
+ *   R1  arm: make the FIFO, watch it; once;
+ *   R2  drain it to empty;
+ *   R3  look: read what the table holds for this process;
+ *   R4  sleep until it is readable, or until the fallback interval is over;
+ *   R5  go to R2.
+ *
+ * No wake-up is lost iff W2 precedes W3, R1 precedes the first R3, and R2
+ * precedes R3.  A kill between W2 and W3 is what the fallback interval is for.
+ */
+
+typedef struct sqlite3 sqlite3;
+
+/* hooks.c: getting at connections.  All return 0, or -errno. */
+int clw_use_library(const char *path);
+sqlite3 *clw_connection_of(uintptr_t field);
+sqlite3 *clw_extension_connection(void);
+int clw_attach(sqlite3 *db, const char *sidecar);
+unsigned long clw_rows_seen(void);
+
+/* wake.c: returns the number of readers woken, or -errno. */
+int clw_wake(const char *sidecar, const char *channel);
+int clw_wake_all(const char *sidecar);
