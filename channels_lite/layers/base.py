@@ -232,7 +232,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """W3, after each commit of ours; the hooks do it for everybody else's."""
         if batch.posted:
             for name in batch.posted:
-                hooks.wake(self._source.sidecar, name)
+                hooks.wake(self._source.sidecar_bytes, name)
             self._waiter.nudge()
 
     # Receiving
@@ -400,7 +400,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
         await self._write(operation)
         self._inbox.clear()
-        hooks.wake_all(self._source.sidecar)
+        hooks.wake_all(self._source.sidecar_bytes)
 
     async def clean_expired(self) -> int:
         """Deletes every expired message and membership, in steps.  Returns how many."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -35,23 +36,38 @@ class Source:
 
     def __init__(self, alias: str) -> None:
         self.alias = alias
+        # The very dict that Django's test runner writes the test database's name into.
+        self._settings: dict[str, Any] = connections.settings[alias]
+        self._path_of: tuple[object, Path, bytes] = (None, Path(), b"")
 
     @property
     def _options(self) -> dict[str, Any]:
-        return dict(connections[self.alias].settings_dict.get("OPTIONS") or {})
+        return dict(self._settings.get("OPTIONS") or {})
+
+    def _resolved(self) -> tuple[object, Path, bytes]:
+        name = self._settings["NAME"]
+        if self._path_of[0] is not name:
+            file = str(name)
+            if file.startswith("file:"):
+                file = file[len("file:") :].partition("?")[0]
+            path = Path(file).resolve()
+            self._path_of = (name, path, os.fsencode(f"{path}-wake"))
+        return self._path_of
 
     @property
     def path(self) -> Path:
         """The database file; with symbolic links resolved, as SQLite does for its ``-wal``."""
-        name = str(connections[self.alias].settings_dict["NAME"])
-        if name.startswith("file:"):
-            name = name[len("file:") :].partition("?")[0]
-        return Path(name).resolve()
+        return self._resolved()[1]
 
     @property
     def sidecar(self) -> Path:
         """The directory of FIFOs beside the database."""
-        return Path(f"{self.path}-wake")
+        return Path(os.fsdecode(self.sidecar_bytes))
+
+    @property
+    def sidecar_bytes(self) -> bytes:
+        """The same, as C takes it."""
+        return self._resolved()[2]
 
     @property
     def timeout(self) -> float:
@@ -60,7 +76,7 @@ class Source:
 
     def parameters(self, timeout: float | None = None) -> dict[str, Any]:
         """The arguments of ``sqlite3.connect``; for use by any thread, and in autocommit."""
-        name = str(connections[self.alias].settings_dict["NAME"])
+        name = str(self._settings["NAME"])
         ours = {"init_command", "transaction_mode", "isolation_level", "check_same_thread"}
         options = {key: value for key, value in self._options.items() if key not in ours}
         return options | {

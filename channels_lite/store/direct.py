@@ -45,13 +45,14 @@ class DirectStore:
     def __init__(self, alias: str, pool_size: int) -> None:
         # One connection is what is fastest here; pool_size is the aio layer's.
         self._source = Source(alias)
+        self._timeout = self._source.timeout
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._checkpointer: Checkpointer | None = None
 
     def submit(self, work: Work[T], done: Done[T], *, write: bool) -> None:
         """Runs ``work`` now if it can, else from the loop's timer.  ``done`` is called on the loop."""
-        self._attempt(_Attempt(work, done, write, time.monotonic() + self._source.timeout))
+        self._attempt(_Attempt(work, done, write, time.monotonic() + self._timeout))
 
     def _attempt(self, attempt: _Attempt[Any]) -> None:
         outcome = self._try(attempt)

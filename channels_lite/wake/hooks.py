@@ -19,7 +19,6 @@ import sqlite3
 import sys
 import threading
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 from channels_lite.store.connection import Source
@@ -100,25 +99,25 @@ class Hooks:
 
         return str(_wakeup.__file__)
 
-    def attach(self, connection: sqlite3.Connection, sidecar: Path) -> str:
+    def attach(self, connection: sqlite3.Connection, sidecar: bytes) -> str:
         """From now on, rows that ``connection`` commits wake their readers.  Returns why not."""
         if self.reason:
             return self.reason
         pointer = self._pointer(connection)
         if not pointer:
             return "the connection is not one of Python's own SQLite"
-        failed = self._lib.clw_attach(pointer, os.fsencode(sidecar))
+        failed = self._lib.clw_attach(pointer, sidecar)
         return os.strerror(-failed) if failed else ""
 
-    def wake(self, sidecar: Path, channel: str) -> int:
+    def wake(self, sidecar: bytes, channel: str) -> int:
         """Wakes the readers of ``channel``, after the commit.  Returns how many, or -errno."""
         if self.reason:
             return 0
-        return int(self._lib.clw_wake(os.fsencode(sidecar), channel.encode()))
+        return int(self._lib.clw_wake(sidecar, channel.encode()))
 
-    def wake_all(self, sidecar: Path) -> int:
+    def wake_all(self, sidecar: bytes) -> int:
         """Wakes everybody, as ``wake`` does."""
-        return 0 if self.reason else int(self._lib.clw_wake_all(os.fsencode(sidecar)))
+        return 0 if self.reason else int(self._lib.clw_wake_all(sidecar))
 
 
 hooks = Hooks()
@@ -128,8 +127,7 @@ def attach_django(connection: Any) -> None:
     """Hooks a new connection of Django's, if it is to a file."""
     if connection.is_in_memory_db():
         return
-    source = Source(connection.alias)
-    reason = hooks.attach(connection.connection, source.sidecar)
+    reason = hooks.attach(connection.connection, Source(connection.alias).sidecar_bytes)
     if reason:
         # Receivers find these rows by their fallback look; the notify layer warns of the cause.
         logger.info("rows inserted on database %r wake nobody: %s", connection.alias, reason)

@@ -1,0 +1,1 @@
+"""How fast the layers are, side by side in one run, between real processes."""
