@@ -65,6 +65,10 @@ class Inbox:
         self._capacity = capacity
         self._lock = threading.Lock()
         self._mailboxes: dict[str, Mailbox] = {}
+        #: Those of plain channels, once more: a look asks for each, and there are few.
+        self._plain: dict[str, Mailbox] = {}
+        #: Messages in all mailboxes.
+        self._buffered = 0
         #: Process-local names of this process, with the id of the last row read of each.
         self._cursors: dict[str, int] = {}
         #: What is to be released, and how many rows were read since the last release.
@@ -97,11 +101,10 @@ class Inbox:
         with self._lock:
             wanted = {
                 name: len(mailbox.receivers) - len(mailbox.parcels)
-                for name, mailbox in self._mailboxes.items()
-                if "!" not in name and len(mailbox.receivers) > len(mailbox.parcels)
+                for name, mailbox in self._plain.items()
+                if len(mailbox.receivers) > len(mailbox.parcels)
             }
-            asks_for_flush = any(mailbox.parcels for mailbox in self._mailboxes.values())
-            return Look(now, dict(self._cursors), wanted, asks_for_flush)
+            return Look(now, dict(self._cursors), wanted, self._buffered > 0)
 
     def deliver(
         self, looked: Looked, now: float, decrypt: Callable[[bytes], bytes | None]
@@ -152,6 +155,7 @@ class Inbox:
             parcel.is_parked = True
             self._release.park.append(parcel.id)
         mailbox.parcels.append(parcel)
+        self._buffered += 1
         _call(mailbox)
 
     def _take_claimed(self, name: str, taken: list[tuple[Claimed, bytes | None]]) -> None:
@@ -160,12 +164,15 @@ class Inbox:
             if data is not None:
                 mailbox.claimed[row.id] = row
                 mailbox.parcels.append(Parcel(row.id, data, row.expires_at))
+                self._buffered += 1
                 _call(mailbox)
 
     def _mailbox(self, channel: str) -> Mailbox:
         mailbox = self._mailboxes.get(channel)
         if mailbox is None:
             mailbox = self._mailboxes[channel] = Mailbox(self._capacity(channel))
+            if "!" not in channel:
+                self._plain[channel] = mailbox
         return mailbox
 
     # Receivers
@@ -177,8 +184,7 @@ class Inbox:
             if mailbox is None:
                 return None
             while mailbox.parcels:
-                parcel = mailbox.parcels.popleft()
-                self._received(mailbox, parcel)
+                parcel = self._pop(mailbox)
                 if parcel.expires_at > now:
                     return parcel
             return None
@@ -228,20 +234,16 @@ class Inbox:
     def plain_channels(self) -> set[str]:
         """Plain channels that somebody waits for."""
         with self._lock:
-            return {
-                name
-                for name, mailbox in self._mailboxes.items()
-                if mailbox.receivers and "!" not in name
-            }
+            return {name for name, mailbox in self._plain.items() if mailbox.receivers}
 
     def to_release(self) -> Release:
         """What this process is through with, to be told to the table; call ``restore`` if it fails."""
         with self._lock:
-            for name, mailbox in self._mailboxes.items():
-                if mailbox.claimed and not mailbox.receivers:
-                    while mailbox.parcels:
-                        claimed = mailbox.claimed.pop(mailbox.parcels.popleft().id)
-                        self._release.unclaimed.append((name, claimed))
+            for name, mailbox in self._plain.items():
+                while mailbox.parcels and not mailbox.receivers:
+                    claimed = mailbox.claimed[mailbox.parcels[0].id]
+                    self._release.unclaimed.append((name, claimed))
+                    self._pop(mailbox)
             through, self._release = self._release, Release()
             self.unreleased = 0
             return through
@@ -260,11 +262,12 @@ class Inbox:
         with self._lock:
             for name, mailbox in list(self._mailboxes.items()):
                 while mailbox.parcels and mailbox.parcels[0].expires_at <= now:
-                    self._received(mailbox, mailbox.parcels.popleft())
+                    self._pop(mailbox)
                 for receiver in [each for each in mailbox.receivers if each.loop.is_closed()]:
                     mailbox.receivers.remove(receiver)
                 if not mailbox.parcels and not mailbox.receivers:
                     del self._mailboxes[name]
+                    self._plain.pop(name, None)
 
     def clear(self) -> None:
         """Forgets every message."""
@@ -272,17 +275,21 @@ class Inbox:
             for mailbox in self._mailboxes.values():
                 mailbox.parcels.clear()
                 mailbox.claimed.clear()
+            self._buffered = 0
             self._release = Release()
 
     def _void(self, flushed: int) -> None:
         for mailbox in self._mailboxes.values():
             while mailbox.parcels and mailbox.parcels[0].id < flushed:
-                mailbox.claimed.pop(mailbox.parcels.popleft().id, None)
+                self._pop(mailbox)
 
-    def _received(self, mailbox: Mailbox, parcel: Parcel) -> None:
+    def _pop(self, mailbox: Mailbox) -> Parcel:
+        parcel = mailbox.parcels.popleft()
+        self._buffered -= 1
         mailbox.claimed.pop(parcel.id, None)
         if parcel.is_parked:
             self._release.received.append(parcel.id)
+        return parcel
 
 
 def _call(mailbox: Mailbox) -> None:

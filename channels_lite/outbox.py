@@ -39,7 +39,7 @@ class Outbox:
         self,
         loop: asyncio.AbstractEventLoop,
         store: Store,
-        batch: Callable[[], Batch],
+        batch: Callable[[bool], Batch],
         wake: Callable[[Batch], None],
     ) -> None:
         self._loop = loop
@@ -70,22 +70,23 @@ class Outbox:
 
     def _commit(self) -> None:
         writes, self._waiting = self._waiting, []
-        self._is_crowded = len(writes) > 1
+        is_alone = len(writes) == 1
+        self._is_crowded = not is_alone
 
         def work(execute: Execute) -> tuple[list[Any], Batch]:
-            batch = self._batch()
+            batch = self._batch(is_alone)
             return [write.operation(execute, batch) for write in writes], batch
 
         def done(outcome: Outcome[tuple[list[Any], Batch]]) -> None:
-            if outcome.error is None:
-                self._wake(outcome.result()[1])
+            if outcome.value is not None:
+                self._wake(outcome.value[1])
             if running_loop() is self._loop:
                 self._committed(writes, outcome)
                 return
             with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
                 self._loop.call_soon_threadsafe(self._committed, writes, outcome)
 
-        self._store.submit(work, done, write=True)
+        self._store.submit(work, done, write=not is_alone)
 
     def _committed(
         self, writes: list[_Write[Any]], outcome: Outcome[tuple[list[Any], Batch]]

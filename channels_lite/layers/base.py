@@ -102,6 +102,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         #: Part of every process-local channel's name, and the name of this process's FIFO.
         self.client_prefix = uuid.uuid4().hex
         self._inbox = Inbox(self._limit)
+        self._rooms = sql.Rooms(self._limit, self._inbox.seen, self._inbox.buffered)
         self._numbers = itertools.count()
         self._outboxes: dict[asyncio.AbstractEventLoop, Outbox] = {}
         self._lock = threading.Lock()
@@ -203,7 +204,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             return await self._outbox().write(operation)
 
         def work(execute: Execute) -> tuple[T, sql.Batch]:
-            batch = self._batch()
+            batch = self._batch(is_alone=False)
             return operation(execute, batch), batch
 
         def on_commit(done: tuple[T, sql.Batch]) -> None:
@@ -222,8 +223,8 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                 self._outboxes = known | {loop: outbox}
         return outbox
 
-    def _batch(self) -> sql.Batch:
-        return sql.Batch(time.time(), self._limit, self._inbox.seen, self._inbox.buffered)
+    def _batch(self, is_alone: bool) -> sql.Batch:
+        return sql.Batch(time.time(), self._rooms, is_alone)
 
     def _limit(self, channel: str) -> int | None:
         return self.get_capacity(channel) if self.config.enforce_capacity else None

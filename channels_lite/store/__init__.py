@@ -44,7 +44,7 @@ Execute = Callable[[str, Sequence[Any]], list[Any]]
 Work = Callable[[Execute], T]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outcome(Generic[T]):
     """What became of a ``Work``: its value, or the error."""
 

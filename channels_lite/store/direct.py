@@ -31,7 +31,7 @@ RETRY = 0.0003
 TURN = 0.002
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Attempt(Generic[T]):
     work: Work[T]
     done: Done[T]

@@ -10,10 +10,11 @@ that process, so that a group message is one row per process.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from channels_lite.store import Execute
+from channels_lite.store import Execute, writing
 
 __all__ = [
     "FLUSHED",
@@ -22,6 +23,7 @@ __all__ = [
     "Look",
     "Looked",
     "Release",
+    "Rooms",
     "Row",
     "expire",
     "flush",
@@ -37,16 +39,24 @@ __all__ = [
 #: ``channel_name`` of the mark that flush() leaves: what is older, in whose memory ever, is void.
 FLUSHED = "!"
 
-COUNT = """
-    SELECT (SELECT count(*) FROM
-                (SELECT 1 FROM channels_lite_event WHERE channel_name = ? AND id > ? LIMIT ?)),
-           EXISTS (SELECT 1 FROM channels_lite_event WHERE channel_name = ?)
+# While ids stay below what `Rooms` knows to be safe, one statement is all a message takes.
+INSERT_IF_ROOM = """
+    INSERT INTO channels_lite_event (created_at, expires_at, channel_name, recipients, data)
+    SELECT ?, ?, ?, ?, ?
+    WHERE (SELECT seq FROM sqlite_sequence WHERE name = 'channels_lite_event') < ?
+    RETURNING id
 """
-DROP_EXPIRED = "DELETE FROM channels_lite_event WHERE channel_name = ? AND expires_at <= ?"
 INSERT = """
     INSERT INTO channels_lite_event (created_at, expires_at, channel_name, recipients, data)
     VALUES (?, ?, ?, ?, ?)
 """
+COUNT = """
+    SELECT (SELECT count(*) FROM
+                (SELECT 1 FROM channels_lite_event WHERE channel_name = ? AND id > ? LIMIT ?)),
+           EXISTS (SELECT 1 FROM channels_lite_event WHERE channel_name = ?),
+           coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'channels_lite_event'), 0)
+"""
+DROP_EXPIRED = "DELETE FROM channels_lite_event WHERE channel_name = ? AND expires_at <= ?"
 READ = """
     SELECT id, recipients, data, expires_at FROM channels_lite_event
     WHERE channel_name = ? AND id > ? ORDER BY id LIMIT ?
@@ -88,54 +98,87 @@ EXPIRE_CHUNK = "DELETE FROM {table} WHERE id > ? AND id <= ? AND expires_at <= ?
 READ_LIMIT = 1000
 
 
+class Rooms:
+    """How full channels are, without counting for each message.
+
+    A channel that had room for n messages when the table's last id was i has room as long as ids
+    stay below i + n, whoever inserts and wherever.  Only beyond that does it take a new count.
+
+    Capacity holds for the non-local part of a name, shared by all its channels, until the receiving
+    process has read a row; from then on for each of its channels, by the receiver's buffer.  A
+    full buffer shows across processes as a row that is parked under the channel's full name.
+    """
+
+    #: Channels remembered at most.
+    LIMIT = 10_000
+
+    def __init__(
+        self,
+        capacity: Callable[[str], int | None],
+        seen: Callable[[str], int],
+        buffered: Callable[[str], int],
+    ) -> None:
+        #: Most messages that may wait on a channel; None: no limit.
+        self._capacity = capacity
+        #: Behind which id a name's rows count: a process does not count what it has read itself.
+        self._seen = seen
+        #: Messages of a channel that wait in this process's memory.
+        self._buffered = buffered
+        self._safe_below: dict[str, int] = {}
+
+    def safe_below(self, channel: str) -> int:
+        """The id below which ``channel`` has room for sure; 0: nothing is known."""
+        return self._safe_below.get(channel, 0)
+
+    def count(self, execute: Execute, name: str, channel: str, now: float) -> bool:
+        """Counts, and remembers.  Whether there is room.  In a transaction."""
+        limit = self._capacity(channel)
+        if limit is None:
+            self._remember(channel, 2**63 - 1)
+            return True
+        parked = channel if channel != name else None
+        asked = (name, self._seen(name), limit, parked)
+        [(waiting, is_parked, last)] = execute(COUNT, asked)
+        if waiting >= limit or is_parked:
+            # Only now are expired rows told apart: it costs a look-up for each.
+            execute(DROP_EXPIRED, (name, now))
+            execute(DROP_EXPIRED, (parked, now))
+            [(waiting, is_parked, last)] = execute(COUNT, asked)
+        room = 0 if is_parked else limit - waiting - self._buffered(channel)
+        self._remember(channel, last + room)
+        return room > 0
+
+    def _remember(self, channel: str, below: int) -> None:
+        if len(self._safe_below) >= self.LIMIT:
+            self._safe_below.clear()
+        self._safe_below[channel] = below
+
+
 @dataclass(slots=True)
 class Batch:
-    """What the sends of one transaction have in common: the time, and how full channels are."""
+    """What the writes that are committed together have in common."""
 
     now: float
-    #: Most messages that may wait on a channel; None: no limit.
-    capacity: Callable[[str], int | None]
-    #: Behind which id a channel's rows count: a process does not count what it has read itself.
-    seen: Callable[[str], int]
-    #: Messages of a process-local channel that wait in this process's memory.
-    buffered: Callable[[str], int]
+    rooms: Rooms
+    #: Whether there is no transaction, for there is one write only: it makes its own if it must.
+    is_alone: bool = False
     #: Non-local names that got a row: whose readers are to be woken after the commit.
     posted: set[str] = field(default_factory=set)
-    #: Places left, by non-local name and by whole channel.
-    _room: dict[str, int] = field(default_factory=dict)
-    _own_room: dict[str, int] = field(default_factory=dict)
 
-    def has_room(self, execute: Execute, name: str, channel: str) -> bool:
-        """Takes one place of channel ``channel``, whose non-local part is ``name``.
-
-        Capacity holds for the non-local part, shared by all its channels, until the receiving
-        process has read a row; from then on for each channel of its own, by the receiver's
-        buffer.  A full buffer shows across processes as a row under the channel's full name.
-        """
-        limit = self.capacity(channel)
-        if limit is None:
-            return True
-        if channel not in self._own_room:
-            self._count(execute, name, channel, limit)
-        if self._room[name] <= 0 or self._own_room[channel] <= 0:
-            return False
-        self._room[name] -= 1
-        if channel != name:
-            self._own_room[channel] -= 1
-        return True
-
-    def _count(self, execute: Execute, name: str, channel: str, limit: int) -> None:
-        seen = self.seen(name)
-        parked = channel if channel != name else None
-        [(waiting, is_parked)] = execute(COUNT, (name, seen, limit, parked))
-        if waiting >= limit or is_parked:
-            # Expired rows are counted until this moment: they cost a look-up each to tell apart.
-            execute(DROP_EXPIRED, (name, self.now))
-            execute(DROP_EXPIRED, (parked, self.now))
-            [(waiting, is_parked)] = execute(COUNT, (name, seen, limit, parked))
-        self._room.setdefault(name, limit - waiting)
-        own_room = 0 if is_parked else limit - waiting - self.buffered(channel)
-        self._own_room[channel] = own_room
+    def insert(
+        self, execute: Execute, name: str, local: str, channel: str, message: Post
+    ) -> bool:
+        """Stores a row for ``channel``, if there is room."""
+        row = (self.now, message.expires_at, name, local, message.data)
+        is_in = bool(execute(INSERT_IF_ROOM, (*row, self.rooms.safe_below(channel))))
+        if not is_in:
+            with writing(execute) if self.is_alone else nullcontext():
+                is_in = self.rooms.count(execute, name, channel, self.now)
+                if is_in:
+                    execute(INSERT, row)
+        if is_in:
+            self.posted.add(name)
+        return is_in
 
 
 class Post(NamedTuple):
@@ -151,23 +194,18 @@ def post(execute: Execute, batch: Batch, message: Post) -> bool:
     channel = message.target
     bang = channel.find("!") + 1
     name, local = (channel[:bang], channel[bang:]) if bang else (channel, "")
-    if not batch.has_room(execute, name, channel):
-        return False
-    execute(INSERT, (batch.now, message.expires_at, name, local, message.data))
-    batch.posted.add(name)
-    return True
+    return batch.insert(execute, name, local, channel, message)
 
 
 def post_to_group(execute: Execute, batch: Batch, message: Post) -> int:
     """Stores a message once per process of a group.  Returns how many of those were full."""
-    full = 0
-    for name, recipients in group_members(execute, message.target, batch.now):
-        if batch.has_room(execute, name, name):
-            execute(INSERT, (batch.now, message.expires_at, name, recipients, message.data))
-            batch.posted.add(name)
-        else:
-            full += 1
-    return full
+    members = group_members(execute, message.target, batch.now)
+    if batch.is_alone and len(members) > 1:  # all of them or none
+        with writing(execute):
+            return post_to_group(execute, replace(batch, is_alone=False), message)
+    return sum(
+        not batch.insert(execute, name, recipients, name, message) for name, recipients in members
+    )
 
 
 def group_members(execute: Execute, group: str, now: float) -> list[tuple[str, str]]:
