@@ -1,8 +1,8 @@
 """RECEIVE: the messages that are in this process's memory, and who waits for them.
 
 A message stays in its mailbox until the very coroutine that receives it takes it out; a wake-up
-only tells a waiting one to come and look.  So a receiver can be cancelled at any point, and there is
-no moment at which it would take a message along.
+only tells a waiting one to come and look.  So a receiver can be cancelled at any point, and there
+is no moment at which it would take a message along.
 
 Thread: any; rows come from the thread that read them, receivers are on loops.  One lock guards all,
 and nothing that is held under it blocks or calls out.
@@ -106,9 +106,7 @@ class Inbox:
             }
             return Look(now, dict(self._cursors), wanted, self._buffered > 0)
 
-    def deliver(
-        self, looked: Looked, now: float, decrypt: Callable[[bytes], bytes | None]
-    ) -> bool:
+    def deliver(self, looked: Looked, now: float, decrypt: Callable[[bytes], bytes | None]) -> bool:
         """Takes in what a look found.  True if there may be more to look for.
 
         ``decrypt`` returns None for what is to be dropped.  Looks may overlap, and be delivered in
@@ -128,7 +126,9 @@ class Inbox:
                 self._take_in(name, found, now)
             for name, taken in claimed.items():
                 self._take_claimed(name, taken)
-        return not looked.is_all or any(data is None for taken in claimed.values() for _, data in taken)
+        return not looked.is_all or any(
+            data is None for taken in claimed.values() for _, data in taken
+        )
 
     def _take_in(self, name: str, found: list[tuple[Row, bytes | None]], now: float) -> None:
         cursor = self._cursors.get(name, 0)
@@ -237,7 +237,7 @@ class Inbox:
             return {name for name, mailbox in self._plain.items() if mailbox.receivers}
 
     def to_release(self) -> Release:
-        """What this process is through with, to be told to the table; call ``restore`` if it fails."""
+        """What this process is through with, to tell the table; ``restore`` it if that fails."""
         with self._lock:
             for name, mailbox in self._plain.items():
                 while mailbox.parcels and not mailbox.receivers:

@@ -45,7 +45,7 @@ class UnixTimeField(models.Field):  # type: ignore[type-arg]
         if isinstance(value, datetime):
             if django_timezone.is_naive(value):
                 value = django_timezone.make_aware(value)
-            return value.timestamp()
+            return float(value.timestamp())
         return None if value is None else float(value)
 
     def from_db_value(

@@ -1,4 +1,4 @@
-"""``DATABASE_ROUTERS = ["channels_lite.router.ChannelsRouter"]``: messages in their own database."""
+"""``channels_lite.router.ChannelsRouter`` for ``DATABASE_ROUTERS``: messages in a database of their own."""
 
 from __future__ import annotations
 

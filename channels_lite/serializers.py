@@ -47,9 +47,8 @@ def _plain(value: object) -> object:
     """What msgspec does not take itself: subclasses of str, as SafeString, and lazy strings."""
     if isinstance(value, (str, Promise)):
         return str.__str__(value) if isinstance(value, str) else str(value)
-    for kind in (bool, int, float, bytes, dict, list):
-        if isinstance(value, kind):
-            return kind(value)
+    if isinstance(value, (int, float)):
+        return int(value) if isinstance(value, int) else float(value)
     raise TypeError(
         f"a message cannot carry {value!r} of type {type(value).__name__}; "
         "it carries dict, list, str, bytes, int, float, bool and None"
@@ -179,7 +178,9 @@ class SerializersRegistry:
         self._classes: dict[str, type[BaseMessageSerializer]] = {}
 
     def register_serializer(
-        self, format: str, serializer_class: type[BaseMessageSerializer]  # noqa: A002 - 0.4.0's
+        self,
+        format: str,  # noqa: A002 - 0.4.0's name
+        serializer_class: type[BaseMessageSerializer],
     ) -> None:
         """Adds a format, or replaces one.  Raises ``TypeError`` for another kind of class."""
         if not issubclass(serializer_class, BaseMessageSerializer):
@@ -187,7 +188,9 @@ class SerializersRegistry:
         self._classes[format] = serializer_class
 
     def get_serializer(
-        self, format: str, symmetric_encryption_keys: Sequence[str | bytes] | None = None  # noqa: A002
+        self,
+        format: str,  # noqa: A002 - 0.4.0's name
+        symmetric_encryption_keys: Sequence[str | bytes] | None = None,
     ) -> BaseMessageSerializer:
         """A serializer of that format.  Raises ``SerializerDoesNotExist``."""
         try:

@@ -64,7 +64,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     extensions: ClassVar[list[str]] = ["groups", "flush"]
 
     #: Where rows are.
-    store_class: ClassVar[Callable[[str, int], Store]]
+    store_class: ClassVar[type[Store]]
     #: Seconds between two looks, unless CONFIG says other.
     default_interval: ClassVar[float] = 0.1
 
@@ -121,7 +121,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     def interval(self) -> float:
         """Seconds until the next look by the clock."""
         interval = self.config.polling_interval or (
-            self.default_interval if self._waiter.mode == "fifo" else 0.1
+            0.1 if self._waiter.reason else self.default_interval
         )
         idle = time.monotonic() - self._last_message
         return interval * (10 if idle > self.config.polling_idle_timeout else 1)
@@ -150,7 +150,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             fault = "is none"
         raise TypeError(
             f"{kind} name must be a string of 1 to {self.MAX_NAME_LENGTH - 1} ASCII letters, "
-            f"digits, hyphens, underscores or periods{', and one ! at most' * (kind == 'Channel')}; "
+            f"digits, hyphens, underscores or periods{', one ! at most' * (kind == 'Channel')}; "
             f"{str(name)[:120]!r} {fault}"
         )
 
@@ -293,9 +293,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                 return
             self._looking = loop
         asked = self._inbox.ask(time.time())
-        self._store.submit(
-            partial(sql.look, asked=asked), partial(self._looked, loop), write=False
-        )
+        self._store.submit(partial(sql.look, asked=asked), partial(self._looked, loop), write=False)
 
     def _looked(self, loop: asyncio.AbstractEventLoop, outcome: Outcome[sql.Looked]) -> None:
         again = False
@@ -475,4 +473,3 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
-

@@ -1,4 +1,4 @@
-"""The product: SQLite on the loop's own thread, and receivers that sleep until a row is committed."""
+"""The product: SQLite on the loop's own thread; receivers sleep until a row is committed."""
 
 from __future__ import annotations
 

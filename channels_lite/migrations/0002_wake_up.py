@@ -7,6 +7,7 @@
 """
 
 import time
+from typing import Any
 
 from django.conf import settings
 from django.db import migrations, models
@@ -14,7 +15,7 @@ from django.db import migrations, models
 import channels_lite.models
 
 
-def times_to_numbers(apps, schema_editor):
+def times_to_numbers(apps: Any, schema_editor: Any) -> None:
     """Rewrites the text of the former DateTimeField, in UTC or local time as Django wrote it."""
     zone = "" if settings.USE_TZ else ", 'utc'"
     for table, columns in (
@@ -22,13 +23,13 @@ def times_to_numbers(apps, schema_editor):
         ("channels_lite_groupmembership", ("joined_at", "expires_at")),
     ):
         for column in columns:
-            schema_editor.execute(
-                f"UPDATE {table} SET {column} = (julianday({column}{zone}) - 2440587.5) * 86400.0"
+            schema_editor.execute(  # the names are those above
+                f"UPDATE {table} SET {column} = (julianday({column}{zone}) - 2440587.5) * 86400.0"  # noqa: S608
                 f" WHERE typeof({column}) = 'text'"
             )
 
 
-def local_parts_to_recipients(apps, schema_editor):
+def local_parts_to_recipients(apps: Any, schema_editor: Any) -> None:
     """0.4.0 kept the full name of a process-local channel inside its message.
 
     Its process is gone when this runs, and with it everybody who could read such a row.
@@ -37,7 +38,7 @@ def local_parts_to_recipients(apps, schema_editor):
     event.objects.using(schema_editor.connection.alias).filter(channel_name__endswith="!").delete()
 
 
-def delete_delivered(apps, schema_editor):
+def delete_delivered(apps: Any, schema_editor: Any) -> None:
     """0.4.0 kept delivered rows until they expired."""
     event = apps.get_model("channels_lite", "Event")
     event.objects.using(schema_editor.connection.alias).filter(delivered=True).delete()

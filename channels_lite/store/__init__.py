@@ -65,6 +65,9 @@ Done = Callable[[Outcome[T]], None]
 class Store(Protocol):
     """Where a layer's SQL runs.  Usable from every thread and loop of the process."""
 
+    def __init__(self, alias: str, pool_size: int) -> None:
+        """For database ``alias``; ``pool_size`` connections at most, where there are several."""
+
     def submit(self, work: Work[T], done: Done[T], *, write: bool) -> None:
         """Runs ``work``, with ``write`` in one transaction, and calls ``done``.
 

@@ -60,7 +60,8 @@ class AioStore:
     async def _run(self, work: Work[T], done: Done[T], write: bool) -> None:
         def job(connection: WorkConnection) -> None:
             def execute(sql: str, parameters: Any) -> list[Any]:
-                return connection.execute(sql, parameters).fetchall()  # type: ignore[no-any-return]
+                rows: list[Any] = connection.execute(sql, parameters).fetchall()
+                return rows
 
             transaction = writing(execute) if write else None
             done(perform(work, execute, self._source.alias, transaction))
@@ -80,10 +81,10 @@ class AioStore:
         parameters = self._source.parameters() | {"factory": WorkConnection}
         connection = aiosqlite.connect(parameters.pop("database"), **parameters)
         # There is no public way to say so, and aiosqlite's thread would keep a process alive.
-        connection._thread.daemon = True
+        connection._thread.daemon = True  # noqa: SLF001
         await connection
         try:
-            await connection.execute(self._source.set_up)  # type: ignore[arg-type]
+            await connection.execute(self._source.set_up)
         except sqlite3.Error:
             await connection.close()
             raise
@@ -99,7 +100,7 @@ class AioStore:
     async def _stop(self) -> None:
         loop = asyncio.get_running_loop()
         running = asyncio.all_tasks() - {asyncio.current_task()}
-        await asyncio.gather(*running, return_exceptions=True)  # type: ignore[arg-type]
+        await asyncio.gather(*running, return_exceptions=True)
         idle, self._idle = self._idle, []
         for connection in idle:
             await connection.close()

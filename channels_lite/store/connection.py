@@ -89,7 +89,7 @@ class Source:
 
     def connect(self, *, timeout: float | None = None) -> sqlite3.Connection:
         """A new connection, set up.  Raises ``sqlite3.Error``."""
-        connection = sqlite3.connect(**self.parameters(timeout))
+        connection: sqlite3.Connection = sqlite3.connect(**self.parameters(timeout))
         try:
             self.set_up(connection)
         except BaseException:

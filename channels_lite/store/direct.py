@@ -51,7 +51,7 @@ class DirectStore:
         self._checkpointer: Checkpointer | None = None
 
     def submit(self, work: Work[T], done: Done[T], *, write: bool) -> None:
-        """Runs ``work`` now if it can, else from the loop's timer.  ``done`` is called on the loop."""
+        """Runs ``work`` now if it can, else by the loop's timer; ``done`` is called on the loop."""
         self._attempt(_Attempt(work, done, write, time.monotonic() + self._timeout))
 
     def _attempt(self, attempt: _Attempt[Any]) -> None:
@@ -93,7 +93,7 @@ class DirectStore:
             self._connection = self._checkpointer = None
 
     def abandon(self) -> None:
-        """In a forked child: keeps the parent's connection unused, for closing it would drop locks."""
+        """In a forked child: keeps the parent's connection, unused: closing it would drop locks."""
         self._source.abandoned.append(self._connection)
         self._connection = self._checkpointer = None
         self._lock = threading.Lock()

@@ -75,12 +75,16 @@ class DjangoStore:
             thread, self._thread = self._thread, None
         if thread is not None:
             with suppress(RuntimeError):  # at exit, when Python has ended the thread already
-                thread.submit(lambda: connections[self._alias].close())
+                thread.submit(_close, self._alias)
             thread.shutdown()
 
     def abandon(self) -> None:
         """In a forked child: the parent's thread is not here."""
         self._thread, self._lock, self._tasks = None, threading.Lock(), set()
+
+
+def _close(alias: str) -> None:
+    connections[alias].close()
 
 
 def _perform_patiently(work: Work[T], alias: str, *, write: bool) -> Outcome[T]:
@@ -139,9 +143,9 @@ def transaction_of_caller(alias: str) -> Executor | None:
     caller = getattr(AsyncToSync.executors, "current", None)
     if caller is None:
         caller = AsyncToSync.loop_thread_executors.get(asyncio.get_running_loop())
-    if caller is None or caller._broken:
+    if caller is None or caller._broken:  # noqa: SLF001 - asgiref has no public way
         return None
-    known = _connections.get((caller._work_thread.ident, alias))
+    known = _connections.get((caller._work_thread.ident, alias))  # noqa: SLF001 - the same
     connection = known() if known is not None else None
     if connection is None or not connection.in_atomic_block:
         return None

@@ -165,9 +165,7 @@ class Batch:
     #: Non-local names that got a row: whose readers are to be woken after the commit.
     posted: set[str] = field(default_factory=set)
 
-    def insert(
-        self, execute: Execute, name: str, local: str, channel: str, message: Post
-    ) -> bool:
+    def insert(self, execute: Execute, name: str, local: str, channel: str, message: Post) -> bool:
         """Stores a row for ``channel``, if there is room."""
         row = (self.now, message.expires_at, name, local, message.data)
         is_in = bool(execute(INSERT_IF_ROOM, (*row, self.rooms.safe_below(channel))))

@@ -16,13 +16,11 @@ __all__ = ["Waiter"]
 class Waiter(Protocol):
     """Makes the layer look, on the loops that it watches."""
 
-    #: "fifo" or "poll".
-    mode: str
-    #: Why it polls; "" if it does not.
+    #: Why it polls; "" if it does not, for it is woken by a FIFO.
     reason: str
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """From now on looks are made on ``loop``, the running one.  True if they were not before."""
+        """From now on looks are made on ``loop``, the running one.  True: they were not before."""
 
     def listen(self, channel: str) -> None:
         """Makes senders of a plain channel wake this process too."""
@@ -31,11 +29,10 @@ class Waiter(Protocol):
         """Called now and then: sees that it can still be reached, and for ``channels`` only."""
 
     def nudge(self) -> None:
-        """After a commit of this process: looks, unless the wake-up comes by itself.  Any thread."""
+        """After a commit of ours: looks, unless the wake-up comes by itself.  Any thread."""
 
     def close(self) -> None:
         """Stops; ``watch`` starts it again."""
 
     def abandon(self) -> None:
         """In a forked child: lets go of what is the parent's."""
-

@@ -1,12 +1,12 @@
 """The sidecar directory: where this process can be reached.
 
 Beside the database ``x.sqlite3`` is ``x.sqlite3-wake/``, mode 0700, and in it one FIFO for each
-process that receives, named by its token; ``@channel/token`` is a second name (a hard link) for each
-plain channel it waits on.  Senders need no list of processes: the name says where to write.
+process that receives, named by its token; ``@channel/token`` is a second name (a hard link) for
+each plain channel it waits on.  Senders need no list of processes: the name says where to write.
 
-A name without a reader (``ENXIO``) belongs to the dead, whatever killed it, and is removed by whoever
-meets it.  So the name must not exist before its reader does: it is made under a dot-name, opened,
-and renamed.
+A name without a reader (``ENXIO``) belongs to the dead, whatever killed it, and is removed by
+whoever meets it.  So the name must not exist before its reader does: it is made under a dot-name,
+opened, and renamed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 __all__ = ["Fifo", "SidecarRefused"]
@@ -123,10 +124,8 @@ class Fifo:
 
 
 def _make_directory(sidecar: Path) -> None:
-    try:
+    with suppress(FileExistsError):
         sidecar.mkdir(mode=0o700)
-    except FileExistsError:
-        pass
     found = sidecar.lstat()
     if not stat.S_ISDIR(found.st_mode):
         raise SidecarRefused(f"{sidecar} is not a directory; remove it")

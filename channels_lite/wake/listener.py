@@ -45,11 +45,6 @@ class Listener:
         if self.reason:
             self._say_why()
 
-    @property
-    def mode(self) -> str:
-        """"fifo" if it is woken, or will be; "poll" if it cannot be."""
-        return "poll" if self.reason else "fifo"
-
     def _say_why(self) -> None:
         logger.warning("the notify layer polls, with all its promises but speed: %s", self.reason)
 

@@ -17,8 +17,6 @@ class PollWaiter:
     again until the next ``watch``.
     """
 
-    mode = "poll"
-
     def __init__(
         self,
         look: Callable[[], None],
@@ -39,7 +37,9 @@ class PollWaiter:
             return False
         with self._lock:
             # Loops come and go by the thousand, and are closed without a word.
-            self._timers = {each: timer for each, timer in self._timers.items() if not each.is_closed()}
+            self._timers = {
+                each: timer for each, timer in self._timers.items() if not each.is_closed()
+            }
             self._timers[loop] = loop.call_later(self._interval(), self._on_time, loop)
         return True
 
