@@ -1,7 +1,7 @@
 """One-way latency: from ``send()`` in one process to the value in hand in another.
 
 ``python -m benchmarks.one_way [--count 1000] [--gap 0.004]`` runs two floors and the three layers,
-in turns, and prints a table.  The floors: ``fifo``, a bare FIFO byte between two asyncio loops, is the
+in turns, and prints a table.  The floors: ``fifo``, a byte between two asyncio loops, is the
 kernel's wake-up; ``sqlite`` is the same with one INSERT before the byte and one SELECT after it.
 """
 

@@ -1,25 +1,24 @@
 """System checks: what is wrong with the settings, before the first message.
 
 ``channels_lite.E001`` a CONFIG that the layer would refuse; ``E002`` an in-memory database outside
-of tests; ``E003`` missing tables (``manage.py check --database ALIAS``).
+of tests.  Missing tables are no check's matter, for ``migrate`` runs the checks before it makes them:
+the first message raises ``ImproperlyConfigured``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from channels.layers import channel_layers
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Tags, register
+from django.core.checks import CheckMessage, Error, register
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.test.utils import _TestState
 
 from channels_lite.config import layer_databases, our_layers
-from channels_lite.models import Event, GroupMembership
 
-__all__ = ["check_databases", "check_layers", "check_tables"]
+__all__ = ["check_databases", "check_layers"]
 
 
 @register()
@@ -52,23 +51,3 @@ def check_databases(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
         and connections[alias].vendor == "sqlite"
         and connections[alias].is_in_memory_db()  # type: ignore[attr-defined]
     ]
-
-
-@register(Tags.database)
-def check_tables(
-    app_configs: object, databases: Sequence[str] | None = None, **kwargs: Any
-) -> list[CheckMessage]:
-    """E003: only for databases that the check was told to look at."""
-    errors: list[CheckMessage] = []
-    for alias in set(layer_databases()) & set(databases or ()):
-        there = connections[alias].introspection.table_names()
-        missing = {model._meta.db_table for model in (Event, GroupMembership)} - set(there)
-        if missing:
-            errors.append(
-                Error(
-                    f"Database {alias!r} lacks {', '.join(sorted(missing))}.",
-                    hint=f"Run manage.py migrate --database={alias}",
-                    id="channels_lite.E003",
-                )
-            )
-    return errors

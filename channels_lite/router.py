@@ -1,4 +1,4 @@
-"""``channels_lite.router.ChannelsRouter`` for ``DATABASE_ROUTERS``: messages in a database of their own."""
+"""``channels_lite.router.ChannelsRouter``, for messages in a database of their own."""
 
 from __future__ import annotations
 

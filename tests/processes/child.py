@@ -1,0 +1,162 @@
+"""A process that does what its parent tells it, a JSON line at a time.
+
+The main thread is synchronous, as that of a WSGI worker; a loop runs in a second thread, as in an
+ASGI server.  Each command answers with one line; each finished ``receive`` adds one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import threading
+import time
+from typing import Any
+
+import django
+
+django.setup()
+
+from asgiref.sync import async_to_sync  # noqa: E402
+from channels.layers import get_channel_layer  # noqa: E402
+from django.db import connection, transaction  # noqa: E402
+
+from channels_lite.models import Event  # noqa: E402
+
+layer = get_channel_layer()
+loop = asyncio.new_event_loop()
+threading.Thread(target=loop.run_forever, daemon=True).start()
+receiving: dict[str, Any] = {}
+atomic: list[Any] = []
+
+
+def say(**what: Any) -> None:
+    """One line to the parent, in one piece, and when it was said."""
+    os.write(1, (json.dumps(what | {"at": time.monotonic()}) + "\n").encode())
+
+
+def on_loop(coroutine: Any) -> Any:
+    """Runs it on the loop of the second thread."""
+    return asyncio.run_coroutine_threadsafe(coroutine, loop).result(30)
+
+
+def new_channel() -> str:
+    return on_loop(layer.new_channel())
+
+
+def send(channel: str, message: dict[str, Any]) -> None:
+    on_loop(layer.send(channel, message))
+
+
+def group_add(group: str, channel: str) -> None:
+    on_loop(layer.group_add(group, channel))
+
+
+def group_send(group: str, message: dict[str, Any]) -> None:
+    on_loop(layer.group_send(group, message))
+
+
+def receive(channel: str, count: int = 1) -> None:
+    """Says each of ``count`` messages; returns when the process listens."""
+
+    async def work() -> None:
+        for _ in range(count):
+            message = await layer.receive(channel)
+            say(received=message, channel=channel)
+
+    async def start() -> None:
+        receiving[channel] = asyncio.create_task(work())
+        await asyncio.sleep(0)
+
+    on_loop(start())
+
+
+def begin() -> None:
+    """Enters ``atomic()``, as a sync view under ATOMIC_REQUESTS does."""
+    atomic.append(transaction.atomic())
+    atomic[-1].__enter__()
+
+
+def end(*, is_error: bool = False) -> float:
+    """Leaves it, by an exception or not; when it began to."""
+    began = time.monotonic()
+    error = RuntimeError("the view failed") if is_error else None
+    atomic.pop().__exit__(type(error) if error else None, error, None)
+    return began
+
+
+def create_event(channel: str, message: dict[str, Any]) -> None:
+    Event.objects.create(channel_name=channel, data=layer.serialize(message))
+
+
+def raw_sql(channel: str, message: dict[str, Any]) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO channels_lite_event"
+            " (created_at, expires_at, channel_name, recipients, data)"
+            " VALUES (%s, %s, %s, '', %s)",
+            [time.time(), time.time() + 60, channel, layer.serialize(message)],
+        )
+
+
+def sync_send(channel: str, message: dict[str, Any]) -> float:
+    """As a view does; how long it took."""
+    began = time.monotonic()
+    async_to_sync(layer.send)(channel, message)
+    return time.monotonic() - began
+
+
+def sync_group_send(group: str, message: dict[str, Any]) -> None:
+    async_to_sync(layer.group_send)(group, message)
+
+
+def fork() -> dict[str, Any]:
+    """Forks after use; the child receives on a channel of its own, and says what it got."""
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(write_end, 1)
+
+        async def child() -> None:
+            channel = await layer.new_channel()
+            await layer.send(channel, {"type": "own"})
+            message = await asyncio.wait_for(layer.receive(channel), 10)
+            say(prefix=layer.client_prefix, received=message)
+
+        try:
+            asyncio.run(child())
+        finally:
+            os._exit(0)
+    os.close(write_end)
+    with os.fdopen(read_end) as lines:
+        said = json.loads(lines.readline() or "{}")
+    os.waitpid(pid, 0)
+    return {"child": said, "parent": layer.client_prefix}
+
+
+def describe() -> dict[str, Any]:
+    return {
+        "prefix": layer.client_prefix,
+        "reason": layer._waiter.reason,
+        "pid": os.getpid(),
+        "python": sys.version,
+    }
+
+
+def main() -> None:
+    """Until standard input ends."""
+    commands = globals()
+    say(ready=True)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        try:
+            value = commands[asked.pop("do")](**asked)
+        except Exception as error:  # noqa: BLE001 - the parent judges
+            say(error=f"{type(error).__name__}: {error}")
+        else:
+            say(value=value)
+
+
+if __name__ == "__main__":
+    main()

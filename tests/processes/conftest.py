@@ -1,0 +1,128 @@
+"""Processes under a test's control, on one database."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Seconds; nothing that works takes as long, and a fallback look would come later.
+PATIENCE = 20
+
+
+class Child:
+    """One process of ``tests.processes.child``."""
+
+    def __init__(self, folder: Path, log: Path, **environment: str) -> None:
+        self.log = log
+        with log.open("a") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.processes.child"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=child_environment(folder, **environment),
+                text=True,
+            )
+        self._answers: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._received: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+        assert self._answers.get(timeout=PATIENCE)["ready"]
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def _listen(self) -> None:
+        for line in self._process.stdout:
+            said = json.loads(line)
+            (self._received if "received" in said else self._answers).put(said)
+
+    def do(self, command: str, **arguments: Any) -> Any:
+        """Runs a command there, and returns its value."""
+        self._process.stdin.write(json.dumps({"do": command} | arguments) + "\n")
+        self._process.stdin.flush()
+        answer = self._answers.get(timeout=PATIENCE)
+        assert "error" not in answer, answer["error"]
+        return answer["value"]
+
+    def received(self) -> dict[str, Any]:
+        """The next message that it received: ``received``, ``channel`` and ``at``."""
+        return self._received.get(timeout=PATIENCE)
+
+    def messages(self, count: int) -> list[dict[str, Any]]:
+        return [self.received()["received"] for _ in range(count)]
+
+    def has_received(self) -> bool:
+        return not self._received.empty()
+
+    def kill(self) -> None:
+        """SIGKILL: nothing of its own is tidied up."""
+        self._process.kill()
+        self._let_go()
+
+    def end(self) -> None:
+        """Ends its standard input, and so the process; it has to end by itself."""
+        try:
+            self._process.stdin.close()
+            self._process.wait(PATIENCE)
+        finally:
+            self.kill()
+
+    def _let_go(self) -> None:
+        self._process.wait()
+        self._listener.join()
+        self._process.stdin.close()
+        self._process.stdout.close()
+
+
+def child_environment(folder: Path, **environment: str) -> dict[str, str]:
+    return os.environ | {
+        "DJANGO_SETTINGS_MODULE": "tests.processes.settings",
+        "TEST_FOLDER": str(folder),
+        **environment,
+    }
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A migrated file, made once."""
+    folder = tmp_path_factory.mktemp("migrated")
+    subprocess.run(
+        [sys.executable, "-m", "django", "migrate", "-v0"],
+        env=child_environment(folder),
+        check=True,
+    )
+    return (folder / "default.sqlite3").read_bytes()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, empty_database: bytes) -> Path:
+    """A folder with a migrated database."""
+    (tmp_path / "default.sqlite3").write_bytes(empty_database)
+    return tmp_path
+
+
+@pytest.fixture
+def start(folder: Path) -> Iterator[Callable[..., Child]]:
+    """Starts a process: ``start("aio.AIOSQLiteChannelLayer", TEST_CONFIG="{...}")``."""
+    children: list[Child] = []
+
+    def start(layer: str = "notify.NotifyChannelLayer", **environment: str) -> Child:
+        log = folder / f"{len(children)}.log"
+        children.append(Child(folder, log, TEST_LAYER=layer, **environment))
+        return children[-1]
+
+    yield start
+    for child in children:
+        if child._process.returncode is None:
+            child.end()

@@ -1,0 +1,31 @@
+"""Settings of the processes: the layer and its CONFIG come by the environment."""
+
+import json
+import os
+import sys
+
+if os.environ.get("TEST_WITHOUT_EXTENSION"):
+    sys.modules["channels_lite.wake._wakeup"] = None  # type: ignore[assignment]
+
+FOLDER = os.environ["TEST_FOLDER"]
+SECRET_KEY = "only for tests"
+USE_TZ = True
+INSTALLED_APPS = ["channels_lite"]
+DATABASES = {
+    "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": f"{FOLDER}/default.sqlite3"},
+}
+CHANNEL_LAYERS = {
+    "default": {
+        "BACKEND": "channels_lite.layers."
+        + os.environ.get("TEST_LAYER", "notify.NotifyChannelLayer"),
+        # A minute: what comes sooner has come by a wake-up.
+        "CONFIG": {"polling_interval": 60} | json.loads(os.environ.get("TEST_CONFIG", "{}")),
+    },
+}
+LOGGING = {
+    "version": 1,
+    "handlers": {"stderr": {"class": "logging.StreamHandler"}},
+    "loggers": {"channels_lite": {"handlers": ["stderr"], "level": "INFO"}},
+}
+ROOT_URLCONF = "tests.processes.server"
+ASGI_APPLICATION = "tests.processes.server.application"

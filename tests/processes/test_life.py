@@ -1,0 +1,120 @@
+"""Processes start, fork, end and are killed; the next one finds things in order."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.processes.conftest import PATIENCE, child_environment
+
+LAYERS = ["core.SQLiteChannelLayer", "aio.AIOSQLiteChannelLayer", "notify.NotifyChannelLayer"]
+
+
+def names(folder):
+    """What is in the sidecar directory."""
+    sidecar = folder / "default.sqlite3-wake"
+    return (
+        {str(path.relative_to(sidecar)) for path in sidecar.rglob("*")}
+        if sidecar.exists()
+        else set()
+    )
+
+
+def test_sidecar_is_gone_after_an_orderly_end(start, folder):
+    """A process that ends leaves no FIFO and, if it was the last, no directory."""
+    child = start()
+    child.do("receive", channel="jobs")
+    assert names(folder) == {
+        child.do("describe")["prefix"],
+        "@jobs",
+        f"@jobs/{child.do('describe')['prefix']}",
+    }
+    child.end()
+    assert not (folder / "default.sqlite3-wake").exists()
+
+
+def test_sidecar_is_reclaimed_after_a_kill(start, folder):
+    """What a killed process left behind is removed by the next one that listens."""
+    killed = start()
+    killed.do("receive", channel="jobs")
+    dead = killed.do("describe")["prefix"]
+    killed.kill()
+    assert dead in names(folder)
+    successor = start()
+    successor.do("receive", channel="others")
+    assert not {name for name in names(folder) if dead in name}
+
+
+def test_killed_reader_takes_no_message_along(start):
+    """A plain channel's other reader goes on when one is killed."""
+    killed, survivor, sender = start(), start(), start()
+    for reader in (killed, survivor):
+        reader.do("receive", channel="jobs", count=3)
+    killed.kill()
+    for number in range(3):
+        sender.do("send", channel="jobs", message={"number": number})
+    assert [message["number"] for message in survivor.messages(3)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_forked_child_has_its_own(start, layer):
+    """A child forked after use works, and takes nothing from its parent, which goes on."""
+    parent = start(layer, TEST_CONFIG='{"polling_interval": 0.05}')
+    channel = parent.do("new_channel")
+    parent.do("receive", channel=channel)
+    forked = parent.do("fork")
+    assert forked["child"]["received"] == {"type": "own"}
+    assert forked["child"]["prefix"] != forked["parent"]
+    parent.do("send", channel=channel, message={"type": "still here"})
+    assert parent.received()["received"] == {"type": "still here"}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_script_that_only_sends_exits(folder, layer):
+    """A script that sends by async_to_sync and never closes the layer ends by itself, silently."""
+    script = (
+        "import django; django.setup()\n"
+        "from asgiref.sync import async_to_sync\n"
+        "from channels.layers import get_channel_layer\n"
+        "async_to_sync(get_channel_layer().send)('jobs', {'type': 'x'})\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        env=child_environment(folder, TEST_LAYER=layer),
+        timeout=PATIENCE,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_without_extension_it_polls_and_says_so_once(start):
+    """Without the C extension messages still arrive, and one warning says why they are slower."""
+    config = '{"polling_interval": 0.05}'
+    receiver = start(TEST_WITHOUT_EXTENSION="1", TEST_CONFIG=config)
+    sender = start(TEST_WITHOUT_EXTENSION="1", TEST_CONFIG=config)
+    channel = receiver.do("new_channel")
+    receiver.do("receive", channel=channel, count=2)
+    for number in range(2):
+        sender.do("send", channel=channel, message={"number": number})
+    assert receiver.messages(2) == [{"number": 0}, {"number": 1}]
+    said = receiver.log.read_text()
+    assert said.count("the notify layer polls") == 1
+    assert "pip install channels-lite[notify]" in said
+
+
+def test_without_fifo_it_polls_and_says_so_once(start, folder):
+    """Where the sidecar directory cannot be made messages still arrive, with one warning."""
+    (folder / "default.sqlite3-wake").write_text("a file in its place")
+    receiver, sender = start(TEST_CONFIG='{"polling_interval": 0.05}'), start()
+    channel = receiver.do("new_channel")
+    receiver.do("receive", channel=channel)
+    sender.do("send", channel=channel, message={"type": "hello"})
+    assert receiver.received()["received"] == {"type": "hello"}
+    said = receiver.log.read_text()
+    assert said.count("the notify layer polls") == 1
+    assert "is not a directory; remove it" in said
+    assert (folder / "default.sqlite3-wake").read_text() == "a file in its place"
