@@ -14,8 +14,15 @@ import sqlite3
 import threading
 from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
+
 from channels_lite.store import Done, T, Work, perform, refuse, writing
 from channels_lite.store.connection import Source
+
+try:  # an extra; here, for an import within a thread is a deadlock in a child forked meanwhile
+    import aiosqlite
+except ImportError:
+    aiosqlite = None  # type: ignore[assignment]
 
 __all__ = ["AioStore"]
 
@@ -32,6 +39,10 @@ class AioStore:
     """Runs work in the threads of aiosqlite."""
 
     def __init__(self, alias: str, pool_size: int) -> None:
+        if aiosqlite is None:
+            raise ImproperlyConfigured(
+                "the aio layer needs the package aiosqlite: pip install channels-lite[aio]"
+            )
         self._source = Source(alias)
         self._pool_size = pool_size
         self._lock = threading.Lock()
@@ -69,15 +80,13 @@ class AioStore:
         async with self._room:
             try:
                 connection = self._idle.pop() if self._idle else await self._connect()
-            except (sqlite3.Error, ImportError) as error:
+            except sqlite3.Error as error:
                 done(refuse(error, self._source.alias))
                 return
             await connection.execute(job)
             self._idle.append(connection)
 
     async def _connect(self) -> Any:
-        import aiosqlite  # noqa: PLC0415 - an extra
-
         parameters = self._source.parameters() | {"factory": WorkConnection}
         connection = aiosqlite.connect(parameters.pop("database"), **parameters)
         # There is no public way to say so, and aiosqlite's thread would keep a process alive.
