@@ -1,8 +1,8 @@
 """System checks: what is wrong with the settings, before the first message.
 
 ``channels_lite.E001`` a CONFIG that the layer would refuse; ``E002`` an in-memory database outside
-of tests.  Missing tables are no check's matter, for ``migrate`` runs the checks before it makes them:
-the first message raises ``ImproperlyConfigured``.
+of tests.  Missing tables are no check's matter, for ``migrate`` runs the checks before it makes
+them: the first message raises ``ImproperlyConfigured``.
 """
 
 from __future__ import annotations

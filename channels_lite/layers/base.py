@@ -467,9 +467,24 @@ def _leave(inbox: Inbox, store: Store, waiter: Waiter) -> None:
 _layers: weakref.WeakSet[BaseSQLiteChannelLayer] = weakref.WeakSet()
 
 
+def _before_fork() -> None:
+    for layer in list(_layers):
+        layer._store.pause()
+
+
+def _after_fork_in_parent() -> None:
+    for layer in list(_layers):
+        layer._store.resume()
+
+
 def _after_fork_in_child() -> None:
     for layer in list(_layers):
         layer._after_fork()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork either
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )

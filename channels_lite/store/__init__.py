@@ -78,8 +78,14 @@ class Store(Protocol):
     def close(self) -> None:
         """Gives connections back; the next ``submit`` opens new ones."""
 
+    def pause(self) -> None:
+        """Before a fork: returns when no thread is inside SQLite for this store."""
+
+    def resume(self) -> None:
+        """After it, in the parent."""
+
     def abandon(self) -> None:
-        """In a forked child: forgets the parent's connections without touching them."""
+        """After it, in the child: forgets the parent's connections without touching them."""
 
 
 @contextmanager

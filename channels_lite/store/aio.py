@@ -12,12 +12,14 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+from functools import partial
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
 from channels_lite.store import Done, T, Work, perform, refuse, writing
 from channels_lite.store.connection import Source
+from channels_lite.store.gate import Gate
 
 try:  # an extra; here, for an import within a thread is a deadlock in a child forked meanwhile
     import aiosqlite
@@ -30,9 +32,17 @@ __all__ = ["AioStore"]
 class WorkConnection(sqlite3.Connection):
     """A connection whose ``execute`` also takes a callable, to be run on its thread."""
 
+    def __init__(self, *args: Any, gate: Gate, **kwargs: Any) -> None:
+        self._gate = gate
+        with gate:
+            super().__init__(*args, **kwargs)
+
     def execute(self, sql: Any, parameters: Any = ()) -> Any:
         """As in ``sqlite3``; or calls ``sql`` with the connection."""
-        return sql(self) if callable(sql) else super().execute(sql, parameters)
+        if not callable(sql):
+            return super().execute(sql, parameters)
+        with self._gate:
+            return sql(self)
 
 
 class AioStore:
@@ -46,6 +56,7 @@ class AioStore:
         self._source = Source(alias)
         self._pool_size = pool_size
         self._lock = threading.Lock()
+        self._gate = Gate()
         self._loop: asyncio.AbstractEventLoop | None = None
         # Only the store's own loop touches the idle connections.
         self._idle: list[Any] = []
@@ -87,7 +98,8 @@ class AioStore:
             self._idle.append(connection)
 
     async def _connect(self) -> Any:
-        parameters = self._source.parameters() | {"factory": WorkConnection}
+        parameters = self._source.parameters()
+        parameters["factory"] = partial(WorkConnection, gate=self._gate)
         connection = aiosqlite.connect(parameters.pop("database"), **parameters)
         # There is no public way to say so, and aiosqlite's thread would keep a process alive.
         connection._thread.daemon = True  # noqa: SLF001
@@ -115,8 +127,16 @@ class AioStore:
             await connection.close()
         loop.call_soon(loop.stop)
 
+    def pause(self) -> None:
+        """Before a fork."""
+        self._gate.shut()
+
+    def resume(self) -> None:
+        """After it, in the parent."""
+        self._gate.open()
+
     def abandon(self) -> None:
         """In a forked child: the parent's threads are not here, its connections not ours."""
         self._source.abandoned.append((self._idle, self._loop))
         self._idle, self._loop = [], None
-        self._lock = threading.Lock()
+        self._lock, self._gate = threading.Lock(), Gate()

@@ -22,6 +22,7 @@ from typing import Any, Generic
 from channels_lite.store import Done, Outcome, T, Work, is_locked, perform, refuse, writing
 from channels_lite.store.checkpoint import Checkpointer
 from channels_lite.store.connection import Source
+from channels_lite.store.gate import PATIENCE
 
 __all__ = ["DirectStore"]
 
@@ -47,6 +48,7 @@ class DirectStore:
         self._source = Source(alias)
         self._timeout = self._source.timeout
         self._lock = threading.Lock()
+        self._is_paused = False
         self._connection: sqlite3.Connection | None = None
         self._checkpointer: Checkpointer | None = None
 
@@ -91,6 +93,15 @@ class DirectStore:
             if self._connection is not None:
                 self._connection.close()
             self._connection = self._checkpointer = None
+
+    def pause(self) -> None:
+        """Before a fork."""
+        self._is_paused = self._lock.acquire(timeout=PATIENCE)
+
+    def resume(self) -> None:
+        """After it, in the parent."""
+        if self._is_paused:
+            self._lock.release()
 
     def abandon(self) -> None:
         """In a forked child: keeps the parent's connection, unused: closing it would drop locks."""

@@ -35,6 +35,7 @@ from channels_lite.store import (
     writing,
 )
 from channels_lite.store.connection import Source
+from channels_lite.store.gate import Gate
 
 __all__ = ["DjangoStore", "run_in_transaction_of", "transaction_of_caller"]
 
@@ -50,6 +51,7 @@ class DjangoStore:
         # One thread, for SQLite has one writer; pool_size is the aio layer's.
         self._alias = alias
         self._lock = threading.Lock()
+        self._gate = Gate()
         self._thread: ThreadPoolExecutor | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -57,7 +59,9 @@ class DjangoStore:
         """Runs ``work`` in the thread that fits; ``done`` is called there."""
 
         def job() -> None:
-            done(_perform_patiently(work, self._alias, write=write))
+            with self._gate:
+                outcome = _perform_patiently(work, self._alias, write=write)
+            done(outcome)
 
         if is_in_memory(self._alias):
             task = asyncio.get_running_loop().create_task(_on_callers_thread(job))
@@ -78,9 +82,18 @@ class DjangoStore:
                 thread.submit(_close, self._alias)
             thread.shutdown()
 
+    def pause(self) -> None:
+        """Before a fork."""
+        self._gate.shut()
+
+    def resume(self) -> None:
+        """After it, in the parent."""
+        self._gate.open()
+
     def abandon(self) -> None:
         """In a forked child: the parent's thread is not here."""
-        self._thread, self._lock, self._tasks = None, threading.Lock(), set()
+        self._thread, self._tasks = None, set()
+        self._lock, self._gate = threading.Lock(), Gate()
 
 
 def _close(alias: str) -> None:

@@ -1,0 +1,51 @@
+# Everything is installed into .venv, once; the stamp files in it make a second run quick.
+
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := pyproject.toml setup.py $(wildcard csrc/*)
+
+.PHONY: help demo test lint clean
+
+help:
+	@echo "make demo    the chat of example/ on http://127.0.0.1:8000/ (PORT=8001 make demo)"
+	@echo "make test    the tests; ARGS goes to pytest: make test ARGS='-k worker example'"
+	@echo "make lint    ruff and mypy"
+	@echo "make clean   removes .venv and everything that was built"
+
+demo: .venv/.demo
+	@$(BIN)/python example/demo.py
+
+test: .venv/.test
+	$(BIN)/pytest $(ARGS)
+
+lint: .venv/.lint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+.venv/.pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "channels-lite needs Python 3.10 or later: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "Python's venv is missing: on Debian and Ubuntu, apt install python3-venv"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	@touch $@
+
+.venv/.demo: .venv/.pip $(SOURCES) example/requirements.txt
+	$(BIN)/pip install --quiet --editable '.[all]' --requirement example/requirements.txt
+	@touch $@
+
+.venv/.test: .venv/.pip $(SOURCES)
+	$(BIN)/pip install --quiet --editable '.[all]' --group test
+	@touch $@
+
+# mypy's plugin for Django loads the tests' settings, hence the package itself.
+.venv/.lint: .venv/.pip $(SOURCES)
+	$(BIN)/pip install --quiet --editable '.[all]' --group lint
+	@touch $@
+
+clean:
+	rm -rf .venv build dist example/data .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -f channels_lite/wake/_wakeup.c channels_lite/wake/_wakeup*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
