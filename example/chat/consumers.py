@@ -6,8 +6,7 @@ import os
 import time
 from typing import Any
 
-from asgiref.sync import async_to_sync
-from channels.consumer import SyncConsumer
+from channels.consumer import AsyncConsumer
 from channels.exceptions import ChannelFull
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 
@@ -70,12 +69,12 @@ class RoomConsumer(AsyncJsonWebsocketConsumer):
         await self.send_json({"type": "pong", **pong})
 
 
-class JobConsumer(SyncConsumer):
+class JobConsumer(AsyncConsumer):
     """Runs in ``manage.py runworker jobs``, a process without a web server."""
 
-    def count(self, event: dict[str, Any]) -> None:
+    async def count(self, event: dict[str, Any]) -> None:
         """Counts the room's messages, and answers to everybody in it."""
-        total = Message.objects.filter(room=event["room"]).count()
+        total = await Message.objects.filter(room=event["room"]).acount()
         answer = {
             "name": "Worker",
             "text": f"{total} message{'s' * (total != 1)} in #{event['room']} so far.",
@@ -84,4 +83,4 @@ class JobConsumer(SyncConsumer):
             "at": time.time() * 1000,
         }
         reply = {"type": "room.message", "message": answer}
-        async_to_sync(self.channel_layer.group_send)(group_of(event["room"]), reply)
+        await self.channel_layer.group_send(group_of(event["room"]), reply)

@@ -34,3 +34,9 @@ CHANNEL_LAYERS = {
         "CONFIG": {"database": "channels"},
     },
 }
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"console": {"class": "logging.StreamHandler"}},
+    "root": {"handlers": ["console"], "level": "WARNING"},
+}
