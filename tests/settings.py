@@ -1,19 +1,15 @@
-"""A project with the recommended set-up: the channels in a database of their own."""
+"""A project with the recommended set-up; each test gives the files of its own."""
 
-import os
-from pathlib import Path
-
-BASE = Path(os.environ.get("CHANNELS_LITE_TEST_DIR", "/tmp/channels-lite-tests"))
 SECRET_KEY = "only for tests"
 USE_TZ = True
 INSTALLED_APPS = ["channels_lite"]
 DATABASES = {
-    "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": BASE / "default.sqlite3"},
-    "channels": {"ENGINE": "django.db.backends.sqlite3", "NAME": BASE / "channels.sqlite3"},
+    "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "unused-default.sqlite3"},
+    "channels": {"ENGINE": "django.db.backends.sqlite3", "NAME": "unused-channels.sqlite3"},
 }
 CHANNEL_LAYERS = {
     "default": {
-        "BACKEND": f"channels_lite.layers.{os.environ.get('LAYER', 'notify.NotifyChannelLayer')}",
+        "BACKEND": "channels_lite.layers.notify.NotifyChannelLayer",
         "CONFIG": {"database": "channels"},
     },
 }
