@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.apps import AppConfig
+from django.db import connections
 from django.db.backends.signals import connection_created
 
 __all__ = ["ChannelsLiteConfig"]
@@ -21,8 +22,13 @@ class ChannelsLiteConfig(AppConfig):
     def ready(self) -> None:
         """Runs once, at Django's start."""
         from channels_lite import checks  # noqa: F401, PLC0415 - registers them
+        from channels_lite.store.django import remember  # noqa: PLC0415 - listens from now on
 
         connection_created.connect(hook_connection, dispatch_uid="channels_lite.hook")
+        for connection in connections.all():
+            if connection.connection is not None:  # another app was quicker
+                remember(connection)
+                hook_connection(connection)
 
 
 def hook_connection(connection: Any, **kwargs: object) -> None:

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from types import FrameType
 
@@ -78,28 +79,29 @@ def stop(children: list[subprocess.Popen[bytes]]) -> None:
 def run(port: int) -> int:
     """Runs the example until it is asked to stop, or a part of it ends.  The exit code."""
     for arguments in (["migrate"], ["migrate", "channels_lite", "--database", "channels"]):
-        subprocess.run([*MANAGE, *arguments, "--verbosity", "0"], cwd=HERE, check=True)
+        migrate = [*MANAGE, *arguments, "--verbosity", "0"]
+        subprocess.run(migrate, cwd=HERE, check=True, start_new_session=True)
     listen = ["--host", HOST, "--port", str(port), "--workers", str(WORKERS)]
     children: list[subprocess.Popen[bytes]] = []
+    until = time.monotonic() + START_SECONDS
+    is_up = False
     try:
         children.append(start([*UVICORN, *listen, "--log-level", "warning"]))
         children.append(start([*MANAGE, "runworker", "jobs", "--verbosity", "0"]))
-        tries = START_SECONDS * 10
-        while tries and not is_listening(port) and not stopping.is_set():
-            tries -= 1
-            stopping.wait(0.1)
-        if tries and not stopping.is_set():
-            say(f"Chat at http://{HOST}:{port}/ - open it in two windows; Ctrl-C stops it.")
-        while tries and not stopping.wait(0.5):
-            ended = [child for child in children if child.poll() is not None]
-            if ended:
-                say(f"Process {ended[0].pid} ended with {ended[0].returncode}; stopping the rest.")
+        while not stopping.wait(0.1):
+            for child in children:
+                if child.poll() is not None:
+                    say(f"Process {child.pid} ended with {child.returncode}; stopping the rest.")
+                    return 1
+            if not is_up and is_listening(port):
+                is_up = True
+                say(f"Chat at http://{HOST}:{port}/ - open it in two windows; Ctrl-C stops it.")
+            if not is_up and time.monotonic() > until:
+                say(f"The server did not listen on port {port} within {START_SECONDS} seconds.")
                 return 1
     finally:
         stop(children)
-    if not tries:
-        say(f"The server did not listen on port {port} within {START_SECONDS} seconds.")
-    return 0 if tries else 1
+    return 0
 
 
 def main() -> int:
@@ -119,7 +121,7 @@ def main() -> int:
         return run(port)
     except subprocess.CalledProcessError as error:
         say(f"{' '.join(error.cmd[1:])} failed.")
-        return 0 if stopping.is_set() else 1
+        return 1
 
 
 if __name__ == "__main__":

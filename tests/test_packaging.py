@@ -88,12 +88,14 @@ def test_extension_works_on_each_python(wheel: Path, tmp_path: Path, name: str):
 
 
 def test_installs_without_a_compiler(sources: Path, tmp_path: Path):
-    """Without a C compiler the installation succeeds, plain, with no server among what it brings."""
+    """Without a C compiler the plain installation succeeds, and it brings no server."""
     venv.create(tmp_path / "environment", with_pip=True)
     python = tmp_path / "environment/bin/python"
     pip(python, "install", str(sources), CC="/bin/false")
     code = "from channels_lite.wake.hooks import hooks; print(hooks.reason)"
-    said = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    said = subprocess.run(
+        [python, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert "the C extension is not there" in said.stdout, said.stderr
     installed = pip(python, "list", "--format=freeze")
     names = {line.partition("==")[0].lower() for line in installed.splitlines()}

@@ -132,7 +132,8 @@ def refuse(error: Exception, alias: str) -> Outcome[Any]:
     if "is locked" in text:
         ours: Exception = StoreUnavailable(
             f"database {alias!r} stayed locked by another writer for longer than its "
-            'OPTIONS["timeout"] allows; nothing was written'
+            'OPTIONS["timeout"] allows, or at all for a transaction that had read before it wrote '
+            '(which OPTIONS["transaction_mode"] = "IMMEDIATE" mends); nothing was written'
         )
     elif any(lack in text for lack in ("no such table", "no such column", "has no column")):
         ours = ImproperlyConfigured(

@@ -26,6 +26,7 @@ from django.db.backends.signals import connection_created
 
 from channels_lite.store import (
     Done,
+    Execute,
     Outcome,
     T,
     Work,
@@ -37,7 +38,7 @@ from channels_lite.store import (
 from channels_lite.store.connection import Source
 from channels_lite.store.gate import Gate
 
-__all__ = ["DjangoStore", "run_in_transaction_of", "transaction_of_caller"]
+__all__ = ["DjangoStore", "remember", "run_in_transaction_of", "transaction_of_caller"]
 
 # Seconds between two tries where SQLite's own wait does not apply: a shared-cache in-memory
 # database answers SQLITE_LOCKED at once.
@@ -122,8 +123,22 @@ def _perform(work: Work[T], alias: str, *, write: bool) -> Outcome[T]:
         return perform(work, execute, alias)
     if connection.in_atomic_block:
         # A savepoint: what fails here must not spoil what the caller has done so far.
-        return perform(work, execute, alias, transaction.atomic(using=alias))
+        return perform(_locking(work), execute, alias, transaction.atomic(using=alias))
     return perform(work, execute, alias, writing(execute))
+
+
+def _locking(work: Work[T]) -> Work[T]:
+    """``work`` behind a write that changes nothing, but takes, and waits for, the write lock.
+
+    Django's transactions begin without one, and then a read, as that of a group's members, would
+    fix what is seen; the lock would be refused at once if anybody commits before the first write.
+    """
+
+    def locked(execute: Execute) -> T:
+        execute("DELETE FROM channels_lite_event WHERE 0", ())
+        return work(execute)
+
+    return locked
 
 
 async def _on_callers_thread(job: Callable[[], None]) -> None:
@@ -139,11 +154,12 @@ async def _on_callers_thread(job: Callable[[], None]) -> None:
 _connections: dict[tuple[int | None, str], weakref.ref[Any]] = {}
 
 
-def _remember(connection: Any, **kwargs: object) -> None:
+def remember(connection: Any, **kwargs: object) -> None:
+    """Takes note of a connection that this thread has opened."""
     _connections[threading.get_ident(), connection.alias] = weakref.ref(connection)
 
 
-connection_created.connect(_remember, dispatch_uid="channels_lite.transactions")
+connection_created.connect(remember, dispatch_uid="channels_lite.transactions")
 
 
 def transaction_of_caller(alias: str) -> Executor | None:

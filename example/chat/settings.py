@@ -34,9 +34,10 @@ CHANNEL_LAYERS = {
         "CONFIG": {"database": "channels"},
     },
 }
+# Without DEBUG, Django would mail errors instead of showing them.
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "handlers": {"console": {"class": "logging.StreamHandler"}},
-    "root": {"handlers": ["console"], "level": "WARNING"},
+    "handlers": {"console": {"class": "logging.StreamHandler", "level": "WARNING"}},
+    "root": {"handlers": ["console"]},
 }

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import suppress
 
 import pytest
+from channels.exceptions import ChannelFull
 
 from tests.conftest import PATIENCE, is_empty, received
 
@@ -78,10 +80,8 @@ async def test_cancelled_receive_loses_nothing(make_layer, is_local):
             if turn % 3 == 0:
                 await asyncio.sleep(0.001)
             task.cancel()
-            try:
+            with suppress(asyncio.CancelledError):
                 got.append((await task)["number"])
-            except asyncio.CancelledError:
-                pass
 
     async def send():
         for number in range(100):
@@ -121,8 +121,7 @@ async def test_a_busy_channel_does_not_starve_a_quiet_one(make_layer):
         try:
             await layer.send(quiet, {"type": "hello"})
             break
-        except Exception as full:  # noqa: BLE001 - ChannelFull, until this process has read its rows
-            assert type(full).__name__ == "ChannelFull"
+        except ChannelFull:  # until this process has read its rows
             await asyncio.sleep(0.005)
     assert await receiving == {"type": "hello"}
 
@@ -152,8 +151,9 @@ def test_successive_loops_receive(database, kind, make_layer_sync):
     for number in range(5):
 
         async def turn(number=number):
-            asyncio.ensure_future(layer.receive(channel + "x"))
+            left_behind = asyncio.ensure_future(layer.receive(channel + "x"))
             await asyncio.sleep(0)
+            assert not left_behind.done()
             await layer.send(channel, {"number": number})
             return await received(layer, channel)
 

@@ -47,7 +47,7 @@ async def test_big_group_all_get_it(layer):
 
 
 async def test_full_member_misses_and_others_get(make_layer):
-    """group_send never raises ChannelFull: the full member misses the message, the others do not."""
+    """group_send never raises ChannelFull: a full member misses the message, others do not."""
     layer = make_layer(capacity=3)
     full, other = await layer.new_channel(), await layer.new_channel("other")
     for channel in (full, other):

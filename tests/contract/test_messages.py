@@ -43,7 +43,7 @@ async def test_a_megabyte_arrives(layer):
 
 
 async def test_too_large_a_message_is_refused(layer, monkeypatch):
-    """A message above the limit raises MessageTooLarge, on send and group_send, and is not stored."""
+    """Above the limit send and group_send raise MessageTooLarge, and store nothing."""
     monkeypatch.setattr(base, "MAX_MESSAGE_SIZE", 100)
     await layer.group_add("group", "channel")
     for send, target in ((layer.send, "channel"), (layer.group_send, "group")):

@@ -1,0 +1,52 @@
+"""In-memory databases, which Django's test runner makes of SQLite ones."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.core.management import call_command
+from django.db import connections, transaction
+
+from tests.conftest import LAYERS, PATIENCE, received, use_database
+
+
+@pytest.fixture(params=["core", "aio", "notify"])
+def layer(request, tmp_path, monkeypatch):
+    """A layer on a database as the test runner makes it, with the development file nearby."""
+    monkeypatch.chdir(tmp_path)
+    use_database("channels", f"file:memorydb_{request.param}?mode=memory&cache=shared")
+    call_command("migrate", database="channels", verbosity=0)
+    layer = LAYERS[request.param](database="channels", polling_interval=0.01)
+    yield layer
+    asyncio.run(layer.close())
+    connections["channels"].close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_works_within_a_transaction_of_the_test(layer):
+    """As under TestCase: what is sent in the test's transaction is received in it."""
+
+    async def test():
+        channel = await layer.new_channel()
+        await layer.group_add("group", channel)
+        await layer.group_send("group", {"type": "x"})
+        return await received(layer, channel)
+
+    with transaction.atomic(using="channels"):
+        assert async_to_sync(test)() == {"type": "x"}
+        transaction.set_rollback(True, using="channels")
+
+
+def test_works_without_a_transaction(layer):
+    """As under TransactionTestCase: a receiver that waits is served."""
+
+    async def test():
+        channel = await layer.new_channel()
+        receiving = asyncio.create_task(layer.receive(channel))
+        await asyncio.sleep(0)
+        await layer.send(channel, {"type": "x"})
+        return await asyncio.wait_for(receiving, PATIENCE)
+
+    assert async_to_sync(test)() == {"type": "x"}
