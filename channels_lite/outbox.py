@@ -1,8 +1,8 @@
 """SEND: group commit.  What a loop writes in one of its iterations is one transaction.
 
-The first write of an iteration goes at once, for one who sends alone should not wait for others;
-those that come until it is done, or until the iteration ends, share the next transaction.  While
-many send, the first does not go alone either.
+It begins at the end of the iteration; what is written while it waits for a lock is in the next.
+Committing the first write of an iteration at once, alone, brought nothing that could be measured
+(0.86 ms one way instead of 0.81); a transaction for each message, a quarter of the throughput.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ Operation = Callable[[Execute, Batch], T]
 @dataclass(eq=False, slots=True)
 class _Write(Generic[T]):
     operation: Operation[T]
+    future: asyncio.Future[None]
     outcome: Outcome[T] | None = None
-    future: asyncio.Future[None] | None = None
 
 
 class Outbox:
@@ -40,38 +40,31 @@ class Outbox:
         loop: asyncio.AbstractEventLoop,
         store: Store,
         batch: Callable[[bool], Batch],
-        wake: Callable[[Batch], None],
+        wake: Callable[[set[str]], None],
     ) -> None:
         self._loop = loop
         self._store = store
         self._batch = batch
         self._wake = wake
         self._waiting: list[_Write[Any]] = []
-        self._is_open = False  # a transaction is under way, or was in this iteration
-        self._is_crowded = False  # the last transaction was of several writes
+        self._is_open = False  # a transaction is under way, or about to begin
 
     async def write(self, operation: Operation[T]) -> T:
         """Commits ``operation``, with others.  Raises what it raises, or ``StoreUnavailable``.
 
         Cancelled while it waits for a lock, it is committed all the same, or not at all.
         """
-        write = _Write(operation)
+        write = _Write(operation, self._loop.create_future())
         self._waiting.append(write)
         if not self._is_open:
             self._is_open = True
-            if self._is_crowded:
-                self._loop.call_soon(self._commit)
-            else:
-                self._commit()
-        if write.outcome is None:
-            write.future = self._loop.create_future()
-            await write.future
+            self._loop.call_soon(self._commit)
+        await write.future
         return write.outcome.result()  # type: ignore[union-attr]
 
     def _commit(self) -> None:
         writes, self._waiting = self._waiting, []
         is_alone = len(writes) == 1
-        self._is_crowded = not is_alone
 
         def work(execute: Execute) -> tuple[list[Any], Batch]:
             batch = self._batch(is_alone)
@@ -79,7 +72,7 @@ class Outbox:
 
         def done(outcome: Outcome[tuple[list[Any], Batch]]) -> None:
             if outcome.value is not None:
-                self._wake(outcome.value[1])
+                self._wake(outcome.value[1].posted)
             if running_loop() is self._loop:
                 self._committed(writes, outcome)
                 return
@@ -94,12 +87,8 @@ class Outbox:
         values = [None] * len(writes) if outcome.value is None else outcome.value[0]
         for write, value in zip(writes, values, strict=True):
             write.outcome = Outcome(value, outcome.error)
-            if write.future is not None and not write.future.done():
+            if not write.future.done():
                 write.future.set_result(None)
-        self._loop.call_soon(self._next)
-
-    def _next(self) -> None:
+        self._is_open = bool(self._waiting)
         if self._waiting:
-            self._commit()
-        else:
-            self._is_open = False
+            self._loop.call_soon(self._commit)

@@ -208,7 +208,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             return operation(execute, batch), batch
 
         def on_commit(done: tuple[T, sql.Batch]) -> None:
-            self._wake(done[1])
+            self._wake(done[1].posted)
 
         return (await run_in_transaction_of(caller, self.database, work, on_commit))[0]
 
@@ -229,11 +229,11 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     def _limit(self, channel: str) -> int | None:
         return self.get_capacity(channel) if self.config.enforce_capacity else None
 
-    def _wake(self, batch: sql.Batch) -> None:
+    def _wake(self, names: set[str]) -> None:
         """W3, after each commit of ours; the hooks do it for everybody else's."""
-        if batch.posted:
-            for name in batch.posted:
-                hooks.wake(self._source.sidecar_bytes, name)
+        for name in names:
+            hooks.wake(self._source.sidecar_bytes, name)
+        if names:
             self._waiter.nudge()
 
     # Receiving
@@ -355,9 +355,15 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         if through:
             self._store.submit(
                 partial(sql.release, through=through),
-                partial(_released, self._inbox, through),
+                partial(self._released, through),
                 write=True,
             )
+
+    def _released(self, through: sql.Release, outcome: Outcome[None]) -> None:
+        if outcome.error is not None:
+            self._inbox.restore(through)
+        else:
+            self._wake({name for name, _ in through.unclaimed})
 
     def _expire_step(self, execute: Execute, now: float, limit: int = EXPIRE_STEP) -> int:
         deleted = 0
@@ -441,11 +447,6 @@ def _run(function: Callable[[], None]) -> None:
 
 def _ignore(outcome: Outcome[Any]) -> None:
     """A sweep that failed is made up for by the next one."""
-
-
-def _released(inbox: Inbox, through: sql.Release, outcome: Outcome[None]) -> None:
-    if outcome.error is not None:
-        inbox.restore(through)
 
 
 def _soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
