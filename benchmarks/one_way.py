@@ -211,7 +211,8 @@ def main() -> None:
         p50, p99 = quantile(values, 0.5), quantile(values, 0.99)
         print(f"{what:8}{p50:9.3f}{p99:9.3f}{quantile(values, 1):9.3f}{p50 / floor:12.1f}")
     if asked.json:
-        asked.json.write_text(json.dumps(found))
+        rounded = {what: [round(value, 6) for value in values] for what, values in found.items()}
+        asked.json.write_text(json.dumps(rounded))
 
 
 if __name__ == "__main__":

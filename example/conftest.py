@@ -41,7 +41,7 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def start(port: int, data: Path) -> subprocess.Popen[str]:
+def start(port: int | str, data: Path) -> subprocess.Popen[str]:
     """Starts the demo; what it says can be read from its ``stdout``."""
     inherited = {key: os.environ[key] for key in os.environ if key != "DJANGO_SETTINGS_MODULE"}
     return subprocess.Popen(

@@ -107,7 +107,11 @@ def run(port: int) -> int:
 def main() -> int:
     """Checks the port, and runs."""
     os.environ["DJANGO_SETTINGS_MODULE"] = "chat.settings"  # whatever the shell had exported
-    port = int(os.environ.get("PORT", "8000"))
+    asked = os.environ.get("PORT", "8000")
+    if not (asked.isdecimal() and 0 < int(asked) < 65536):
+        say(f"PORT is {asked!r}, but must be a number from 1 to 65535.")
+        return 1
+    port = int(asked)
     if not is_free(port):
         say(f"Port {port} is in use; choose another one: PORT={port + 1} make demo")
         return 1

@@ -159,3 +159,11 @@ def test_a_port_in_use(tmp_path: Path) -> None:
         said, _ = process.communicate(timeout=DEADLINE)
     assert process.returncode == 1
     assert f"Port {port} is in use" in said
+
+
+@pytest.mark.parametrize("port", ["abc", "0", "65536"])
+def test_a_port_that_is_none(tmp_path: Path, port: str) -> None:
+    with start(port, tmp_path) as process:
+        said, _ = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 1
+    assert f"PORT is '{port}'" in said

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import dataclasses
+from pathlib import Path
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from channels_lite import checks
-from channels_lite.config import layer_databases
+from channels_lite.config import Config, layer_databases
 from channels_lite.layers.notify import NotifyChannelLayer
 from channels_lite.models import Event
 from channels_lite.router import ChannelsRouter
@@ -85,3 +88,10 @@ def test_router_follows_the_layers(settings):
     assert router.allow_migrate("default", "channels_lite") is True
     assert router.allow_migrate("elsewhere", "channels_lite") is False
     assert router.allow_migrate("channels", "auth") is None
+
+
+def test_readme_tells_the_defaults():
+    """The CONFIG in README.md is what a layer takes when nothing is said."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    block = readme.split("```python\nCONFIG = ")[1].split("```")[0]
+    assert ast.literal_eval(block) == dataclasses.asdict(Config())

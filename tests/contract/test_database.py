@@ -1,0 +1,83 @@
+"""What a layer does with the database file, and with one that is locked."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import closing
+
+import pytest
+from django.db import connections
+
+from channels_lite.errors import StoreUnavailable
+from tests.conftest import PATIENCE, received
+
+
+def rows(database):
+    """How many messages are in the table."""
+    with closing(sqlite3.connect(database)) as connection:
+        return connection.execute("SELECT count(*) FROM channels_lite_event").fetchone()[0]
+
+
+@pytest.mark.parametrize("is_local", [False, True], ids=["plain", "process-local"])
+async def test_received_messages_are_deleted(layer, database, is_local):
+    """Nothing is left in the table of what was received."""
+    channel = await layer.new_channel() if is_local else "channel"
+    for number in range(40):
+        await layer.send(channel, {"number": number})
+        await received(layer, channel)
+    for _ in range(100 * PATIENCE):  # the table has no event to await
+        if not rows(database):
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail(f"{rows(database)} rows are left")
+
+
+async def test_locked_database_is_waited_for(layer, database):
+    """While a foreign writer holds the lock a send waits and the loop does not; then it is sent."""
+    await layer.group_add("group", "channel")
+    with closing(sqlite3.connect(database, isolation_level=None)) as foreign:
+        foreign.execute("BEGIN IMMEDIATE")
+        sending = asyncio.create_task(layer.group_send("group", {"type": "x"}))
+        for _ in range(100):  # the loop goes round
+            await asyncio.sleep(0.001)
+        assert not sending.done()
+        foreign.execute("COMMIT")
+    await asyncio.wait_for(sending, PATIENCE)
+    assert await received(layer, "channel") == {"type": "x"}
+
+
+def test_lock_is_waited_for_up_to_the_timeout(make_layer_sync, database, monkeypatch):
+    """After OPTIONS["timeout"] seconds a send raises StoreUnavailable, and the layer goes on."""
+    monkeypatch.setitem(connections.settings["channels"], "OPTIONS", {"timeout": 0.2})
+    layer = make_layer_sync()
+
+    async def test():
+        await layer.group_add("group", "channel")
+        with closing(sqlite3.connect(database, isolation_level=None)) as foreign:
+            foreign.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StoreUnavailable, match="stayed locked"):
+                await asyncio.wait_for(layer.group_send("group", {"type": "x"}), PATIENCE)
+        await layer.group_send("group", {"type": "y"})
+        assert await received(layer, "channel") == {"type": "y"}
+
+    asyncio.run(test())
+
+
+def test_init_command_is_respected(make_layer_sync, database, kind, monkeypatch):
+    """OPTIONS["init_command"] takes the place of our pragmas: no WAL unless it says so."""
+    if kind == "core":
+        pytest.skip("it is Django that runs it on Django's connections, from 5.1 on")
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+    options = {"init_command": "PRAGMA synchronous = FULL; PRAGMA cache_size = 77"}
+    monkeypatch.setitem(connections.settings["channels"], "OPTIONS", options)
+    layer = make_layer_sync()
+
+    async def test():
+        await layer.send("channel", {"type": "x"})
+        assert await received(layer, "channel") == {"type": "x"}
+
+    asyncio.run(test())
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
