@@ -1,0 +1,82 @@
+"""The mailboxes, without a database."""
+
+from __future__ import annotations
+
+import math
+
+from channels_lite.inbox import Inbox
+from channels_lite.store.sql import Claimed, Looked, Row
+
+
+def inbox_of(limit):
+    inbox = Inbox(lambda channel: limit)
+    inbox.own("p!")
+    return inbox
+
+
+def deliver(inbox, rows=(), claimed=()):
+    looked = Looked({"p!": list(rows)}, {"jobs": list(claimed)}, 0, is_all=True)
+    inbox.deliver(looked, 0.0, lambda data: data)
+
+
+async def test_cancelled_receiver_passes_its_message_on():
+    """A receiver that is cancelled after it was called leaves its message to the next one."""
+    inbox = inbox_of(10)
+    first, second = inbox.wait("jobs"), inbox.wait("jobs")
+    deliver(inbox, claimed=[Claimed(1, b"message", math.inf, 0.0)])
+    assert first.future.done()
+    assert not second.future.done()
+    inbox.leave("jobs", first)
+    inbox.pass_on("jobs")
+    assert second.future.done()
+    assert inbox.take("jobs", 0.0).data == b"message"
+
+
+async def test_claimed_message_without_receiver_is_given_back():
+    """What was claimed and nobody here waits for any more goes back as it was."""
+    inbox = inbox_of(10)
+    receiver = inbox.wait("jobs")
+    claimed = Claimed(1, b"message", math.inf, 0.0)
+    deliver(inbox, claimed=[claimed])
+    inbox.leave("jobs", receiver)
+    assert inbox.to_release().unclaimed == [("jobs", claimed)]
+    assert inbox.take("jobs", 0.0) is None
+
+
+def test_full_member_of_a_group_misses_the_message():
+    """A group's message is dropped for the member whose mailbox is full, and kept for others."""
+    inbox = inbox_of(2)
+    for number in range(1, 4):
+        deliver(inbox, [Row(number, "a,b", b"message", math.inf)])
+        inbox.take("p!b", 0.0)
+    assert (inbox.buffered("p!a"), inbox.buffered("p!b"), inbox.dropped) == (2, 0, 1)
+    assert inbox.to_release().park == []
+
+
+def test_direct_message_beyond_capacity_is_kept_and_parked():
+    """A direct message to a full mailbox is kept, and its row stays to tell senders so."""
+    inbox = inbox_of(2)
+    deliver(inbox, [Row(number, "a", b"message", math.inf) for number in (1, 2, 3)])
+    assert inbox.buffered("p!a") == 3
+    assert inbox.to_release().park == [3]
+    for _ in range(3):
+        inbox.take("p!a", 0.0)
+    assert inbox.to_release().received == [3]
+
+
+def test_overlapping_looks_deliver_once():
+    """Rows that two looks have read are taken in once, in whichever order they come."""
+    inbox = inbox_of(10)
+    rows = [Row(number, "a", b"message", math.inf) for number in (1, 2, 3)]
+    deliver(inbox, rows)
+    deliver(inbox, rows[:2])
+    assert inbox.buffered("p!a") == 3
+    assert inbox.seen("p!") == 3
+
+
+def test_unused_mailboxes_are_forgotten():
+    """A sweep drops what has expired, and mailboxes without messages and receivers."""
+    inbox = inbox_of(10)
+    deliver(inbox, [Row(1, "a", b"message", 5.0), Row(2, "b", b"message", 50.0)])
+    inbox.sweep(10.0)
+    assert set(inbox._mailboxes) == {"p!b"}
