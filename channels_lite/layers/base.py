@@ -20,6 +20,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar
 
@@ -460,8 +461,12 @@ def _soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None
 
 
 def _leave(inbox: Inbox, store: Store, waiter: Waiter) -> None:
-    """At exit, or when the layer is gone."""
+    """At exit, or when the layer is gone: gives back what was claimed and not received."""
     waiter.close()
+    through = inbox.to_release()
+    if through:
+        with suppress(RuntimeError):  # no loop to wait for a lock on, or no thread any more
+            store.submit(partial(sql.release, through=through), _ignore, write=True)
     store.close()
 
 

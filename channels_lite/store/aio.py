@@ -94,7 +94,7 @@ class AioStore:
             except sqlite3.Error as error:
                 done(refuse(error, self._source.alias))
                 return
-            await connection.execute(job)
+            await connection.execute(job)  # never fails: the outcome of the work goes to `done`
             self._idle.append(connection)
 
     async def _connect(self) -> Any:

@@ -65,7 +65,7 @@ class DjangoStore:
             done(outcome)
 
         if is_in_memory(self._alias):
-            task = asyncio.get_running_loop().create_task(_on_callers_thread(job))
+            task = asyncio.get_running_loop().create_task(_on_callers_thread(job, done))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             return
@@ -141,12 +141,15 @@ def _locking(work: Work[T]) -> Work[T]:
     return locked
 
 
-async def _on_callers_thread(job: Callable[[], None]) -> None:
+async def _on_callers_thread(job: Callable[[], None], done: Done[Any]) -> None:
     caller = getattr(AsyncToSync.executors, "current", None)
     if getattr(caller, "_broken", False):
         # It has stopped waiting; this task's own view of it goes, nobody else's.
         AsyncToSync.executors.current = None
-    await sync_to_async(job, thread_sensitive=True)()
+    try:
+        await sync_to_async(job, thread_sensitive=True)()
+    except RuntimeError as error:  # the thread has gone in between; the next look finds another
+        done(Outcome(error=error))
 
 
 # Django's open connections by thread and alias.  A thread's identity is used again, but then the

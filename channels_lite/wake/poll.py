@@ -44,14 +44,15 @@ class PollWaiter:
         return True
 
     def _on_time(self, loop: asyncio.AbstractEventLoop) -> None:
-        is_wanted = self._tick()
-        with self._lock:
-            if loop not in self._timers:
-                return
-            if is_wanted:
-                self._timers[loop] = loop.call_later(self._interval(), self._on_time, loop)
-            else:
-                del self._timers[loop]
+        is_wanted = True
+        try:
+            is_wanted = self._tick()
+        finally:  # an error of one tick, which the loop reports, must not end the looking
+            with self._lock:
+                if loop in self._timers and is_wanted:
+                    self._timers[loop] = loop.call_later(self._interval(), self._on_time, loop)
+                else:
+                    self._timers.pop(loop, None)
 
     def listen(self, channel: str) -> None:
         """Nothing to do: a look asks for every channel."""

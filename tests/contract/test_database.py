@@ -10,6 +10,8 @@ import pytest
 from django.db import connections
 
 from channels_lite.errors import StoreUnavailable
+from channels_lite.layers import base
+from channels_lite.store import sql
 from tests.conftest import PATIENCE, received
 
 
@@ -81,3 +83,24 @@ def test_init_command_is_respected(make_layer_sync, database, kind, monkeypatch)
     asyncio.run(test())
     with closing(sqlite3.connect(database)) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+
+
+def test_claimed_message_outlives_the_process_that_did_not_receive_it(make_layer_sync, database):
+    """At exit, a message that was claimed for a receiver, and not received, is given back."""
+    layer = make_layer_sync()
+    asyncio.run(layer.send("jobs", {"type": "x"}))
+    claimed = sql.look(connected(database), sql.Look(0, {}, {"jobs": 1}, asks_for_flush=False))
+    assert rows(database) == 0
+    layer._inbox.deliver(claimed, 0, lambda data: data)
+    base._leave(layer._inbox, layer._store, layer._waiter)
+    assert asyncio.run(received(layer, "jobs")) == {"type": "x"}
+
+
+def connected(database):
+    """An ``Execute``."""
+
+    def execute(statement, parameters):
+        with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+            return connection.execute(statement, parameters).fetchall()
+
+    return execute
