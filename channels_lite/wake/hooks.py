@@ -86,7 +86,7 @@ class Hooks:
         try:
             connection.enable_load_extension(True)
             try:
-                connection.load_extension(self._ffi_path())
+                connection.load_extension(self._extension_path())
             finally:
                 connection.enable_load_extension(False)
         except sqlite3.Error as error:
@@ -94,7 +94,7 @@ class Hooks:
         return self._lib.clw_extension_connection()
 
     @staticmethod
-    def _ffi_path() -> str:
+    def _extension_path() -> str:
         from channels_lite.wake import _wakeup  # noqa: PLC0415
 
         return str(_wakeup.__file__)
