@@ -5,12 +5,13 @@ Channels stand the outbox, which commits what one loop iteration sends, and the 
 what was read until somebody receives it.
 
 A message's way: ``send`` > serializers > outbox > store, sql.post > [commit] > csrc/wake.c >
-waiter > ``look`` > store, sql.look > inbox > ``receive``.
+waiter > reader > store, sql.look > inbox > ``receive``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import itertools
 import logging
 import os
@@ -20,7 +21,6 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar
 
@@ -30,10 +30,11 @@ from django.core.exceptions import ImproperlyConfigured
 
 from channels_lite.config import Config
 from channels_lite.errors import ForeignChannel, InvalidMessage
-from channels_lite.inbox import Inbox, running_loop
+from channels_lite.inbox import Inbox
 from channels_lite.outbox import Operation, Outbox, T
+from channels_lite.reader import Reader
 from channels_lite.serializers import SerializerDoesNotExist, UndecodableMessage, registry
-from channels_lite.store import Execute, Outcome, Store, is_in_memory, sql
+from channels_lite.store import Execute, Store, is_in_memory, sql
 from channels_lite.store.connection import Source
 from channels_lite.store.django import DjangoStore, run_in_transaction_of, transaction_of_caller
 from channels_lite.wake import Waiter
@@ -46,14 +47,6 @@ logger = logging.getLogger(__name__)
 #: Bytes of an encoded message at most.  The specification asks for 1 MB; a row could be 1 GB, but
 #: every reader of the table, and the log, would have to carry it.
 MAX_MESSAGE_SIZE = 64 * 1024 * 1024
-
-# Seconds between reading rows and deleting them, and rows after which that is not waited for.
-# They count against capacity until then: a quarter of it may be used up by them.
-RELEASE_AFTER = 0.05
-RELEASE_SHARE = 4
-# Seconds between two steps of a sweep for what has expired, and rows a step.
-EXPIRE_EVERY = 10.0
-EXPIRE_STEP = 500
 
 
 class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
@@ -93,10 +86,13 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self._store = (DjangoStore if in_memory else self.store_class)(
             config.database, config.pool_size
         )
+        self._reader = Reader(
+            self._store, self.serializer, config, self.default_interval, self._wake
+        )
         self._start_process()
-        self._waiter = self.make_waiter()
+        self._waiter = self._reader.waiter = self.make_waiter(self._reader)
         _layers.add(self)
-        weakref.finalize(self, _leave, self._inbox, self._store, self._waiter)
+        atexit.register(self._reader.leave)
 
     def _start_process(self) -> None:
         """What belongs to one process: made anew in a forked child."""
@@ -107,25 +103,11 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self._numbers = itertools.count()
         self._outboxes: dict[asyncio.AbstractEventLoop, Outbox] = {}
         self._lock = threading.Lock()
-        self._looking: asyncio.AbstractEventLoop | None = None
-        self._look_again = False
-        self._releasing: asyncio.AbstractEventLoop | None = None
-        self._last_message = time.monotonic()
-        self._next_expire = time.monotonic() + EXPIRE_EVERY
-        self._sweeps = {"channels_lite_event": 0, "channels_lite_groupmembership": 0}
-        self._last_error = ""
+        self._reader.start(self._inbox)
 
-    def make_waiter(self) -> Waiter:
-        """How receivers learn of rows."""
+    def make_waiter(self, reader: Reader) -> Waiter:
+        """How ``reader`` learns of rows."""
         raise NotImplementedError
-
-    def interval(self) -> float:
-        """Seconds until the next look by the clock."""
-        interval = self.config.polling_interval or (
-            0.1 if self._waiter.reason else self.default_interval
-        )
-        idle = time.monotonic() - self._last_message
-        return interval * (10 if idle > self.config.polling_idle_timeout else 1)
 
     # Names
 
@@ -275,103 +257,15 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                 elif self._inbox.own(name):
                     is_new = True  # a name of this process that new_channel() did not make
                 if is_new:
-                    self.look()
+                    self._reader.look()
                 await receiver.future
             except BaseException:
                 self._inbox.leave(channel, receiver)
                 self._inbox.pass_on(channel)
                 if is_plain:
-                    self._release_later(loop)
+                    self._reader.release_later(loop)
                 raise
             self._inbox.leave(channel, receiver)
-
-    def look(self) -> None:
-        """Reads what waits for this process.  On a running loop; one at a time."""
-        loop = asyncio.get_running_loop()
-        with self._lock:
-            if self._looking is not None and not self._looking.is_closed():
-                self._look_again = True
-                return
-            self._looking = loop
-        asked = self._inbox.ask(time.time())
-        self._store.submit(partial(sql.look, asked=asked), partial(self._looked, loop), write=False)
-
-    def _looked(self, loop: asyncio.AbstractEventLoop, outcome: Outcome[sql.Looked]) -> None:
-        again = False
-        if outcome.error is not None:
-            self._report(outcome.error)
-        else:
-            self._last_error = ""
-            again = self._inbox.deliver(outcome.result(), time.time(), self._decrypt)
-        with self._lock:
-            self._looking = None
-            again, self._look_again = again or self._look_again, False
-        if again:
-            _soon(loop, self.look)
-        if self._inbox.unreleased:
-            self._last_message = time.monotonic()
-            _soon(loop, partial(self._release_later, loop))
-
-    def _report(self, error: BaseException) -> None:
-        if isinstance(error, ImproperlyConfigured):
-            self._inbox.fail(error)
-        elif str(error) != self._last_error:
-            logger.warning("looking for messages failed, and goes on: %s", error)
-        self._last_error = str(error)
-
-    def _decrypt(self, data: bytes) -> bytes | None:
-        try:
-            return self.serializer.decrypt(data)
-        except UndecodableMessage as error:
-            logger.error("a message was dropped: %s", error)
-            return None
-
-    # Upkeep, on the loops that receive
-
-    def tick(self) -> bool:
-        """Now and then: looks, and tidies up.  False if nobody waits for messages."""
-        receiver = self._inbox.a_receiver()
-        # In the receiver's context, in which its code finds its own connection: under Django's
-        # TestCase the rows are in a transaction that no other one sees.
-        (receiver.context.copy().run if receiver else _run)(self.look)
-        now = time.time()
-        self._inbox.sweep(now)
-        self._waiter.tidy(self._inbox.plain_channels())
-        self._release()
-        if self.config.auto_trim and time.monotonic() >= self._next_expire:
-            self._next_expire = time.monotonic() + EXPIRE_EVERY
-            self._store.submit(partial(self._expire_step, now=now), _ignore, write=True)
-        return receiver is not None
-
-    def _release_later(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._inbox.unreleased * RELEASE_SHARE >= self.capacity:
-            self._release()
-        elif self._releasing is None or self._releasing.is_closed():
-            self._releasing = loop
-            loop.call_later(RELEASE_AFTER, self._release)
-
-    def _release(self) -> None:
-        self._releasing = None
-        through = self._inbox.to_release()
-        if through:
-            self._store.submit(
-                partial(sql.release, through=through),
-                partial(self._released, through),
-                write=True,
-            )
-
-    def _released(self, through: sql.Release, outcome: Outcome[None]) -> None:
-        if outcome.error is not None:
-            self._inbox.restore(through)
-        else:
-            self._wake({name for name, _ in through.unclaimed})
-
-    def _expire_step(self, execute: Execute, now: float, limit: int = EXPIRE_STEP) -> int:
-        deleted = 0
-        for table, after in self._sweeps.items():
-            count, self._sweeps[table] = sql.expire(execute, table, after, now, limit)
-            deleted += count
-        return deleted
 
     # Groups
 
@@ -413,15 +307,15 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         deleted = 0
         while True:
             deleted += await self._write(
-                lambda execute, batch: self._expire_step(execute, batch.now)
+                lambda execute, batch: self._reader.expire_step(execute, batch.now)
             )
-            if not any(self._sweeps.values()):
+            if self._reader.is_swept:
                 return deleted
 
     async def close(self) -> None:
         """Gives back what the layer holds.  It works again when it is used again."""
         self._waiter.close()
-        self._release()
+        self._reader.release()
         self._store.close()
 
     def serialize(self, message: dict[str, Any]) -> bytes:
@@ -440,34 +334,6 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
 def _call(function: Callable[..., T], post: sql.Post, execute: Execute, batch: sql.Batch) -> T:
     return function(execute, batch, post)
-
-
-def _run(function: Callable[[], None]) -> None:
-    function()
-
-
-def _ignore(outcome: Outcome[Any]) -> None:
-    """A sweep that failed is made up for by the next one."""
-
-
-def _soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
-    try:
-        if running_loop() is loop:
-            loop.call_soon(callback)
-        else:
-            loop.call_soon_threadsafe(callback)
-    except RuntimeError:
-        logger.debug("the loop was closed; the next one goes on")
-
-
-def _leave(inbox: Inbox, store: Store, waiter: Waiter) -> None:
-    """At exit, or when the layer is gone: gives back what was claimed and not received."""
-    waiter.close()
-    through = inbox.to_release()
-    if through:
-        with suppress(RuntimeError):  # no loop to wait for a lock on, or no thread any more
-            store.submit(partial(sql.release, through=through), _ignore, write=True)
-    store.close()
 
 
 _layers: weakref.WeakSet[BaseSQLiteChannelLayer] = weakref.WeakSet()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from channels_lite.layers.base import BaseSQLiteChannelLayer
+from channels_lite.reader import Reader
 from channels_lite.store.django import DjangoStore
 from channels_lite.wake import Waiter
 from channels_lite.wake.poll import PollWaiter
@@ -15,6 +16,6 @@ class SQLiteChannelLayer(BaseSQLiteChannelLayer):
 
     store_class = DjangoStore
 
-    def make_waiter(self) -> Waiter:
+    def make_waiter(self, reader: Reader) -> Waiter:
         """Looks every ``polling_interval`` seconds (0.1)."""
-        return PollWaiter(self.look, self.tick, self.interval)
+        return PollWaiter(reader.look, reader.tick, reader.interval)

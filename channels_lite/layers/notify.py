@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from channels_lite.layers.base import BaseSQLiteChannelLayer
+from channels_lite.reader import Reader
 from channels_lite.store import is_in_memory
 from channels_lite.store.direct import DirectStore
 from channels_lite.wake import Waiter
@@ -20,16 +21,16 @@ class NotifyChannelLayer(BaseSQLiteChannelLayer):
     # between commit and wake.
     default_interval = 5.0
 
-    def make_waiter(self) -> Waiter:
+    def make_waiter(self, reader: Reader) -> Waiter:
         """Sleeps on a FIFO; looks every ``polling_interval`` seconds (5) all the same."""
         if is_in_memory(self.database):
             return PollWaiter(
-                self.look, self.tick, self.interval, "an in-memory database is of one process"
+                reader.look, reader.tick, reader.interval, "an in-memory database is of one process"
             )
         return Listener(
-            self.look,
-            self.tick,
-            self.interval,
+            reader.look,
+            reader.tick,
+            reader.interval,
             sidecar=lambda: self._source.sidecar,
             token=lambda: self.client_prefix,
         )

@@ -10,7 +10,6 @@ import pytest
 from django.db import connections
 
 from channels_lite.errors import StoreUnavailable
-from channels_lite.layers import base
 from channels_lite.store import sql
 from tests.conftest import PATIENCE, received
 
@@ -92,7 +91,7 @@ def test_claimed_message_outlives_the_process_that_did_not_receive_it(make_layer
     claimed = sql.look(connected(database), sql.Look(0, {}, {"jobs": 1}, asks_for_flush=False))
     assert rows(database) == 0
     layer._inbox.deliver(claimed, 0, lambda data: data)
-    base._leave(layer._inbox, layer._store, layer._waiter)
+    layer._reader.leave()
     assert asyncio.run(received(layer, "jobs")) == {"type": "x"}
 
 
