@@ -74,7 +74,7 @@ class Inbox:
         #: What is to be released, and how many rows were read since the last release.
         self._release = Release()
         self.unreleased = 0
-        #: Messages dropped for members of a group whose mailbox was full.
+        #: Messages dropped for members of a group whose mailbox was full, not reported yet.
         self.dropped = 0
 
     # What the table knows of us, and we of it

@@ -94,6 +94,9 @@ class Reader:
         else:
             self._last_error = ""
             again = self._inbox.deliver(outcome.result(), time.time(), self._decrypt)
+            dropped, self._inbox.dropped = self._inbox.dropped, 0
+            if dropped:
+                logger.info("%d messages of groups were missed by members over capacity", dropped)
         with self._lock:
             self._looking = None
             again, self._look_again = again or self._look_again, False

@@ -71,8 +71,9 @@ async def test_unread_group_messages_are_bounded(make_layer):
     assert await is_empty(layer, channel)
 
 
-async def test_vanished_member_delays_nobody(layer):
+async def test_vanished_member_delays_nobody(layer, caplog):
     """With a member that never reads and never left, a live one gets 300 messages of 300."""
+    caplog.set_level("INFO")
     vanished, live = await layer.new_channel(), await layer.new_channel()
     for channel in (vanished, live):
         await layer.group_add("group", channel)
@@ -81,6 +82,7 @@ async def test_vanished_member_delays_nobody(layer):
         await asyncio.sleep(0)
         await layer.group_send("group", {"number": number})
         assert await receiving == {"number": number}
+    assert "missed by members over capacity" in caplog.text
 
 
 async def test_membership_ends_after_group_expiry(make_layer, monkeypatch):
