@@ -35,18 +35,25 @@ class Hooks:
         self._lock = threading.Lock()
         self._is_loaded = False
         self._reason = ""
-        self._ffi: Any = None
+        self._hook_reason = ""
         self._lib: Any = None
         self._by_extension = False
 
     @property
     def reason(self) -> str:
-        """Why rows cannot wake anybody; "" if they can.  Loads the extension at first."""
+        """Why nobody can be woken; "" if they can.  Loads the extension at first."""
         if not self._is_loaded:
             with self._lock:
                 if not self._is_loaded:
                     self._reason = self._load()
+                    self._hook_reason = self._reason or self._try_hooks()
                     self._is_loaded = True
+                    if self._hook_reason and not self._reason:
+                        logger.warning(
+                            "only what the layers send wakes receivers; rows that anything else "
+                            "inserts are found by the fallback look: %s",
+                            self._hook_reason,
+                        )
         return self._reason
 
     def _load(self) -> str:
@@ -54,7 +61,10 @@ class Hooks:
             from channels_lite.wake import _wakeup  # noqa: PLC0415 - may not have been built
         except ImportError as error:
             return f"the C extension is not there ({error}); pip install channels-lite[notify]"
-        self._ffi, self._lib = _wakeup.ffi, _wakeup.lib
+        self._lib = _wakeup.lib
+        return ""
+
+    def _try_hooks(self) -> str:
         with closing(sqlite3.connect(":memory:")) as scratch:
             if hasattr(scratch, "enable_load_extension"):
                 self._by_extension = True
@@ -101,8 +111,8 @@ class Hooks:
 
     def attach(self, connection: sqlite3.Connection, sidecar: bytes) -> str:
         """From now on, rows that ``connection`` commits wake their readers.  Returns why not."""
-        if self.reason:
-            return self.reason
+        if self.reason or self._hook_reason:
+            return self._hook_reason
         pointer = self._pointer(connection)
         if not pointer:
             return "the connection is not one of Python's own SQLite"

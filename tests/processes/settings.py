@@ -7,6 +7,11 @@ import sys
 if os.environ.get("TEST_WITHOUT_EXTENSION"):
     sys.modules["channels_lite.wake._wakeup"] = None  # type: ignore[assignment]
 
+if os.environ.get("TEST_WITHOUT_HOOKS"):
+    from channels_lite.wake.hooks import Hooks
+
+    Hooks._is_proven = lambda self, scratch: False  # type: ignore[method-assign]
+
 FOLDER = os.environ["TEST_FOLDER"]
 SECRET_KEY = "only for tests"
 USE_TZ = True

@@ -106,6 +106,19 @@ def test_without_extension_it_polls_and_says_so_once(start):
     assert "pip install channels-lite[notify]" in said
 
 
+def test_without_hooks_the_layers_still_wake(start):
+    """Where no connection can be hooked, layers wake each other, and one warning says the rest."""
+    receiver = start(TEST_WITHOUT_HOOKS="1", TEST_CONFIG='{"polling_interval": 1}')
+    sender = start(TEST_WITHOUT_HOOKS="1")
+    receiver.do("receive", channel="jobs", count=2)
+    sender.do("send", channel="jobs", message={"type": "sent"})
+    assert receiver.received()["received"] == {"type": "sent"}
+    assert receiver.do("describe")["reason"] == ""
+    sender.do("create_event", channel="jobs", message={"type": "created"})
+    assert receiver.received()["received"] == {"type": "created"}
+    assert receiver.log.read_text().count("only what the layers send wakes receivers") == 1
+
+
 def test_without_fifo_it_polls_and_says_so_once(start, folder):
     """Where the sidecar directory cannot be made messages still arrive, with one warning."""
     (folder / "default.sqlite3-wake").write_text("a file in its place")
