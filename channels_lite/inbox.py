@@ -1,5 +1,7 @@
 """RECEIVE: the messages that are in this process's memory, and who waits for them.
 
+They come as rows that were read, as frames from other processes, and from this process itself.
+
 A message stays in its mailbox until the very coroutine that receives it takes it out; a wake-up
 only tells a waiting one to come and look.  So a receiver can be cancelled at any point, and there
 is no moment at which it would take a message along.
@@ -18,20 +20,30 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from channels_lite.store.sql import Claimed, Look, Looked, Release, Row
+from channels_lite.frames import Frame
+from channels_lite.loops import running_loop
+from channels_lite.store.sql import Claimed, FlushMark, Look, Looked, Post, Release, Row
 
 __all__ = ["Inbox", "Parcel"]
 
 
 class Parcel:
-    """A row in memory; the members of a group that are in this process share one."""
+    """A message in memory; the members of a group that are in this process share one."""
 
-    __slots__ = ("data", "expires_at", "id", "is_parked")
+    __slots__ = ("created_at", "data", "expires_at", "id", "is_parked")
 
-    def __init__(self, id: int, data: bytes, expires_at: float) -> None:  # noqa: A002 - the column's
+    def __init__(
+        self,
+        id: int,  # noqa: A002 - the column's
+        data: bytes,
+        expires_at: float,
+        created_at: float = 0.0,
+    ) -> None:
+        #: Its row's; 0: it never had one, and ``created_at`` tells how old it is.
         self.id = id
         self.data = data
         self.expires_at = expires_at
+        self.created_at = created_at
         #: Its channel was full, so its row stays in the table until it is received.
         self.is_parked = False
 
@@ -56,6 +68,8 @@ class Mailbox:
     receivers: deque[Receiver] = field(default_factory=deque)
     #: Claimed rows as they were, for giving back; plain channels only.
     claimed: dict[int, Claimed] = field(default_factory=dict)
+    #: Whether a coroutine receives here, now or between two messages.
+    is_served: bool = False
 
 
 class Inbox:
@@ -67,10 +81,16 @@ class Inbox:
         self._mailboxes: dict[str, Mailbox] = {}
         #: Those of plain channels, once more: a look asks for each, and there are few.
         self._plain: dict[str, Mailbox] = {}
-        #: Messages in all mailboxes.
+        #: Messages in all mailboxes, and the channels of those that are full.
         self._buffered = 0
-        #: Process-local names of this process, with the id of the last row read of each.
+        self.full: set[str] = set()
+        #: The last flush that this process knows of.
+        self._flushed = FlushMark(0, 0.0)
+        #: Process-local names of this process, with the id up to which rows of each were read and
+        #: are not released yet.
         self._cursors: dict[str, int] = {}
+        #: The same, whether released or not.
+        self._seen: dict[str, int] = {}
         #: What is to be released, and how many rows were read since the last release.
         self._release = Release()
         self.unreleased = 0
@@ -87,31 +107,43 @@ class Inbox:
             self._cursors.setdefault(name, 0)
         return True
 
-    def seen(self, name: str) -> int:
-        """The id of the last row of ``name`` that this process has read."""
+    def cursor(self, name: str) -> int:
+        """The id behind which rows of ``name`` wait in the table."""
         return self._cursors.get(name, 0)
+
+    def seen(self, name: str) -> int:
+        """The id of the last row of ``name`` that this process has read, or looked for in vain."""
+        return self._seen.get(name, 0)
 
     def buffered(self, channel: str) -> int:
         """How many messages of ``channel`` wait in memory."""
         mailbox = self._mailboxes.get(channel)
         return len(mailbox.parcels) if mailbox else 0
 
-    def ask(self, now: float) -> Look:
-        """What the next look is to read."""
+    def ask(self, now: float, *, deletes: bool) -> Look:
+        """What the next look is to read, and whether it deletes what it reads."""
         with self._lock:
             wanted = {
                 name: len(mailbox.receivers) - len(mailbox.parcels)
                 for name, mailbox in self._plain.items()
                 if len(mailbox.receivers) > len(mailbox.parcels)
             }
-            return Look(now, dict(self._cursors), wanted, self._buffered > 0)
+            return Look(now, dict(self._cursors), wanted, deletes)
 
-    def deliver(self, looked: Looked, now: float, decrypt: Callable[[bytes], bytes | None]) -> bool:
-        """Takes in what a look found.  True if there may be more to look for.
+    def deliver(
+        self,
+        looked: Looked,
+        frames: list[Frame],
+        now: float,
+        decrypt: Callable[[bytes], bytes | None],
+    ) -> bool:
+        """Takes in what a look found, and the frames that came until then.
 
-        ``decrypt`` returns None for what is to be dropped.  Looks may overlap, and be delivered in
-        any order: a row at or before the cursor has been taken in already.
+        True if there may be more to look for.  ``decrypt`` returns None for what is to be dropped.
+        Looks may overlap, and be delivered in any order: a row at or before the cursor has been
+        taken in already.
         """
+        opened = [(frame, decrypt(frame.data)) for frame in frames]
         rows = {
             name: [(row, decrypt(row.data)) for row in found] for name, found in looked.rows.items()
         }
@@ -120,42 +152,103 @@ class Inbox:
             for name, found in looked.claimed.items()
         }
         with self._lock:
-            if looked.flushed:
+            if looked.flushed is not None and looked.flushed != self._flushed:
                 self._void(looked.flushed)
+            if looked.is_rewound:
+                self._cursors = dict.fromkeys(self._cursors, 0)
+                self._release.read.clear()
+            for frame, data in opened:
+                if frame.after and frame.name in rows:
+                    before = [each for each in rows[frame.name] if each[0].id <= frame.after]
+                    self._take_in(frame.name, before, now, looked.is_deleted)
+                    del rows[frame.name][: len(before)]
+                self._take_frame(frame, data, now)
+                self._seen[frame.name] = max(self._seen.get(frame.name, 0), frame.after)
             for name, found in rows.items():
-                self._take_in(name, found, now)
+                self._take_in(name, found, now, looked.is_deleted)
             for name, taken in claimed.items():
                 self._take_claimed(name, taken)
-        return not looked.is_all or any(
-            data is None for taken in claimed.values() for _, data in taken
+        return (
+            not looked.is_all
+            or looked.is_rewound
+            or any(data is None for taken in claimed.values() for _, data in taken)
         )
 
-    def _take_in(self, name: str, found: list[tuple[Row, bytes | None]], now: float) -> None:
+    def take_frames(
+        self, frames: list[Frame], now: float, decrypt: Callable[[bytes], bytes | None]
+    ) -> None:
+        """Takes in frames that come after no row that is still to be read."""
+        opened = [(frame, decrypt(frame.data)) for frame in frames]
+        with self._lock:
+            for frame, data in opened:
+                self._take_frame(frame, data, now)
+
+    def hand_over(self, post: Post) -> int | None:
+        """Takes in a message of this process's own, not encrypted, to channels of its own.
+
+        Returns how many of them were full.  None: it was not taken, for nobody has received on the
+        one channel yet; until then messages count as waiting in the table.
+        """
+        name, is_direct = post.name, post.channel != post.name
+        full = 0
+        with self._lock:
+            if is_direct:
+                mailbox = self._mailboxes.get(post.channel)
+                if mailbox is None or not mailbox.is_served:
+                    return None
+            parcel = Parcel(0, post.data, post.expires_at, post.created_at)
+            for member in post.recipients.split(","):
+                channel = name + member
+                mailbox = self._mailbox(channel)
+                if mailbox.limit is not None and len(mailbox.parcels) >= mailbox.limit:
+                    full += 1
+                else:
+                    self._add(channel, mailbox, parcel)
+        return full
+
+    def _take_in(
+        self, name: str, found: list[tuple[Row, bytes | None]], now: float, is_deleted: bool
+    ) -> None:
         cursor = self._cursors.get(name, 0)
         for row, data in found:
             if row.id <= cursor:
                 continue
-            cursor = row.id
-            self.unreleased += 1
-            if data is None or row.expires_at <= now:
-                continue
-            parcel = Parcel(row.id, data, row.expires_at)
-            members = row.recipients.split(",")
-            for member in members:
-                self._put(name + member, parcel, is_direct=len(members) == 1)
-        self._cursors[name] = self._release.read[name] = cursor
+            if not is_deleted:
+                cursor = row.id
+                self.unreleased += 1
+            if data is not None and row.expires_at > now:
+                self._put(name, row.recipients, Parcel(row.id, data, row.expires_at))
+        if found:
+            self._seen[name] = max(self._seen.get(name, 0), found[-1][0].id)
+            if not is_deleted:
+                self._cursors[name] = self._release.read[name] = cursor
 
-    def _put(self, channel: str, parcel: Parcel, *, is_direct: bool) -> None:
-        mailbox = self._mailbox(channel)
-        if mailbox.limit is not None and len(mailbox.parcels) >= mailbox.limit:
-            if not is_direct:
-                # As the specification has it: a full member of a group misses the message.
-                self.dropped += 1
-                return
-            parcel.is_parked = True
-            self._release.park.append(parcel.id)
+    def _take_frame(self, frame: Frame, data: bytes | None, now: float) -> None:
+        is_void = frame.expires_at <= now or frame.created_at < self._flushed.created_at
+        if data is not None and not is_void:
+            parcel = Parcel(0, data, frame.expires_at, frame.created_at)
+            self._put(frame.name, frame.recipients, parcel)
+
+    def _put(self, name: str, recipients: str, parcel: Parcel) -> None:
+        members = recipients.split(",")
+        for member in members:
+            channel = name + member
+            mailbox = self._mailbox(channel)
+            if mailbox.limit is not None and len(mailbox.parcels) >= mailbox.limit:
+                if len(members) > 1:
+                    # As the specification has it: a full member of a group misses the message.
+                    self.dropped += 1
+                    continue
+                if parcel.id:
+                    parcel.is_parked = True
+                    self._release.park.append(parcel.id)
+            self._add(channel, mailbox, parcel)
+
+    def _add(self, channel: str, mailbox: Mailbox, parcel: Parcel) -> None:
         mailbox.parcels.append(parcel)
         self._buffered += 1
+        if mailbox.limit is not None and len(mailbox.parcels) >= mailbox.limit:
+            self.full.add(channel)
         _call(mailbox)
 
     def _take_claimed(self, name: str, taken: list[tuple[Claimed, bytes | None]]) -> None:
@@ -163,9 +256,7 @@ class Inbox:
         for row, data in taken:
             if data is not None:
                 mailbox.claimed[row.id] = row
-                mailbox.parcels.append(Parcel(row.id, data, row.expires_at))
-                self._buffered += 1
-                _call(mailbox)
+                self._add(name, mailbox, Parcel(row.id, data, row.expires_at))
 
     def _mailbox(self, channel: str) -> Mailbox:
         mailbox = self._mailboxes.get(channel)
@@ -184,7 +275,7 @@ class Inbox:
             if mailbox is None:
                 return None
             while mailbox.parcels:
-                parcel = self._pop(mailbox)
+                parcel = self._pop(channel, mailbox)
                 if parcel.expires_at > now:
                     return parcel
             return None
@@ -195,6 +286,7 @@ class Inbox:
         receiver = Receiver(loop, loop.create_future(), contextvars.copy_context())
         with self._lock:
             mailbox = self._mailbox(channel)
+            mailbox.is_served = True
             mailbox.receivers.append(receiver)
             if mailbox.parcels:  # one came since the caller looked
                 _call(mailbox)
@@ -211,6 +303,11 @@ class Inbox:
             mailbox = self._mailboxes[channel]
             if mailbox.parcels:
                 _call(mailbox)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no message waits in memory."""
+        return self._buffered == 0
 
     def a_receiver(self) -> Receiver | None:
         """Some coroutine that waits, on a loop that is open; None if nobody waits."""
@@ -243,10 +340,21 @@ class Inbox:
                 while mailbox.parcels and not mailbox.receivers:
                     claimed = mailbox.claimed[mailbox.parcels[0].id]
                     self._release.unclaimed.append((name, claimed))
-                    self._pop(mailbox)
+                    self._pop(name, mailbox)
             through, self._release = self._release, Release()
             self.unreleased = 0
             return through
+
+    def released(self, through: Release) -> None:
+        """What was told is done, and no look is under way that may have read it before.
+
+        The cursors begin again: what was behind them is out of the table, and ids may one day
+        begin again, too (``manage.py flush``).
+        """
+        with self._lock:
+            for name, cursor in through.read.items():
+                if self._cursors.get(name) == cursor:
+                    self._cursors[name] = 0
 
     def restore(self, through: Release) -> None:
         """Puts back what could not be told."""
@@ -262,30 +370,41 @@ class Inbox:
         with self._lock:
             for name, mailbox in list(self._mailboxes.items()):
                 while mailbox.parcels and mailbox.parcels[0].expires_at <= now:
-                    self._pop(mailbox)
+                    self._pop(name, mailbox)
                 for receiver in [each for each in mailbox.receivers if each.loop.is_closed()]:
                     mailbox.receivers.remove(receiver)
                 if not mailbox.parcels and not mailbox.receivers:
                     del self._mailboxes[name]
                     self._plain.pop(name, None)
 
-    def clear(self) -> None:
-        """Forgets every message."""
+    def clear(self, now: float) -> None:
+        """Forgets every message, and those to come that were sent before ``now``."""
         with self._lock:
+            self._flushed = FlushMark(self._flushed.id, now)
             for mailbox in self._mailboxes.values():
                 mailbox.parcels.clear()
                 mailbox.claimed.clear()
             self._buffered = 0
+            self.full.clear()
             self._release = Release()
 
-    def _void(self, flushed: int) -> None:
-        for mailbox in self._mailboxes.values():
-            while mailbox.parcels and mailbox.parcels[0].id < flushed:
-                self._pop(mailbox)
+    def _void(self, flushed: FlushMark) -> None:
+        self._flushed = flushed
 
-    def _pop(self, mailbox: Mailbox) -> Parcel:
+        def is_void(parcel: Parcel) -> bool:
+            if parcel.id:
+                return parcel.id < flushed.id
+            return parcel.created_at < flushed.created_at
+
+        for channel, mailbox in self._mailboxes.items():
+            while mailbox.parcels and is_void(mailbox.parcels[0]):
+                self._pop(channel, mailbox)
+
+    def _pop(self, channel: str, mailbox: Mailbox) -> Parcel:
         parcel = mailbox.parcels.popleft()
         self._buffered -= 1
+        if self.full:
+            self.full.discard(channel)
         mailbox.claimed.pop(parcel.id, None)
         if parcel.is_parked:
             self._release.received.append(parcel.id)
@@ -315,11 +434,3 @@ def _set(future: asyncio.Future[None], error: Exception | None = None) -> None:
         future.set_exception(error)
     else:
         future.set_result(None)
-
-
-def running_loop() -> asyncio.AbstractEventLoop | None:
-    """The loop of this thread, None outside of one."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

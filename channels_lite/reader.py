@@ -19,7 +19,9 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 
 from channels_lite.config import Config
-from channels_lite.inbox import Inbox, running_loop
+from channels_lite.frames import Frame
+from channels_lite.inbox import Inbox
+from channels_lite.loops import running_loop
 from channels_lite.serializers import BaseMessageSerializer, UndecodableMessage
 from channels_lite.store import Execute, Outcome, Store, sql
 from channels_lite.wake import Waiter
@@ -48,9 +50,12 @@ class Reader:
         serializer: BaseMessageSerializer,
         config: Config,
         default_interval: float,
-        wake: Callable[[set[str]], None],
+        wake: Callable[[dict[str, int]], None],
+        *,
+        is_in_memory: bool,
     ) -> None:
         self._store = store
+        self._is_in_memory = is_in_memory
         self._serializer = serializer
         self._config = config
         self._default_interval = default_interval
@@ -64,6 +69,13 @@ class Reader:
         self._lock = threading.Lock()
         self._looking: asyncio.AbstractEventLoop | None = None
         self._look_again = False
+        #: Looks under way; more than one if a loop was closed in the midst of its own.
+        self._looks = 0
+        #: Frames that come after a row still to be read; and how many of them were there when the
+        #: look under way began, so that the row is either found by it, or gone.
+        self._frames_lock = threading.Lock()
+        self._held: list[Frame] = []
+        self._held_before = 0
         self._releasing: asyncio.AbstractEventLoop | None = None
         self._last_message = time.monotonic()
         self._last_error = ""
@@ -84,7 +96,9 @@ class Reader:
                 self._look_again = True
                 return
             self._looking = loop
-        asked = self._inbox.ask(time.time())
+            self._looks += 1
+        self._held_before = len(self._held)
+        asked = self._inbox.ask(time.time(), deletes=self._is_in_memory)
         self._store.submit(partial(sql.look, asked=asked), partial(self._looked, loop), write=False)
 
     def _looked(self, loop: asyncio.AbstractEventLoop, outcome: Outcome[sql.Looked]) -> None:
@@ -93,11 +107,9 @@ class Reader:
             self._report(outcome.error)
         else:
             self._last_error = ""
-            again = self._inbox.deliver(outcome.result(), time.time(), self._decrypt)
-            dropped, self._inbox.dropped = self._inbox.dropped, 0
-            if dropped:
-                logger.info("%d messages of groups were missed by members over capacity", dropped)
+            again = self._deliver(outcome.result())
         with self._lock:
+            self._looks -= 1
             self._looking = None
             again, self._look_again = again or self._look_again, False
         if again:
@@ -105,6 +117,45 @@ class Reader:
         if self._inbox.unreleased:
             self._last_message = time.monotonic()
             _soon(loop, partial(self.release_later, loop))
+
+    def _deliver(self, looked: sql.Looked) -> bool:
+        """Takes in rows, and the frames before and between them.  True: look again."""
+        with self._frames_lock:
+            self._held += self.waiter.frames()
+            ready = self._held_before if looked.is_all else 0
+            for frame in self._held[ready:]:
+                last = looked.rows[frame.name][-1].id if frame.name in looked.rows else 0
+                if frame.after > max(last, self._inbox.seen(frame.name)):
+                    break
+                ready += 1
+            frames, self._held = self._held[:ready], self._held[ready:]
+            again = self._inbox.deliver(looked, frames, time.time(), self._decrypt)
+            again |= bool(self._held)
+        self._after_delivery()
+        return again
+
+    def take_frames(self) -> None:
+        """What other processes hand over; called on a loop when something was."""
+        with self._frames_lock:  # in the order of sending, whichever loop is called
+            self._held += self.waiter.frames()
+            must_look = self._looks > 0 or any(
+                frame.after > self._inbox.seen(frame.name) for frame in self._held
+            )
+            if not must_look:
+                frames, self._held = self._held, []
+                self._inbox.take_frames(frames, time.time(), self._decrypt)
+        if must_look:
+            self.look()
+            return
+        self._last_message = time.monotonic()
+        self._after_delivery()
+
+    def _after_delivery(self) -> None:
+        if self._inbox.dropped:
+            dropped, self._inbox.dropped = self._inbox.dropped, 0
+            logger.info("%d messages of groups were missed by members over capacity", dropped)
+        if self._inbox.full:
+            self.waiter.accept_frames(is_open=False)
 
     def _report(self, error: BaseException) -> None:
         if isinstance(error, ImproperlyConfigured):
@@ -133,7 +184,8 @@ class Reader:
         if self._config.auto_trim and time.monotonic() >= self._next_expire:
             self._next_expire = time.monotonic() + EXPIRE_EVERY
             self._store.submit(partial(self.expire_step, now=now), _ignore, write=True)
-        return receiver is not None
+        # While messages wait in memory a flush elsewhere must be heard of.
+        return receiver is not None or not self._inbox.is_empty
 
     def release_later(self, loop: asyncio.AbstractEventLoop) -> None:
         """Soon, on ``loop``, or now if much has been read."""
@@ -146,6 +198,8 @@ class Reader:
     def release(self) -> None:
         """Tells the table what this process is through with."""
         self._releasing = None
+        if not self._inbox.full:
+            self.waiter.accept_frames(is_open=True)
         through = self._inbox.to_release()
         if through:
             self._store.submit(
@@ -157,8 +211,11 @@ class Reader:
     def _released(self, through: sql.Release, outcome: Outcome[None]) -> None:
         if outcome.error is not None:
             self._inbox.restore(through)
-        else:
-            self._wake({name for name, _ in through.unclaimed})
+            return
+        with self._lock:
+            if not self._looks:
+                self._inbox.released(through)
+        self._wake({name: claimed.id for name, claimed in through.unclaimed})
 
     def expire_step(self, execute: Execute, now: float) -> int:
         """A step of the sweeps of both tables.  Returns how many rows were deleted."""

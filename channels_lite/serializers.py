@@ -31,8 +31,9 @@ __all__ = [
 ]
 
 # How JSON carries bytes, which the specification demands of every layer: an object with this one
-# key, and base64 in it.
+# key, and base64 in it.  A user's own object with that one key is boxed by the other.
 _BYTES = "__bytes__"
+_OWN = "__dict__"
 
 
 class SerializerDoesNotExist(KeyError):
@@ -103,13 +104,20 @@ class BaseMessageSerializer:
             raise UndecodableMessage(f"it is a {type(message).__name__}, not a dict")
         return message
 
-    def serialize(self, message: dict[str, Any]) -> bytes:
-        """The bytes of a row.  Raises ``InvalidMessage`` for what the format cannot carry."""
+    def encode(self, message: dict[str, Any]) -> bytes:
+        """What ``decode`` takes.  Raises ``InvalidMessage`` for what the format cannot carry."""
         try:
-            data = self.as_bytes(message)
+            return self.as_bytes(message)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise InvalidMessage(f"the message cannot be encoded: {error}") from error
+
+    def encrypt(self, data: bytes) -> bytes:
+        """What leaves the process: ``data`` under the first key, if there is one."""
         return data if self.crypter is None else self.crypter.encrypt(data)
+
+    def serialize(self, message: dict[str, Any]) -> bytes:
+        """The bytes of a row.  Raises ``InvalidMessage`` as ``encode`` does."""
+        return self.encrypt(self.encode(message))
 
     def deserialize(self, data: bytes) -> dict[str, Any]:
         """The message of a row.  Raises ``UndecodableMessage``."""
@@ -136,9 +144,12 @@ def _box(value: Any) -> Any:
     if isinstance(value, (bytes, bytearray)):
         return {_BYTES: base64.b64encode(value).decode("ascii")}
     if isinstance(value, dict):
-        return {key: _box(item) for key, item in value.items()}
+        boxed = {key: _box(item) for key, item in value.items()}
+        return {_OWN: boxed} if len(boxed) == 1 and (_BYTES in boxed or _OWN in boxed) else boxed
     if isinstance(value, (list, tuple)):
         return [_box(item) for item in value]
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        raise OverflowError(f"{value} has more than 64 bits")
     if isinstance(value, float) and not abs(value) < float("inf"):
         raise ValueError(f"JSON has no {value}; use the format msgpack")
     return value
@@ -150,6 +161,8 @@ def _unbox(value: Any) -> Any:
     if isinstance(value, dict):
         if len(value) == 1 and isinstance(value.get(_BYTES), str):
             return base64.b64decode(value[_BYTES])
+        if len(value) == 1 and isinstance(value.get(_OWN), dict):
+            value = value[_OWN]
         return {key: _unbox(item) for key, item in value.items()}
     return value
 

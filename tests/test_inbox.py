@@ -15,8 +15,8 @@ def inbox_of(limit):
 
 
 def deliver(inbox, rows=(), claimed=()):
-    looked = Looked({"p!": list(rows)}, {"jobs": list(claimed)}, 0, is_all=True)
-    inbox.deliver(looked, 0.0, lambda data: data)
+    looked = Looked({"p!": list(rows)}, {"jobs": list(claimed)})
+    inbox.deliver(looked, [], 0.0, lambda data: data)
 
 
 async def test_cancelled_receiver_passes_its_message_on():

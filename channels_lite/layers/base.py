@@ -22,6 +22,7 @@ import uuid
 import weakref
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 from channels.exceptions import ChannelFull, MessageTooLarge
@@ -30,11 +31,13 @@ from django.core.exceptions import ImproperlyConfigured
 
 from channels_lite.config import Config
 from channels_lite.errors import ForeignChannel, InvalidMessage
+from channels_lite.frames import FrameSender
 from channels_lite.inbox import Inbox
+from channels_lite.loops import call_on
 from channels_lite.outbox import Operation, Outbox, T
 from channels_lite.reader import Reader
 from channels_lite.serializers import SerializerDoesNotExist, UndecodableMessage, registry
-from channels_lite.store import Execute, Store, is_in_memory, sql
+from channels_lite.store import Execute, Outcome, Store, is_in_memory, sql
 from channels_lite.store.connection import Source
 from channels_lite.store.django import DjangoStore, run_in_transaction_of, transaction_of_caller
 from channels_lite.wake import Waiter
@@ -87,7 +90,12 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             config.database, config.pool_size
         )
         self._reader = Reader(
-            self._store, self.serializer, config, self.default_interval, self._wake
+            self._store,
+            self.serializer,
+            config,
+            self.default_interval,
+            self._wake,
+            is_in_memory=in_memory,
         )
         self._start_process()
         self._waiter = self._reader.waiter = self.make_waiter(self._reader)
@@ -99,7 +107,8 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         #: Part of every process-local channel's name, and the name of this process's FIFO.
         self.client_prefix = uuid.uuid4().hex
         self._inbox = Inbox(self._limit)
-        self._rooms = sql.Rooms(self._limit, self._inbox.seen, self._inbox.buffered)
+        self._rooms = sql.Rooms(self._limit, self._inbox.cursor, self._inbox.buffered)
+        self._frames = FrameSender(lambda: str(self._source.sidecar), self._limit)
         self._numbers = itertools.count()
         self._outboxes: dict[asyncio.AbstractEventLoop, Outbox] = {}
         self._lock = threading.Lock()
@@ -148,26 +157,47 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     # Sending
 
     async def send(self, channel: str, message: dict[str, Any]) -> None:
-        """Stores ``message`` for one receiver of ``channel``.
+        """Gives ``message`` to one receiver of ``channel``, now or later.
 
         Inside ``atomic()`` on the layer's database it belongs to the transaction.
 
         Raises ``TypeError`` (``InvalidMessage`` for the message), ``ChannelFull``,
-        ``MessageTooLarge``, ``StoreUnavailable``; nothing was stored then.
+        ``MessageTooLarge``, ``StoreUnavailable``; nothing was sent then.
         """
         self.require_valid_channel_name(channel)
-        post = sql.Post(channel, self._encode(message), time.time() + self.expiry)
-        if not await self._write(partial(_call, sql.post, post)):
+        data = self._encode(message)
+        now = time.time()
+        post = sql.Post(*sql.split(channel), channel, data, now, now + self.expiry)
+        if transaction_of_caller(self.database) is not None:
+            full = await self._write(partial(sql.post_all, messages=self._encrypted([post])))
+        else:
+            full = await self._post([post])
+        if full:
             raise ChannelFull(channel)
 
     async def group_send(self, group: str, message: dict[str, Any]) -> None:
-        """Stores ``message`` for every member of ``group``; those that are full miss it.
+        """Gives ``message`` to every member of ``group``; those that are full miss it.
 
         Raises what ``send`` does, but for ``ChannelFull``.
         """
         self.require_valid_group_name(group)
-        post = sql.Post(group, self._encode(message), time.time() + self.expiry)
-        full = await self._write(partial(_call, sql.post_to_group, post))
+        data = self._encode(message)
+        now = time.time()
+        find = partial(sql.group_members, group=group, now=now)
+
+        def posts(members: list[tuple[str, str]]) -> list[sql.Post]:
+            return [
+                sql.Post(name, recipients, name, data, now, now + self.expiry)
+                for name, recipients in members
+            ]
+
+        def operation(execute: Execute, batch: sql.Batch) -> int:
+            return sql.post_all(execute, batch, self._encrypted(posts(find(execute))))
+
+        if transaction_of_caller(self.database) is not None:
+            full = await self._write(operation)
+        else:
+            full = await self._post(posts(await self._read(find)))
         if full:
             logger.info("group %s: %d channels over capacity missed a message", group, full)
 
@@ -176,10 +206,35 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             raise InvalidMessage(f"a message must be a dict, not a {type(message).__name__}")
         if "__asgi_channel__" in message:
             raise InvalidMessage("a message must not contain the key __asgi_channel__")
-        data = self.serializer.serialize(message)
+        data = self.serializer.encode(message)
         if len(data) > MAX_MESSAGE_SIZE:
             raise MessageTooLarge(f"{len(data)} bytes, and {MAX_MESSAGE_SIZE} are the most")
         return data
+
+    async def _post(self, posts: list[sql.Post]) -> int:
+        """Hands messages over, or stores them; returns how many were for full channels."""
+        full = 0
+        away = []
+        for post in posts:
+            refused = self._inbox.hand_over(post) if self._is_ours(post.name) else None
+            if refused is None:
+                away.append(post)
+            else:
+                full += refused
+        return full + await self._outbox().post(self._encrypted(away)) if away else full
+
+    def _is_ours(self, name: str) -> bool:
+        """Whether this process itself receives there, and has read what it was sent before."""
+        is_local = name.endswith("!") and name[:-1].endswith(self.client_prefix)
+        return is_local and self._frames.last_row(name) <= self._inbox.seen(name)
+
+    def _encrypted(self, posts: list[sql.Post]) -> list[sql.Post]:
+        """The posts of one message as they leave the process."""
+        if posts and self.serializer.crypter is not None:
+            data = self.serializer.encrypt(posts[0].data)
+            for post in posts:
+                post.data = data
+        return posts
 
     async def _write(self, operation: Operation[T]) -> T:
         caller = transaction_of_caller(self.database)
@@ -187,7 +242,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             return await self._outbox().write(operation)
 
         def work(execute: Execute) -> tuple[T, sql.Batch]:
-            batch = self._batch(is_alone=False)
+            batch = sql.Batch(time.time(), self._rooms.unremembered())
             return operation(execute, batch), batch
 
         def on_commit(done: tuple[T, sql.Batch]) -> None:
@@ -195,11 +250,30 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
         return (await run_in_transaction_of(caller, self.database, work, on_commit))[0]
 
+    async def _read(self, query: Callable[[Execute], T]) -> T:
+        loop = asyncio.get_running_loop()
+        found: list[Outcome[T]] = []
+        future: asyncio.Future[None] | None = None
+
+        def read() -> None:
+            if future is not None and not future.done():
+                future.set_result(None)
+
+        def done(outcome: Outcome[T]) -> None:
+            found.append(outcome)
+            call_on(loop, read)
+
+        self._store.submit(query, done, write=False)
+        if not found:  # it was not read at once
+            future = loop.create_future()
+            await future
+        return found[0].result()
+
     def _outbox(self) -> Outbox:
         loop = asyncio.get_running_loop()
         outbox = self._outboxes.get(loop)
         if outbox is None:
-            outbox = Outbox(loop, self._store, self._batch, self._wake)
+            outbox = Outbox(loop, self._store, self._batch, self._frames.send, self._wake)
             with self._lock:
                 # Loops come and go by the thousand under async_to_sync.
                 known = {each: box for each, box in self._outboxes.items() if not each.is_closed()}
@@ -212,9 +286,10 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     def _limit(self, channel: str) -> int | None:
         return self.get_capacity(channel) if self.config.enforce_capacity else None
 
-    def _wake(self, names: set[str]) -> None:
+    def _wake(self, names: dict[str, int]) -> None:
         """W3, after each commit of ours; the hooks do it for everybody else's."""
-        for name in names:
+        for name, row in names.items():
+            self._frames.put_row(name, row)
             hooks.wake(self._source.sidecar_bytes, name)
         if names:
             self._waiter.nudge()
@@ -295,12 +370,18 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     async def flush(self) -> None:
         """Deletes all messages and groups, in the table and in the memory of every process."""
 
-        def operation(execute: Execute, batch: sql.Batch) -> None:
-            sql.flush(execute, batch.now, batch.now + self.expiry)
+        def operation(execute: Execute, batch: sql.Batch) -> float:
+            sql.flush(execute, batch.now)
+            return batch.now
 
-        await self._write(operation)
-        self._inbox.clear()
+        flushed_at = await self._write(operation)
+        for layer in list(_layers):  # others of this process need not look to know
+            layer._after_flush(self._source.path, flushed_at)
         hooks.wake_all(self._source.sidecar_bytes)
+
+    def _after_flush(self, path: Path, now: float) -> None:
+        if self._source.path == path:
+            self._inbox.clear(now)
 
     async def clean_expired(self) -> int:
         """Deletes every expired message and membership, in steps.  Returns how many."""
@@ -316,24 +397,22 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """Gives back what the layer holds.  It works again when it is used again."""
         self._waiter.close()
         self._reader.release()
+        self._frames.close()
         self._store.close()
 
     def serialize(self, message: dict[str, Any]) -> bytes:
         """The ``data`` of an ``Event`` with this message.  Raises as ``send`` does."""
-        return self._encode(message)
+        return self.serializer.encrypt(self._encode(message))
 
     def deserialize(self, data: bytes) -> dict[str, Any]:
         """The message of an ``Event``.  Raises ``UndecodableMessage``."""
         return self.serializer.deserialize(data)
 
     def _after_fork(self) -> None:
+        self._frames.close()
         self._store.abandon()
         self._waiter.abandon()
         self._start_process()
-
-
-def _call(function: Callable[..., T], post: sql.Post, execute: Execute, batch: sql.Batch) -> T:
-    return function(execute, batch, post)
 
 
 _layers: weakref.WeakSet[BaseSQLiteChannelLayer] = weakref.WeakSet()

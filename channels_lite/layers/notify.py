@@ -31,6 +31,7 @@ class NotifyChannelLayer(BaseSQLiteChannelLayer):
             reader.look,
             reader.tick,
             reader.interval,
+            take_frames=reader.take_frames,
             sidecar=lambda: self._source.sidecar,
             token=lambda: self.client_prefix,
         )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+import time
 from functools import partial
 from typing import Any
 
@@ -27,6 +28,9 @@ except ImportError:
     aiosqlite = None  # type: ignore[assignment]
 
 __all__ = ["AioStore"]
+
+# Seconds until the next try to open a database whose first use another connection holds up.
+RETRY = 0.01
 
 
 class WorkConnection(sqlite3.Connection):
@@ -98,6 +102,17 @@ class AioStore:
             self._idle.append(connection)
 
     async def _connect(self) -> Any:
+        deadline = time.monotonic() + self._source.timeout
+        while True:
+            try:
+                return await self._connect_now()
+            except sqlite3.OperationalError as error:
+                # SQLite itself does not wait for the lock that the change to WAL takes.
+                if "is locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(RETRY)
+
+    async def _connect_now(self) -> Any:
         parameters = self._source.parameters()
         parameters["factory"] = partial(WorkConnection, gate=self._gate)
         connection = aiosqlite.connect(parameters.pop("database"), **parameters)

@@ -9,9 +9,9 @@ that process, so that a group message is one row per process.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from channels_lite.store import Execute, writing
@@ -20,8 +20,10 @@ __all__ = [
     "FLUSHED",
     "Batch",
     "Claimed",
+    "FlushMark",
     "Look",
     "Looked",
+    "Post",
     "Release",
     "Rooms",
     "Row",
@@ -32,8 +34,9 @@ __all__ = [
     "leave",
     "look",
     "post",
-    "post_to_group",
+    "post_all",
     "release",
+    "split",
 ]
 
 #: ``channel_name`` of the mark that flush() leaves: what is older, in whose memory ever, is void.
@@ -43,12 +46,13 @@ FLUSHED = "!"
 INSERT_IF_ROOM = """
     INSERT INTO channels_lite_event (created_at, expires_at, channel_name, recipients, data)
     SELECT ?, ?, ?, ?, ?
-    WHERE (SELECT seq FROM sqlite_sequence WHERE name = 'channels_lite_event') < ?
+    WHERE (SELECT seq FROM sqlite_sequence WHERE name = 'channels_lite_event') BETWEEN ? AND ?
     RETURNING id
 """
 INSERT = """
     INSERT INTO channels_lite_event (created_at, expires_at, channel_name, recipients, data)
     VALUES (?, ?, ?, ?, ?)
+    RETURNING id
 """
 COUNT = """
     SELECT (SELECT count(*) FROM
@@ -71,7 +75,8 @@ CLAIM = """
          ORDER BY id LIMIT ?)
     RETURNING id, data, expires_at, created_at
 """
-FLUSH_MARK = "SELECT max(id) FROM channels_lite_event WHERE channel_name = ?"
+LAST_ID = "SELECT seq FROM sqlite_sequence WHERE name = 'channels_lite_event'"
+FLUSH_MARK = "SELECT id, created_at FROM channels_lite_event WHERE channel_name = ?"
 DELETE_READ = "DELETE FROM channels_lite_event WHERE channel_name = ? AND id <= ?"
 PARK = "UPDATE channels_lite_event SET channel_name = channel_name || recipients WHERE id = ?"
 DELETE_ROW = "DELETE FROM channels_lite_event WHERE id = ?"
@@ -94,6 +99,10 @@ MEMBERS = """
 CHUNK_END = "SELECT max(id) FROM (SELECT id FROM {table} WHERE id > ? ORDER BY id LIMIT ?)"
 EXPIRE_CHUNK = "DELETE FROM {table} WHERE id > ? AND id <= ? AND expires_at <= ?"
 
+#: Seconds that the mark of a flush is kept: longer than any message in somebody's memory.
+FLUSH_MARK_EXPIRY = 86400.0
+#: What no last id is between.
+NOWHERE = (0, -1)
 #: Rows of one channel that a look reads at most; the rest is for the next one.
 READ_LIMIT = 1000
 
@@ -102,7 +111,8 @@ class Rooms:
     """How full channels are, without counting for each message.
 
     A channel that had room for n messages when the table's last id was i has room as long as ids
-    stay below i + n, whoever inserts and wherever.  Only beyond that does it take a new count.
+    stay below i + n, whoever inserts and wherever.  Only beyond that does it take a new count; and
+    below i, where ids have begun anew (``manage.py flush``).
 
     Capacity holds for the non-local part of a name, shared by all its channels, until the receiving
     process has read a row; from then on for each of its channels, by the receiver's buffer.  A
@@ -124,17 +134,21 @@ class Rooms:
         self._seen = seen
         #: Messages of a channel that wait in this process's memory.
         self._buffered = buffered
-        self._safe_below: dict[str, int] = {}
+        self._safe: dict[str, tuple[int, int]] = {}
 
-    def safe_below(self, channel: str) -> int:
-        """The id below which ``channel`` has room for sure; 0: nothing is known."""
-        return self._safe_below.get(channel, 0)
+    def safe(self, channel: str) -> tuple[int, int]:
+        """Between which last ids, both included, ``channel`` has room for sure."""
+        return self._safe.get(channel, NOWHERE)
+
+    def unremembered(self) -> Rooms:
+        """The same for a transaction that may be rolled back, and its ids with it."""
+        return Rooms(self._capacity, self._seen, self._buffered)
 
     def count(self, execute: Execute, name: str, channel: str, now: float) -> bool:
         """Counts, and remembers.  Whether there is room.  In a transaction."""
         limit = self._capacity(channel)
         if limit is None:
-            self._remember(channel, 2**63 - 1)
+            self._remember(channel, (0, 2**63 - 1))
             return True
         parked = channel if channel != name else None
         asked = (name, self._seen(name), limit, parked)
@@ -145,13 +159,29 @@ class Rooms:
             execute(DROP_EXPIRED, (parked, now))
             [(waiting, is_parked, last)] = execute(COUNT, asked)
         room = 0 if is_parked else limit - waiting - self._buffered(channel)
-        self._remember(channel, last + room)
+        self._remember(channel, (last, last + room - 1))
         return room > 0
 
-    def _remember(self, channel: str, below: int) -> None:
-        if len(self._safe_below) >= self.LIMIT:
-            self._safe_below.clear()
-        self._safe_below[channel] = below
+    def _remember(self, channel: str, safe: tuple[int, int]) -> None:
+        if len(self._safe) >= self.LIMIT:
+            self._safe.clear()
+        self._safe[channel] = safe
+
+
+@dataclass(slots=True)
+class Post:
+    """A message on its way to the channels of one process, or to a plain channel."""
+
+    #: Its non-local name, and the local parts behind it, by commas.
+    name: str
+    recipients: str
+    #: Whose capacity it takes: the full name for a message to one channel, else the non-local.
+    channel: str
+    data: bytes
+    created_at: float
+    expires_at: float
+    #: The process has it; it needs no row.
+    is_handed_over: bool = False
 
 
 @dataclass(slots=True)
@@ -162,47 +192,33 @@ class Batch:
     rooms: Rooms
     #: Whether there is no transaction, for there is one write only: it makes its own if it must.
     is_alone: bool = False
-    #: Non-local names that got a row: whose readers are to be woken after the commit.
-    posted: set[str] = field(default_factory=set)
-
-    def insert(self, execute: Execute, name: str, local: str, channel: str, message: Post) -> bool:
-        """Stores a row for ``channel``, if there is room."""
-        row = (self.now, message.expires_at, name, local, message.data)
-        is_in = bool(execute(INSERT_IF_ROOM, (*row, self.rooms.safe_below(channel))))
-        if not is_in:
-            with writing(execute) if self.is_alone else nullcontext():
-                is_in = self.rooms.count(execute, name, channel, self.now)
-                if is_in:
-                    execute(INSERT, row)
-        if is_in:
-            self.posted.add(name)
-        return is_in
+    #: Non-local names that got a row: whose readers are to be woken after the commit.  With its id.
+    posted: dict[str, int] = field(default_factory=dict)
 
 
-class Post(NamedTuple):
-    """A message on its way into the table."""
-
-    target: str
-    data: bytes
-    expires_at: float
+def split(channel: str) -> tuple[str, str]:
+    """The non-local part of a channel's name, with its "!", and what is behind that."""
+    bang = channel.find("!") + 1
+    return (channel[:bang], channel[bang:]) if bang else (channel, "")
 
 
 def post(execute: Execute, batch: Batch, message: Post) -> bool:
-    """Stores a message for a channel.  False: the channel is full."""
-    channel = message.target
-    bang = channel.find("!") + 1
-    name, local = (channel[:bang], channel[bang:]) if bang else (channel, "")
-    return batch.insert(execute, name, local, channel, message)
+    """Stores a row, if there is room.  False: the channel is full."""
+    row = (batch.now, message.expires_at, message.name, message.recipients, message.data)
+    is_in = execute(INSERT_IF_ROOM, (*row, *batch.rooms.safe(message.channel)))
+    if not is_in:
+        with writing(execute) if batch.is_alone else nullcontext():
+            if batch.rooms.count(execute, message.name, message.channel, batch.now):
+                is_in = execute(INSERT, row)
+    if is_in:
+        batch.posted[message.name] = is_in[0][0]
+    return bool(is_in)
 
 
-def post_to_group(execute: Execute, batch: Batch, message: Post) -> int:
-    """Stores a message once per process of a group.  Returns how many of those were full."""
-    members = group_members(execute, message.target, batch.now)
-    if batch.is_alone and len(members) > 1:  # all of them or none
-        with writing(execute):
-            return post_to_group(execute, replace(batch, is_alone=False), message)
+def post_all(execute: Execute, batch: Batch, messages: Iterable[Post]) -> int:
+    """Stores a row for each that needs one.  Returns how many were for full channels."""
     return sum(
-        not batch.insert(execute, name, recipients, name, message) for name, recipients in members
+        not post(execute, batch, message) for message in messages if not message.is_handed_over
     )
 
 
@@ -220,8 +236,9 @@ class Look:
     cursors: Mapping[str, int]
     #: Plain channels, with how many receivers wait.
     wanted: Mapping[str, int]
-    #: Whether messages wait in memory, which a flush elsewhere would void.
-    asks_for_flush: bool
+    #: Whether rows are deleted as they are read, which leaves no cursor behind: in an in-memory
+    #: database, where reading may be part of a test's transaction, which takes ids back.
+    deletes: bool = False
 
 
 class Row(NamedTuple):
@@ -242,13 +259,25 @@ class Claimed(NamedTuple):
     created_at: float
 
 
+class FlushMark(NamedTuple):
+    """The last flush: rows before this id, and other messages before this time, are void."""
+
+    id: int
+    created_at: float
+
+
 class Looked(NamedTuple):
     """What a look found, by channel name, in the order of ids."""
 
     rows: dict[str, list[Row]]
     claimed: dict[str, list[Claimed]]
-    flushed: int
-    is_all: bool
+    flushed: FlushMark | None = None
+    #: Whether there was no more than could be read at once.
+    is_all: bool = True
+    #: Whether the rows are out of the table.
+    is_deleted: bool = False
+    #: Whether ids have begun again, as after ``manage.py flush``: the cursors mean nothing.
+    is_rewound: bool = False
 
 
 def look(execute: Execute, asked: Look) -> Looked:
@@ -260,20 +289,24 @@ def look(execute: Execute, asked: Look) -> Looked:
     """
     rows, claimed = {}, {}
     is_all = True
-    flushed = 0
-    if asked.asks_for_flush:
-        flushed = execute(FLUSH_MARK, (FLUSHED,))[0][0] or 0
+    cursor = max(asked.cursors.values(), default=0)
+    if cursor and execute(LAST_ID, ()) < [(cursor,)]:
+        return Looked({}, {}, is_rewound=True)
+    marks = execute(FLUSH_MARK, (FLUSHED,))
+    flushed = FlushMark(*marks[0]) if marks else None
     for name, cursor in asked.cursors.items():
         found = execute(READ, (name, cursor, READ_LIMIT))
         if found:
             rows[name] = [Row(*columns) for columns in found]
             is_all = is_all and len(found) < READ_LIMIT
+            if asked.deletes:
+                execute(DELETE_READ, (name, found[-1][0]))
     for name, receivers in asked.wanted.items():
         if execute(IS_WAITING, (name, asked.now))[0][0]:
             taken = execute(CLAIM, (name, asked.now, receivers))
             # RETURNING promises no order (sqlite.org/lang_returning.html).
             claimed[name] = sorted(Claimed(*columns) for columns in taken)
-    return Looked(rows, claimed, flushed, is_all)
+    return Looked(rows, claimed, flushed, is_all, asked.deletes)
 
 
 @dataclass(slots=True)
@@ -317,11 +350,11 @@ def leave(execute: Execute, group: str, channel: str) -> None:
     execute(LEAVE, (group, channel))
 
 
-def flush(execute: Execute, now: float, expires_at: float) -> None:
+def flush(execute: Execute, now: float) -> None:
     """Deletes all messages and groups, and voids what processes have in memory."""
     execute("DELETE FROM channels_lite_event", ())
     execute("DELETE FROM channels_lite_groupmembership", ())
-    execute(INSERT, (now, expires_at, FLUSHED, "", b""))
+    execute(INSERT, (now, now + FLUSH_MARK_EXPIRY, FLUSHED, "", b""))
 
 
 def expire(execute: Execute, table: str, after: int, now: float, limit: int) -> tuple[int, int]:

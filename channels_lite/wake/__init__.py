@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+from channels_lite.frames import Frame
+
 __all__ = ["Waiter"]
 
 
@@ -27,6 +29,12 @@ class Waiter(Protocol):
 
     def tidy(self, channels: set[str]) -> None:
         """Called now and then: sees that it can still be reached, and for ``channels`` only."""
+
+    def frames(self) -> list[Frame]:
+        """What other processes have handed over since the last call, in the order of sending."""
+
+    def accept_frames(self, *, is_open: bool) -> None:
+        """Whether they may; if not, they put rows."""
 
     def nudge(self) -> None:
         """After a commit of ours: looks, unless the wake-up comes by itself.  Any thread."""

@@ -17,6 +17,8 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
+from channels_lite.frames import SUFFIX
+
 __all__ = ["Fifo", "SidecarRefused"]
 
 # Bytes read at once; a Linux pipe holds as many.
@@ -105,6 +107,11 @@ class Fifo:
                 if error.errno == errno.ENXIO and stat.S_ISFIFO(name.lstat().st_mode):
                     _remove(name)
                     removed += 1
+        for name in self._sidecar.iterdir():
+            # A socket is made after its FIFO and removed before it.
+            is_frames = name.name.endswith(SUFFIX)
+            if is_frames and not name.with_name(name.name.strip(".")[: -len(SUFFIX)]).exists():
+                _remove(name)
         for directory in self._sidecar.glob("@*"):
             _remove_directory(directory)
         return removed

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from channels_lite.inbox import running_loop
+from channels_lite.frames import Frame, FrameReceiver
+from channels_lite.loops import call_on
 from channels_lite.wake.fifo import Fifo
 from channels_lite.wake.hooks import hooks
 from channels_lite.wake.poll import PollWaiter
@@ -31,16 +32,22 @@ class Listener:
         look: Callable[[], None],
         tick: Callable[[], bool],
         interval: Callable[[], float],
+        *,
+        take_frames: Callable[[], None],
         sidecar: Callable[[], Path],
         token: Callable[[], str],
     ) -> None:
         self.reason = hooks.reason
         self._look = look
+        self._take_frames = take_frames
         self._clock = PollWaiter(look, tick, interval, self.reason)
         self._sidecar = sidecar
         self._token = token
         self._lock = threading.Lock()
         self._fifo: Fifo | None = None
+        self._frames: FrameReceiver | None = None
+        #: What a socket still held when it was closed.
+        self._left: list[Frame] = []
         self._loops: list[asyncio.AbstractEventLoop] = []
         if self.reason:
             self._say_why()
@@ -58,13 +65,25 @@ class Listener:
                 if self._fifo is None:
                     self._fifo = Fifo(self._sidecar(), self._token())
                     self._fifo.reclaim()
+                    self._frames = self._make_frames()
                 loop.add_reader(self._fifo.fd, self._on_readable)
+                if self._frames is not None:
+                    loop.add_reader(self._frames.fd, self._take_frames)
             except (OSError, NotImplementedError) as error:
                 self.reason = self._clock.reason = f"it cannot be reached by a FIFO: {error}"
                 self._say_why()
                 return True
             self._loops = [each for each in self._loops if not each.is_closed()] + [loop]
         return True
+
+    def _make_frames(self) -> FrameReceiver | None:
+        try:
+            frames = FrameReceiver(self._sidecar(), self._token())
+        except OSError as error:
+            logger.info("messages come as rows only, no socket can be made: %s", error)
+            return None
+        frames.open(is_open=True)
+        return frames
 
     def _on_readable(self) -> None:
         fifo = self._fifo
@@ -91,9 +110,23 @@ class Listener:
         self._let_go()
         for loop in loops:
             with suppress(RuntimeError):
-                loop.call_soon_threadsafe(self.watch, loop)
+                loop.call_soon_threadsafe(self._watch_and_look, loop)
         for channel in channels:
             self.listen(channel)
+
+    def _watch_and_look(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.watch(loop)
+        self._look()
+
+    def frames(self) -> list[Frame]:
+        """What other processes have handed over since the last call, in the order of sending."""
+        left, self._left = self._left, []
+        return left + self._frames.drain() if self._frames is not None else left
+
+    def accept_frames(self, *, is_open: bool) -> None:
+        """Shows the socket's name to senders, or takes it away."""
+        if self._frames is not None:
+            self._frames.open(is_open=is_open)
 
     def nudge(self) -> None:
         """Looks at once where it polls; else this process's own FIFO was written to as well."""
@@ -108,20 +141,22 @@ class Listener:
     def _let_go(self) -> None:
         with self._lock:
             fifo, self._fifo = self._fifo, None
+            frames, self._frames = self._frames, None
             loops, self._loops = self._loops, []
         if fifo is None:
             return
-        for loop in loops:
-            if loop is running_loop():
-                loop.remove_reader(fifo.fd)
-            else:
-                with suppress(RuntimeError):  # closed, and the selector with it
-                    loop.call_soon_threadsafe(loop.remove_reader, fifo.fd)
+        for fd in [fifo.fd] if frames is None else [fifo.fd, frames.fd]:
+            for loop in loops:
+                call_on(loop, loop.remove_reader, fd)
+        if frames is not None:
+            self._left += frames.close()
         fifo.close()
 
     def abandon(self) -> None:
         """Closes the parent's descriptors, which would keep it reachable after its death."""
         self._clock.abandon()
-        if self._fifo is not None:
-            self._fifo.abandon()
-        self._fifo, self._loops, self._lock = None, [], threading.Lock()
+        for mine in (self._fifo, self._frames):
+            if mine is not None:
+                mine.abandon()
+        self._fifo = self._frames = None
+        self._left, self._loops, self._lock = [], [], threading.Lock()

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
+from channels_lite.frames import Frame
+
 __all__ = ["PollWaiter"]
 
 
@@ -58,6 +60,13 @@ class PollWaiter:
         """Nothing to do: a look asks for every channel."""
 
     def tidy(self, channels: set[str]) -> None:
+        """Nothing to do."""
+
+    def frames(self) -> list[Frame]:
+        """None: who polls reads rows."""
+        return []
+
+    def accept_frames(self, *, is_open: bool) -> None:
         """Nothing to do."""
 
     def nudge(self) -> None:

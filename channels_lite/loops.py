@@ -1,0 +1,27 @@
+"""Event loops come and go, and are closed without a word."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+__all__ = ["call_on", "running_loop"]
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The loop of this thread, None outside of one."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def call_on(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args: Any) -> None:
+    """Calls ``callback`` on the loop's thread: at once if it is this one.  Not if it is closed."""
+    if running_loop() is loop:
+        callback(*args)
+        return
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(callback, *args)

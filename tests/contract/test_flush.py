@@ -1,0 +1,72 @@
+"""flush(): nothing of before comes after it, wherever it was."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.conftest import PATIENCE, is_empty, received
+
+
+async def buffer(sender, reader):
+    """A channel of ``reader`` with a message in its memory that nobody received."""
+    channel, live = await reader.new_channel(), await reader.new_channel()
+    await sender.send(channel, {"type": "old"})
+    await sender.send(live, {"type": "x"})
+    await received(reader, live)
+    return channel
+
+
+async def test_other_layer_hands_out_nothing_after_flush(make_layer):
+    """Once flush() has returned, another layer of the process hands out nothing of before."""
+    here, there = make_layer(), make_layer()
+    channel = await buffer(here, there)
+    await here.flush()
+    receiving = asyncio.create_task(there.receive(channel))
+    await asyncio.sleep(0)
+    await here.send(channel, {"type": "new"})
+    assert await asyncio.wait_for(receiving, PATIENCE) == {"type": "new"}
+
+
+async def test_flush_is_heeded_by_a_layer_that_was_idle(make_layer):
+    """A layer on which nobody received at the time of the flush hands out nothing of before."""
+    here, there = make_layer(), make_layer()
+    channel = await buffer(here, there)
+    await asyncio.sleep(0.2)  # its clock has stopped; there is no event to await
+    await here.flush()
+    await asyncio.sleep(0.2)
+    receiving = asyncio.create_task(there.receive(channel))
+    await asyncio.sleep(0)
+    await here.send(channel, {"type": "new"})
+    assert await asyncio.wait_for(receiving, PATIENCE) == {"type": "new"}
+
+
+async def test_receiver_waits_on_through_a_flush(layer):
+    """A receiver that waits while flush() runs gets the next message."""
+    channel = await layer.new_channel()
+    receiving = asyncio.create_task(received(layer, channel))
+    await asyncio.sleep(0)
+    await layer.flush()
+    await layer.send(channel, {"type": "new"})
+    assert await receiving == {"type": "new"}
+
+
+async def test_flush_makes_room(make_layer):
+    """A full channel, read or unread, takes messages again after flush()."""
+    layer = make_layer(capacity=1)
+    channel = await layer.new_channel()
+    for target in (channel, "plain"):
+        await layer.send(target, {"type": "old"})
+    await layer.flush()
+    for target in (channel, "plain"):
+        await layer.send(target, {"type": "new"})
+        assert await received(layer, target) == {"type": "new"}
+
+
+@pytest.mark.parametrize("turns", [3])
+async def test_flush_may_be_repeated(layer, turns):
+    """flush() of an empty layer, again and again, leaves nothing and fails nothing."""
+    for _ in range(turns):
+        await layer.flush()
+    assert await is_empty(layer, "channel")

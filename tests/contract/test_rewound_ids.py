@@ -1,0 +1,46 @@
+"""Ids that begin again: after a rollback, and after `manage.py flush`."""
+
+from __future__ import annotations
+
+import asyncio
+
+from asgiref.sync import async_to_sync
+from channels.exceptions import ChannelFull
+from django.core.management import call_command
+from django.db import transaction
+
+from tests.conftest import received
+
+
+async def turn(layer, number):
+    """A message to a new process-local channel, received."""
+    channel = await layer.new_channel()
+    await layer.send(channel, {"number": number})
+    return await received(layer, channel)
+
+
+def test_messages_arrive_after_manage_flush(make_layer_sync):
+    """A process that has received still does after `manage.py flush`, which begins ids anew."""
+    layer = make_layer_sync()
+    for number in range(3):
+        asyncio.run(turn(layer, number))
+    call_command("flush", database="channels", interactive=False, verbosity=0)
+    assert asyncio.run(turn(layer, 3)) == {"number": 3}
+
+
+def test_capacity_holds_after_a_rollback(make_layer_sync):
+    """What a rolled-back transaction sent elsewhere makes no room on another channel."""
+    layer = make_layer_sync(capacity=3, channel_capacity={"roomy": 100})
+    with transaction.atomic(using="channels"):
+        for _ in range(50):
+            async_to_sync(layer.send)("roomy", {})
+        async_to_sync(layer.send)("channel", {})
+        transaction.set_rollback(True, using="channels")
+    sent = 0
+    try:
+        while sent < 60:
+            async_to_sync(layer.send)("channel", {})
+            sent += 1
+    except ChannelFull:
+        pass
+    assert sent == 3

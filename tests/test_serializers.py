@@ -1,0 +1,181 @@
+"""Formats, what they refuse, and the registry."""
+
+from __future__ import annotations
+
+import enum
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from channels_lite.errors import InvalidMessage
+from channels_lite.serializers import (
+    BaseMessageSerializer,
+    MsgPackSerializer,
+    SerializerDoesNotExist,
+    SerializersRegistry,
+    UndecodableMessage,
+    registry,
+)
+
+FORMATS = ["json", "msgpack"]
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | text
+    | st.binary(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4),
+    max_leaves=20,
+)
+
+
+def typed(value: object) -> object:
+    """The value with the type of each part beside it: 1, 1.0 and True are equal in Python."""
+    if isinstance(value, dict):
+        return {key: typed(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [typed(item) for item in value]
+    return type(value), value
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("keys", [None, ["secret"]], ids=["plain", "encrypted"])
+@given(message=st.dictionaries(text, values, max_size=5))
+def test_messages_come_back_as_they_were(name, keys, message):
+    """Any message of the specification's types comes back equal, types included."""
+    serializer = registry.get_serializer(name, keys)
+    assert typed(serializer.deserialize(serializer.serialize(message))) == typed(message)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("value", ["aGk=", "no base64!", "", None, ["aGk="]])
+def test_no_key_is_taken_from_the_user(name, value):
+    """A dict that looks as boxed bytes do comes back as the dict it was."""
+    serializer = registry.get_serializer(name)
+    message = {"inner": {"__bytes__": value}, "__bytes__": value}
+    assert serializer.deserialize(serializer.serialize(message)) == message
+    alone = {"__bytes__": value}
+    assert serializer.deserialize(serializer.serialize(alone)) == alone
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_tuples_come_back_as_lists(name):
+    """A tuple is a list, at any depth."""
+    serializer = registry.get_serializer(name)
+    message = serializer.deserialize(serializer.serialize({"a": (1, (b"x", 2))}))
+    assert message == {"a": [1, [b"x", 2]]}
+
+
+class Colour(str, enum.Enum):
+    RED = "red"
+
+
+class Level(enum.IntEnum):
+    HIGH = 3
+
+
+class Label(str):
+    __slots__ = ()
+
+
+class Count(int):
+    pass
+
+
+class Share(float):
+    pass
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_subclasses_come_back_as_their_base(name):
+    """Subclasses of str, int and float, enumerations among them, travel as the plain value."""
+    message = {"a": [Colour.RED, Level.HIGH, Label("x"), Count(7), Share(1.5)]}
+    serializer = registry.get_serializer(name)
+    assert typed(serializer.deserialize(serializer.serialize(message))) == typed(
+        {"a": ["red", 3, "x", 7, 1.5]}
+    )
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    "value", [object(), 2**64, -(2**63) - 1, "\ud800", 1j], ids=["object", "64", "-64", "half", "j"]
+)
+def test_what_cannot_be_carried_is_refused(name, value):
+    """A value outside of the specification raises InvalidMessage when it is sent."""
+    with pytest.raises(InvalidMessage, match="cannot be encoded"):
+        registry.get_serializer(name).serialize({"deep": [{"value": value}]})
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_json_refuses_what_it_has_no_word_for(value):
+    """Infinities and NaN are refused by JSON, which would make them null, and kept by msgpack."""
+    with pytest.raises(InvalidMessage, match="use the format msgpack"):
+        registry.get_serializer("json").serialize({"deep": [value]})
+    serializer = registry.get_serializer("msgpack")
+    [kept] = serializer.deserialize(serializer.serialize({"deep": [value]}))["deep"]
+    assert repr(kept) == repr(value)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_endless_nesting_is_refused(name):
+    """A message that holds itself is refused, and no RecursionError comes out."""
+    message: dict[str, object] = {}
+    message["self"] = message
+    with pytest.raises(InvalidMessage):
+        registry.get_serializer(name).serialize(message)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@given(data=st.binary(max_size=200))
+def test_garbage_is_undecodable_or_a_message(name, data):
+    """Whatever bytes a row holds, reading it gives a dict or raises UndecodableMessage."""
+    try:
+        message = registry.get_serializer(name).deserialize(data)
+    except UndecodableMessage:
+        return
+    assert isinstance(message, dict)
+
+
+def test_each_decoding_is_a_new_object():
+    """Two members of a group share nothing."""
+    serializer = registry.get_serializer("msgpack")
+    data = serializer.serialize({"list": []})
+    assert serializer.decode(data)["list"] is not serializer.decode(data)["list"]
+
+
+def test_any_text_is_a_key():
+    """Keys are str or bytes of any length, as in the Redis layers."""
+    data = registry.get_serializer("msgpack", [b"x"]).serialize({"type": "x"})
+    assert registry.get_serializer("json", ["other", "x"]).deserialize(data) == {"type": "x"}
+    with pytest.raises(UndecodableMessage, match="not encrypted with any"):
+        registry.get_serializer("msgpack", ["other"]).deserialize(data)
+
+
+def test_registry_takes_formats_of_the_project():
+    """A registered format is found by its name; an unknown name lists the known ones."""
+    formats = SerializersRegistry()
+    formats.register_serializer("mine", MsgPackSerializer)
+    assert isinstance(formats.get_serializer("mine"), MsgPackSerializer)
+    with pytest.raises(SerializerDoesNotExist, match="there are mine"):
+        formats.get_serializer("theirs")
+
+
+def test_registry_refuses_other_classes():
+    """What is no serializer is refused when it is registered."""
+    with pytest.raises(TypeError, match="must be a subclass of BaseMessageSerializer"):
+        SerializersRegistry().register_serializer("mine", dict)  # type: ignore[arg-type]
+
+
+def test_a_format_needs_as_bytes_only():
+    """A subclass that gives as_bytes alone can write what every layer reads."""
+
+    class Upper(BaseMessageSerializer):
+        def as_bytes(self, message):
+            return registry.get_serializer("json").as_bytes({"text": message["text"].upper()})
+
+    serializer = Upper()
+    assert serializer.deserialize(serializer.serialize({"text": "a"})) == {"text": "A"}
