@@ -184,7 +184,11 @@ class _Peer:
 class FrameSender:
     """Sockets to the processes that listen.  Thread: any."""
 
-    def __init__(self, sidecar: Callable[[], str], limit: Callable[[str], int | None]) -> None:
+    def __init__(
+        self, token: str, sidecar: Callable[[], str], limit: Callable[[str], int | None]
+    ) -> None:
+        #: This process's own: what it sends itself goes straight into the inbox, or by rows.
+        self._token = token
         self._sidecar = sidecar
         self._limit = limit
         self._lock = threading.Lock()
@@ -210,10 +214,9 @@ class FrameSender:
         sidecar = self._sidecar()
         by_path: dict[str, list[Post]] = {}
         for post in posts:
-            if not post.name.endswith("!"):
-                continue
-            path = f"{sidecar}/{token_of(post.name)}{SUFFIX}"
-            by_path.setdefault(path, []).append(post)
+            token = token_of(post.name)
+            if post.name.endswith("!") and token != self._token:
+                by_path.setdefault(f"{sidecar}/{token}{SUFFIX}", []).append(post)
         with self._lock:
             for path, those in by_path.items():
                 self._send_to(path, those)

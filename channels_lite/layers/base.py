@@ -108,7 +108,9 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self.client_prefix = uuid.uuid4().hex
         self._inbox = Inbox(self._limit)
         self._rooms = sql.Rooms(self._limit, self._inbox.cursor, self._inbox.buffered)
-        self._frames = FrameSender(lambda: str(self._source.sidecar), self._limit)
+        self._frames = FrameSender(
+            self.client_prefix, lambda: str(self._source.sidecar), self._limit
+        )
         self._numbers = itertools.count()
         self._outboxes: dict[asyncio.AbstractEventLoop, Outbox] = {}
         self._lock = threading.Lock()

@@ -23,11 +23,12 @@ def names(folder):
 
 
 def test_sidecar_is_gone_after_an_orderly_end(start, folder):
-    """A process that ends leaves no FIFO and, if it was the last, no directory."""
+    """A process that ends leaves no FIFO, no socket and, if it was the last, no directory."""
     child = start()
     child.do("receive", channel="jobs")
     assert names(folder) == {
         child.do("describe")["prefix"],
+        f"{child.do('describe')['prefix']}.frames",
         "@jobs",
         f"@jobs/{child.do('describe')['prefix']}",
     }

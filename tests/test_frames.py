@@ -1,0 +1,242 @@
+"""Messages that are handed over without a row, between two layers that listen."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sqlite3
+from contextlib import closing
+
+import pytest
+from asgiref.sync import async_to_sync
+from channels.exceptions import ChannelFull
+from django.db import transaction
+
+from channels_lite.frames import MAX_DATAGRAM, SUFFIX
+from tests.conftest import PATIENCE, received
+
+
+@pytest.fixture(params=["notify"])
+def kind(request):
+    """Only this layer listens."""
+    return request.param
+
+
+async def listening(layer):
+    """A channel of ``layer`` on which it has received."""
+    channel = await layer.new_channel()
+    await layer.send(channel, {"type": "first"})
+    await received(layer, channel)
+    return channel
+
+
+def sockets(database):
+    """Names of sockets beside the database that senders can find."""
+    sidecar = database.with_name(f"{database.name}-wake")
+    return [name for name in sidecar.glob(f"*{SUFFIX}") if not name.name.startswith(".")]
+
+
+def rows(database):
+    """How many rows there are."""
+    with closing(sqlite3.connect(database)) as connection:
+        return connection.execute("SELECT count(*) FROM channels_lite_event").fetchone()[0]
+
+
+async def test_small_message_needs_no_row(make_layer, monkeypatch):
+    """A message to a process that listens is there without a row; one too large has one."""
+    sender, receiver = make_layer(), make_layer()
+    channel = await listening(receiver)
+    committed = []
+    wake = sender._outbox()._wake
+    monkeypatch.setattr(
+        sender._outbox(), "_wake", lambda names: (committed.append(names), wake(names))
+    )
+    await sender.send(channel, {"n": 1})
+    assert await received(receiver, channel) == {"n": 1}
+    assert committed == []
+    await sender.send(channel, {"n": 2, "data": b"x" * MAX_DATAGRAM})
+    assert (await received(receiver, channel))["n"] == 2
+    assert len(committed) == 1
+
+
+@pytest.mark.parametrize("pause", [0, 1, 7], ids=["at once", "every", "each 7th"])
+async def test_rows_and_frames_keep_their_order(make_layer, pause):
+    """Large messages go by rows and small ones by frames; they arrive as they were sent."""
+    sender, receiver = make_layer(capacity=1000), make_layer(capacity=1000)
+    channel = await listening(receiver)
+    for number in range(200):
+        size = MAX_DATAGRAM if number % 5 in (1, 2) else 10
+        await sender.send(channel, {"n": number, "data": b"x" * size})
+        if pause and number % pause == 0:
+            await asyncio.sleep(0)
+    assert [(await received(receiver, channel))["n"] for _ in range(200)] == list(range(200))
+
+
+@pytest.mark.parametrize("is_same_layer", [True, False], ids=["own layer", "other layer"])
+def test_order_is_kept_after_a_transaction(make_layer_sync, is_same_layer):
+    """What a transaction has sent comes before what is sent after it."""
+    receiver = make_layer_sync()
+    sender = receiver if is_same_layer else make_layer_sync()
+
+    async def many(channel, start):
+        for number in range(start, start + 5):
+            await sender.send(channel, {"n": number})
+
+    async def main():
+        channel = await listening(receiver)
+
+        def view():
+            for start in range(0, 50, 10):
+                with transaction.atomic(using="channels"):
+                    async_to_sync(many)(channel, start)
+                async_to_sync(many)(channel, start + 5)
+
+        viewing = asyncio.create_task(asyncio.to_thread(view))
+        numbers = [(await received(receiver, channel))["n"] for _ in range(50)]
+        await viewing
+        return numbers
+
+    assert asyncio.run(main()) == list(range(50))
+
+
+async def test_process_that_reads_nothing_fills_up(make_layer):
+    """While nothing is read, senders get ChannelFull; what they could send arrives in order."""
+    sender, receiver = make_layer(capacity=10), make_layer(capacity=10)
+    channel = await listening(receiver)
+    loop = asyncio.get_running_loop()
+    for fd in (receiver._waiter._fifo.fd, receiver._waiter._frames.fd):  # as if it were stopped
+        loop.remove_reader(fd)
+    sent = 0
+    with pytest.raises(ChannelFull):
+        while sent < 100:
+            await sender.send(channel, {"n": sent})
+            sent += 1
+    assert 10 <= sent <= 30
+    receiver._reader.look()
+    assert [(await received(receiver, channel))["n"] for _ in range(sent)] == list(range(sent))
+
+
+async def test_full_process_takes_its_socket_away(make_layer, database):
+    """A full channel sends its senders to the table; the socket is back when it was read."""
+    sender, receiver = make_layer(capacity=5), make_layer(capacity=5)
+    channel = await listening(receiver)
+    other = await listening(receiver)
+    full = sent = 0
+    for _ in range(50):
+        try:
+            await sender.send(channel, {"n": sent})
+            sent += 1
+        except ChannelFull:
+            full += 1
+        await asyncio.sleep(0.001)
+    assert full > 0
+    assert len(sockets(database)) == 0
+    assert [(await received(receiver, channel))["n"] for _ in range(sent)] == list(range(sent))
+    receiver._reader.release()
+    assert len(sockets(database)) == 1
+    await sender.send(other, {"type": "x"})
+    assert await received(receiver, other) == {"type": "x"}
+
+
+async def test_garbage_is_dropped(make_layer, database, caplog):
+    """What is no frame, or for nobody here, is dropped; what comes next is delivered."""
+    sender, receiver = make_layer(), make_layer()
+    channel = await listening(receiver)
+    [path] = sockets(database)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as thief:
+        for datagram in (b"", b"y\n" * 100, b"\x91\xc0", b"\x91\x96\xa1!\xa0\xc4\x00\x00\x00\x00"):
+            folder = os.open(path.parent, os.O_RDONLY)
+            thief.sendto(datagram, f"/proc/self/fd/{folder}/{path.name}")
+            os.close(folder)
+            await asyncio.sleep(0)
+    await sender.send(channel, {"type": "x"})
+    assert await received(receiver, channel) == {"type": "x"}
+    assert "no frames were dropped" in caplog.text
+
+
+@pytest.mark.parametrize("what", ["file", "symlink", "dead socket"])
+async def test_what_is_no_socket_of_a_process_is_not_written(make_layer, database, what):
+    """A planted name is left alone, and that of a dead process removed; the row is there."""
+    sender, receiver = make_layer(), make_layer()
+    channel = await receiver.new_channel()
+    sidecar = database.with_name(f"{database.name}-wake")
+    sidecar.mkdir(mode=0o700)
+    path = sidecar / f"{receiver.client_prefix}{SUFFIX}"
+    if what == "file":
+        path.write_bytes(b"mine")
+    elif what == "symlink":
+        path.symlink_to("/dev/null")
+    else:
+        folder = os.open(sidecar, os.O_RDONLY)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as dead:
+            dead.bind(f"/proc/self/fd/{folder}/{path.name}")
+        os.close(folder)
+    await sender.send(channel, {"type": "x"})
+    assert rows(database) == 1
+    assert path.is_symlink() if what == "symlink" else path.exists() == (what == "file")
+    if what == "file":
+        assert path.read_bytes() == b"mine"
+    path.unlink(missing_ok=True)
+    assert await received(receiver, channel) == {"type": "x"}
+
+
+async def test_nothing_is_lost_when_the_receiver_closes(make_layer, database):
+    """What was handed over before close() is received after it, and so is what came later."""
+    sender, receiver = make_layer(), make_layer()
+    channel = await listening(receiver)
+    for number in range(3):
+        await sender.send(channel, {"n": number})
+    await receiver.close()
+    assert sockets(database) == []
+    for number in range(3, 6):
+        await sender.send(channel, {"n": number})
+    assert [(await received(receiver, channel))["n"] for _ in range(6)] == list(range(6))
+
+
+async def test_flush_voids_what_was_handed_over(make_layer):
+    """A frame that waits when flush() is called is not delivered after it."""
+    sender, receiver, third = make_layer(), make_layer(), make_layer()
+    channel = await listening(receiver)
+    await sender.send(channel, {"type": "old"})
+    await third.flush()
+    await sender.send(channel, {"type": "new"})
+    assert await received(receiver, channel) == {"type": "new"}
+
+
+async def test_encrypted_frames(make_layer, caplog):
+    """Frames are encrypted as rows are: another key's are dropped."""
+    right, receiver = (make_layer(symmetric_encryption_keys=["a"]) for _ in range(2))
+    wrong = make_layer(symmetric_encryption_keys=["b"])
+    channel = await listening(receiver)
+    await wrong.send(channel, {"type": "wrong"})
+    await right.send(channel, {"type": "right"})
+    assert await received(receiver, channel) == {"type": "right"}
+    assert "not encrypted with any of the layer's keys" in caplog.text
+
+
+async def test_message_to_oneself_is_a_copy(layer):
+    """A receiver in the same process shares nothing with the sender."""
+    channel = await listening(layer)
+    message = {"list": [1]}
+    await layer.send(channel, message)
+    message["list"].append(2)
+    assert await received(layer, channel) == {"list": [1]}
+
+
+async def test_many_to_one_under_load(make_layer):
+    """Fifty coroutines at once: all arrive once, each one's in order."""
+    sender, receiver = make_layer(capacity=100_000), make_layer(capacity=100_000)
+    channel = await listening(receiver)
+
+    async def send_all(who):
+        for number in range(40):
+            await sender.send(channel, {"who": who, "n": number})
+
+    sending = asyncio.gather(*(send_all(who) for who in range(50)))
+    came = {who: [] for who in range(50)}
+    for _ in range(2000):
+        message = await asyncio.wait_for(receiver.receive(channel), PATIENCE)
+        came[message["who"]].append(message["n"])
+    await sending
+    assert all(numbers == list(range(40)) for numbers in came.values())
