@@ -4,11 +4,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.c csrc/*.h csrc/*.py)
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint bench bench-smoke clean
 
 help:
 	@echo "make demo    the chat of example/ on http://127.0.0.1:8000/ (PORT=8001 make demo)"
 	@echo "make test    the tests; ARGS goes to pytest: make test ARGS='-k worker example'"
+	@echo "make bench   every benchmark, seven minutes; writes benchmarks/results and docs/images"
 	@echo "make lint    ruff and mypy"
 	@echo "make clean   removes .venv and everything that was built"
 
@@ -22,6 +23,14 @@ lint: .venv/.lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+bench: .venv/.bench
+	$(BIN)/python -m benchmarks all --json benchmarks/results/all.json
+	$(BIN)/python -m benchmarks plots benchmarks/results/all.json
+
+# Whether the benchmarks run, not how fast.
+bench-smoke: .venv/.bench
+	$(BIN)/python -m benchmarks all --short --json build/bench.json
 
 .venv/.pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -38,6 +47,10 @@ lint: .venv/.lint
 
 .venv/.test: .venv/.pip $(SOURCES)
 	$(BIN)/pip install --quiet --editable '.[all]' --group test
+	@touch $@
+
+.venv/.bench: .venv/.pip $(SOURCES)
+	$(BIN)/pip install --quiet --editable '.[all]' --group bench
 	@touch $@
 
 # mypy's plugin for Django loads the tests' settings, hence the package itself.

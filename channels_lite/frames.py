@@ -11,8 +11,8 @@ Rows and frames are two ways, and a sender's messages must not overtake each oth
 names the last row that its sender has put for the same process: it is not delivered before that.
 In turn rows are delivered only after the frames that were there when they were read.
 
-A process whose mailboxes are full takes the socket's name away, which every sender looks for, and
-so sends them to the table, where capacity is counted.
+A process whose mailboxes are full takes the socket's name away, which senders look for now and
+then, and so sends them to the table, where capacity is counted.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ READ_LIMIT = 1024
 # Processes that a sender keeps a socket to, and names whose last row it remembers.
 MAX_PEERS = 256
 MAX_NAMES = 10_000
+# Looks for a process's name (20 us when it comes once in a while) for each capacity's worth sent.
+NAME_SHARE = 4
 # Bytes of a socket's address (sun_path) on every system.
 MAX_ADDRESS = 100
 
@@ -162,8 +164,9 @@ class _Peer:
     def __init__(self, path: str) -> None:
         self.path = path
         self.socket = _socket()
-        #: Messages sent since it was last seen to have read everything.
-        self.unread = 0
+        #: Messages sent since it was last seen to have read everything, and since its name was
+        #: last looked for.
+        self.unread = self.unseen = 0
         try:
             with _address(path) as address:
                 self.socket.connect(address)
@@ -172,8 +175,18 @@ class _Peer:
             raise
 
     def has_room(self, limit: int | None) -> bool:
-        """Whether it has read enough of what we sent to take ``limit`` messages."""
-        if limit is not None and self.unread >= limit:
+        """Whether channels with room for ``limit`` messages each can take another one.
+
+        Not more than that while it has not read what we sent; and its name, which it takes away
+        when one of them is full, is looked for a few times until then.
+        """
+        if limit is None:
+            return True
+        if self.unseen * NAME_SHARE >= limit:
+            if not os.access(self.path, os.F_OK):
+                return False
+            self.unseen = 0
+        if self.unread >= limit:
             with suppress(OSError):
                 if ioctl(self.socket.fileno(), TIOCOUTQ, b"\0\0\0\0") == b"\0\0\0\0":
                     self.unread = 0
@@ -233,6 +246,7 @@ class FrameSender:
             if size > MAX_DATAGRAM or not peer.has_room(self._limit(post.channel)):
                 break
             peer.unread += 1
+            peer.unseen += 1
             after = self._last_rows.get(post.name, 0)
             times = post.created_at, post.expires_at
             frames.append(Frame(post.name, post.recipients, post.data, *times, after))
@@ -251,10 +265,7 @@ class FrameSender:
     def _peer(self, path: str) -> _Peer | None:
         peer = self._peers.get(path)
         if peer is not None:
-            if os.access(path, os.F_OK):
-                return peer
-            self._forget(path)
-            return None
+            return peer
         try:
             found = os.lstat(path)
             if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():

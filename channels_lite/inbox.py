@@ -268,21 +268,27 @@ class Inbox:
 
     # Receivers
 
-    def take(self, channel: str, now: float) -> Parcel | None:
-        """The oldest message of ``channel``, out of its mailbox."""
+    def is_served(self, channel: str) -> bool:
+        """Whether a coroutine receives there, now or between two messages."""
+        mailbox = self._mailboxes.get(channel)
+        return mailbox is not None and mailbox.is_served
+
+    def take(self, channel: str, now: float, receiver: Receiver | None = None) -> Parcel | None:
+        """The oldest message of ``channel``, out of its mailbox; ``receiver`` is done waiting."""
         with self._lock:
             mailbox = self._mailboxes.get(channel)
             if mailbox is None:
                 return None
+            if receiver is not None:
+                mailbox.receivers.remove(receiver)
             while mailbox.parcels:
                 parcel = self._pop(channel, mailbox)
                 if parcel.expires_at > now:
                     return parcel
             return None
 
-    def wait(self, channel: str) -> Receiver:
-        """Enters the running coroutine as one who waits for ``channel``."""
-        loop = asyncio.get_running_loop()
+    def wait(self, channel: str, loop: asyncio.AbstractEventLoop) -> Receiver:
+        """Enters the coroutine that runs on ``loop`` as one who waits for ``channel``."""
         receiver = Receiver(loop, loop.create_future(), contextvars.copy_context())
         with self._lock:
             mailbox = self._mailbox(channel)
@@ -293,14 +299,10 @@ class Inbox:
         return receiver
 
     def leave(self, channel: str, receiver: Receiver) -> None:
-        """Takes out a receiver that is done waiting."""
-        with self._lock:
-            self._mailboxes[channel].receivers.remove(receiver)
-
-    def pass_on(self, channel: str) -> None:
-        """After a receiver was cancelled: another one gets what it may have been called for."""
+        """Takes out a cancelled receiver; another one gets what it may have been called for."""
         with self._lock:
             mailbox = self._mailboxes[channel]
+            mailbox.receivers.remove(receiver)
             if mailbox.parcels:
                 _call(mailbox)
 
@@ -414,11 +416,13 @@ class Inbox:
 def _call(mailbox: Mailbox) -> None:
     """Wakes the receiver that has waited longest and was not called yet."""
     for receiver in mailbox.receivers:
-        if receiver.is_called or receiver.future.done() or receiver.loop.is_closed():
+        if receiver.is_called or receiver.future.done():
             continue
         try:
             if receiver.loop is running_loop():
                 receiver.future.set_result(None)
+            elif receiver.loop.is_closed():
+                continue
             else:
                 receiver.loop.call_soon_threadsafe(_set, receiver.future)
         except RuntimeError:

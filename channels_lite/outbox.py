@@ -1,11 +1,12 @@
 """SEND: what a loop sends in one of its iterations goes out together.
 
-Messages to processes that listen are handed over as frames, one datagram a process.  The rest, and
+Messages to processes that listen are handed over as frames: the first at once, those that follow
+in the same iteration in one datagram a process.  The rest, and
 every other write, is one transaction: group commit.  It begins at the end of the iteration; what
 is written while it waits for a lock is in the next.  Frames wait for no transaction.
 
 Committing the first write of an iteration at once, alone, brought nothing that could be measured
-(0.86 ms one way instead of 0.81); a transaction for each message, a quarter of the throughput.
+(0.86 ms one way, not 0.81); a transaction for each message, a quarter of the throughput.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class Outbox:
         self._batch = batch
         self._hand_over = hand_over
         self._wake = wake
+        self._is_sending = False
         self._posting: list[_Write[int]] = []
         self._waiting: list[_Write[Any]] = []
         self._is_open = False  # a transaction is under way, or about to begin
@@ -70,10 +72,15 @@ class Outbox:
 
         Raises ``StoreUnavailable`` if those that need a row cannot be stored.
         """
+        if not self._is_sending:
+            # The first of an iteration goes at once: 0.1 ms less for a lone message.
+            self._is_sending = True
+            self._loop.call_soon(self._send)
+            self._hand_over(posts)
+            if all(post.is_handed_over for post in posts):
+                return 0
         write = _Write(partial(sql.post_all, messages=posts), self._loop.create_future(), posts)
         self._posting.append(write)
-        if len(self._posting) == 1:
-            self._loop.call_soon(self._send)
         return await write.result()
 
     async def write(self, operation: Operation[T]) -> T:
@@ -90,7 +97,8 @@ class Outbox:
 
     def _send(self) -> None:
         writes, self._posting = self._posting, []
-        self._hand_over(post for write in writes for post in write.posts)
+        self._is_sending = False
+        self._hand_over(post for write in writes for post in write.posts if not post.is_handed_over)
         for write in writes:
             if all(post.is_handed_over for post in write.posts):
                 write.finish(Outcome(0))

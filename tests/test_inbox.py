@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 
 from channels_lite.inbox import Inbox
@@ -22,12 +23,14 @@ def deliver(inbox, rows=(), claimed=()):
 async def test_cancelled_receiver_passes_its_message_on():
     """A receiver that is cancelled after it was called leaves its message to the next one."""
     inbox = inbox_of(10)
-    first, second = inbox.wait("jobs"), inbox.wait("jobs")
+    first, second = (
+        inbox.wait("jobs", asyncio.get_running_loop()),
+        inbox.wait("jobs", asyncio.get_running_loop()),
+    )
     deliver(inbox, claimed=[Claimed(1, b"message", math.inf, 0.0)])
     assert first.future.done()
     assert not second.future.done()
     inbox.leave("jobs", first)
-    inbox.pass_on("jobs")
     assert second.future.done()
     assert inbox.take("jobs", 0.0).data == b"message"
 
@@ -35,7 +38,7 @@ async def test_cancelled_receiver_passes_its_message_on():
 async def test_claimed_message_without_receiver_is_given_back():
     """What was claimed and nobody here waits for any more goes back as it was."""
     inbox = inbox_of(10)
-    receiver = inbox.wait("jobs")
+    receiver = inbox.wait("jobs", asyncio.get_running_loop())
     claimed = Claimed(1, b"message", math.inf, 0.0)
     deliver(inbox, claimed=[claimed])
     inbox.leave("jobs", receiver)

@@ -109,7 +109,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self._inbox = Inbox(self._limit)
         self._rooms = sql.Rooms(self._limit, self._inbox.cursor, self._inbox.buffered)
         self._frames = FrameSender(
-            self.client_prefix, lambda: str(self._source.sidecar), self._limit
+            self.client_prefix, lambda: os.fsdecode(self._source.sidecar_bytes), self._limit
         )
         self._numbers = itertools.count()
         self._outboxes: dict[asyncio.AbstractEventLoop, Outbox] = {}
@@ -307,42 +307,43 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         Raises ``TypeError`` for an invalid name, and ``ForeignChannel`` for a process-local channel
         of another process.
         """
-        self.require_valid_channel_name(channel)
-        name = self.non_local_name(channel)
-        is_plain = name == channel and not name.endswith("!")
-        if not is_plain and not name.endswith(f"{self.client_prefix}!"):
-            raise ForeignChannel(
-                f"{channel} is another process's: only what made a channel by new_channel() can "
-                "receive on it"
-            )
+        if not self._inbox.is_served(channel):
+            self._require_receivable(channel)
         loop = asyncio.get_running_loop()
+        is_plain = "!" not in channel
+        receiver = None
         while True:
-            parcel = self._inbox.take(channel, time.time())
+            parcel = self._inbox.take(channel, time.time(), receiver)
             if parcel is not None:
                 try:
                     return self.serializer.decode(parcel.data)
                 except UndecodableMessage as error:
                     logger.error("a message to %s was dropped: %s", channel, error)
-                    continue
-            receiver = self._inbox.wait(channel)
+            receiver = self._inbox.wait(channel, loop)
             try:
                 is_new = self._waiter.watch(loop)
                 if is_plain:
                     self._waiter.listen(channel)
                     # What came while nobody waited was left to other processes.
                     is_new = True
-                elif self._inbox.own(name):
+                elif self._inbox.own(channel[: channel.index("!") + 1]):
                     is_new = True  # a name of this process that new_channel() did not make
                 if is_new:
                     self._reader.look()
                 await receiver.future
             except BaseException:
                 self._inbox.leave(channel, receiver)
-                self._inbox.pass_on(channel)
                 if is_plain:
                     self._reader.release_later(loop)
                 raise
-            self._inbox.leave(channel, receiver)
+
+    def _require_receivable(self, channel: str) -> None:
+        self.require_valid_channel_name(channel)
+        if "!" in channel and not self.non_local_name(channel).endswith(f"{self.client_prefix}!"):
+            raise ForeignChannel(
+                f"{channel} is another process's: only what made a channel by new_channel() can "
+                "receive on it"
+            )
 
     # Groups
 
