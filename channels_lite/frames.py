@@ -289,3 +289,8 @@ class FrameSender:
         with self._lock:
             for path in list(self._peers):
                 self._forget(path)
+
+    def abandon(self) -> None:
+        """The same in a forked child, where a thread that is not here may hold the lock."""
+        for peer in self._peers.values():
+            peer.socket.close()

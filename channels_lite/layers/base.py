@@ -1,11 +1,12 @@
 """SEND and RECEIVE: the channel-layer specification, once, for all three layers.
 
 A layer is a store (where rows are) and a waiter (how a receiver learns of them).  Between them and
-Channels stand the outbox, which commits what one loop iteration sends, and the inbox, which holds
-what was read until somebody receives it.
+Channels stand the outbox, which sends what one loop iteration sends, and the inbox, which holds
+what came until somebody receives it.
 
-A message's way: ``send`` > serializers > outbox > store, sql.post > [commit] > csrc/wake.c >
-waiter > reader > store, sql.look > inbox > ``receive``.
+A message's way: ``send`` > serializers > outbox > frames > reader > inbox > ``receive``; or, where
+a row is needed, outbox > store, sql.post > [commit] > csrc/wake.c > waiter > reader > store,
+sql.look > inbox.
 """
 
 from __future__ import annotations
@@ -307,7 +308,8 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         Raises ``TypeError`` for an invalid name, and ``ForeignChannel`` for a process-local channel
         of another process.
         """
-        if not self._inbox.is_served(channel):
+        is_first = not self._inbox.is_served(channel)
+        if is_first:
             self._require_receivable(channel)
         loop = asyncio.get_running_loop()
         is_plain = "!" not in channel
@@ -326,7 +328,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                     self._waiter.listen(channel)
                     # What came while nobody waited was left to other processes.
                     is_new = True
-                elif self._inbox.own(channel[: channel.index("!") + 1]):
+                elif is_first and self._inbox.own(sql.split(channel)[0]):
                     is_new = True  # a name of this process that new_channel() did not make
                 if is_new:
                     self._reader.look()
@@ -412,7 +414,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         return self.serializer.deserialize(data)
 
     def _after_fork(self) -> None:
-        self._frames.close()
+        self._frames.abandon()
         self._store.abandon()
         self._waiter.abandon()
         self._start_process()
