@@ -19,6 +19,7 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 
 from channels_lite.config import Config
+from channels_lite.failpoints import reach
 from channels_lite.frames import Frame
 from channels_lite.inbox import Inbox
 from channels_lite.loops import running_loop
@@ -107,7 +108,10 @@ class Reader:
             self._report(outcome.error)
         else:
             self._last_error = ""
-            again = self._deliver(outcome.result())
+            looked = outcome.result()
+            if looked.rows or looked.claimed:
+                reach("after_claim")
+            again = self._deliver(looked)
         with self._lock:
             self._looks -= 1
             self._looking = None
@@ -138,6 +142,7 @@ class Reader:
         """What other processes hand over; called on a loop when something was."""
         with self._frames_lock:  # in the order of sending, whichever loop is called
             self._held += self.waiter.frames()
+            reach("after_frames")
             must_look = self._looks > 0 or any(
                 frame.after > self._inbox.seen(frame.name) for frame in self._held
             )

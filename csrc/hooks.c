@@ -29,6 +29,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -89,6 +90,7 @@ static const struct {
 };
 enum { SYMBOLS = sizeof symbols / sizeof *symbols };
 
+int clw_stop_before_wake;
 static unsigned long rows_seen;
 static __thread sqlite3 *extension_connection;
 
@@ -202,6 +204,8 @@ static int on_wal(void *pointer, sqlite3 *db, const char *database, int frames)
     sqlite3_stmt *statement = NULL;
 
     hook->first = hook->last = 0;
+    if (first && clw_stop_before_wake)
+        (void)raise(SIGSTOP);
     if (first && api.prepare_v2(db, channels, sizeof channels, &statement, NULL) == SQLITE_OK) {
         (void)api.bind_int64(statement, 1, first);
         (void)api.bind_int64(statement, 2, last);

@@ -33,6 +33,10 @@ sqlite3 *clw_extension_connection(void);
 int clw_attach(sqlite3 *db, const char *sidecar);
 unsigned long clw_rows_seen(void);
 
+/* A fail point, for tests only: not 0, and the process stops itself (SIGSTOP)
+ * between W2 and W3 of a hooked commit. */
+extern int clw_stop_before_wake;
+
 /* wake.c: returns the number of readers woken, or -errno. */
 int clw_wake(const char *sidecar, const char *channel);
 int clw_wake_all(const char *sidecar);

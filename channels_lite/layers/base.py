@@ -32,6 +32,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from channels_lite.config import Config
 from channels_lite.errors import ForeignChannel, InvalidMessage
+from channels_lite.failpoints import reach
 from channels_lite.frames import FrameSender
 from channels_lite.inbox import Inbox
 from channels_lite.loops import call_on
@@ -291,6 +292,8 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     def _wake(self, names: dict[str, int]) -> None:
         """W3, after each commit of ours; the hooks do it for everybody else's."""
+        if names:
+            reach("after_commit")
         for name, row in names.items():
             self._frames.put_row(name, row)
             hooks.wake(self._source.sidecar_bytes, name)

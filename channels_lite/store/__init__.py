@@ -22,6 +22,7 @@ from django.db import Error as DjangoError
 from django.db import connections
 
 from channels_lite.errors import StoreUnavailable
+from channels_lite.failpoints import reach
 
 __all__ = [
     "Done",
@@ -98,6 +99,7 @@ def writing(execute: Execute) -> Iterator[None]:
     execute("BEGIN IMMEDIATE", ())
     try:
         yield
+        reach("before_commit")
         execute("COMMIT", ())
     except BaseException:
         # On a full disk, for one, SQLite has rolled back by itself, and says so here.

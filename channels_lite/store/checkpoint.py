@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from channels_lite.failpoints import reach
 from channels_lite.store.connection import Source
 
 try:
@@ -68,6 +69,7 @@ def checkpoint(source: Source) -> None:
     """One checkpoint, unless another process is at it.  Blocks; runs in a thread."""
     try:
         with _elected(source.sidecar), closing(source.connect()) as connection:
+            reach("holding_checkpoint")
             _, frames, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             if frames == moved:
                 # The commit that restarts the log: any write does, this one changes nothing.

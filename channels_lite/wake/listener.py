@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from channels_lite.failpoints import reach
 from channels_lite.frames import Frame, FrameReceiver
 from channels_lite.loops import call_on
 from channels_lite.wake.fifo import Fifo
@@ -89,6 +90,7 @@ class Listener:
         fifo = self._fifo
         if fifo is not None:
             fifo.drain()  # R2
+        reach("after_drain")
         self._look()  # R3; and back in the loop R4
 
     def listen(self, channel: str) -> None:
