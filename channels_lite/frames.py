@@ -124,10 +124,12 @@ class FrameReceiver:
             with suppress(OSError):  # somebody has deleted it: then the table it is
                 old.rename(new)
 
-    def drain(self) -> list[Frame]:
-        """What was sent, in the order of sending."""
+    def drain(self, limit: int | None = None) -> list[Frame]:
+        """What was sent, in the order of sending; all, or about ``limit`` messages of it."""
         frames: list[Frame] = []
         for _ in range(READ_LIMIT):
+            if limit is not None and len(frames) >= limit:
+                break
             try:
                 datagram = self._socket.recv(MAX_DATAGRAM)
             except OSError as error:

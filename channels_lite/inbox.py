@@ -15,61 +15,15 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 from channels_lite.frames import Frame
 from channels_lite.loops import running_loop
+from channels_lite.mailbox import Mailbox, Parcel, fail
 from channels_lite.store.sql import Claimed, FlushMark, Look, Looked, Post, Release, Row
 
-__all__ = ["Inbox", "Parcel"]
-
-
-class Parcel:
-    """A message in memory; the members of a group that are in this process share one."""
-
-    __slots__ = ("created_at", "data", "expires_at", "id", "is_parked")
-
-    def __init__(
-        self,
-        id: int,  # noqa: A002 - the column's
-        data: bytes,
-        expires_at: float,
-        created_at: float = 0.0,
-    ) -> None:
-        #: Its row's; 0: it never had one, and ``created_at`` tells how old it is.
-        self.id = id
-        self.data = data
-        self.expires_at = expires_at
-        self.created_at = created_at
-        #: Its channel was full, so its row stays in the table until it is received.
-        self.is_parked = False
-
-
-@dataclass(eq=False, slots=True)
-class Receiver:
-    """A coroutine that waits."""
-
-    loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[None]
-    context: contextvars.Context
-    #: A message was put in for it, and it is on its way to take it.
-    is_called: bool = False
-
-
-@dataclass(slots=True)
-class Mailbox:
-    """One channel."""
-
-    limit: int | None
-    parcels: deque[Parcel] = field(default_factory=deque)
-    receivers: deque[Receiver] = field(default_factory=deque)
-    #: Claimed rows as they were, for giving back; plain channels only.
-    claimed: dict[int, Claimed] = field(default_factory=dict)
-    #: Whether a coroutine receives here, now or between two messages.
-    is_served: bool = False
+__all__ = ["Inbox"]
 
 
 class Inbox:
@@ -81,8 +35,7 @@ class Inbox:
         self._mailboxes: dict[str, Mailbox] = {}
         #: Those of plain channels, once more: a look asks for each, and there are few.
         self._plain: dict[str, Mailbox] = {}
-        #: Messages in all mailboxes, and the channels of those that are full.
-        self._buffered = 0
+        #: The channels whose mailboxes are full.
         self.full: set[str] = set()
         #: The last flush that this process knows of.
         self._flushed = FlushMark(0, 0.0)
@@ -197,13 +150,14 @@ class Inbox:
                 if mailbox is None or not mailbox.is_served:
                     return None
             parcel = Parcel(0, post.data, post.expires_at, post.created_at)
+            running = running_loop()
             for member in post.recipients.split(","):
                 channel = name + member
-                mailbox = self._mailbox(channel)
-                if mailbox.limit is not None and len(mailbox.parcels) >= mailbox.limit:
+                mailbox = self._mailboxes.get(channel) or self._mailbox(channel)
+                if mailbox.is_full:
                     full += 1
                 else:
-                    self._add(channel, mailbox, parcel)
+                    self._add(channel, mailbox, parcel, running)
         return full
 
     def _take_in(
@@ -231,10 +185,11 @@ class Inbox:
 
     def _put(self, name: str, recipients: str, parcel: Parcel) -> None:
         members = recipients.split(",")
+        running = running_loop()
         for member in members:
             channel = name + member
-            mailbox = self._mailbox(channel)
-            if mailbox.limit is not None and len(mailbox.parcels) >= mailbox.limit:
+            mailbox = self._mailboxes.get(channel) or self._mailbox(channel)
+            if mailbox.is_full:
                 if len(members) > 1:
                     # As the specification has it: a full member of a group misses the message.
                     self.dropped += 1
@@ -242,21 +197,28 @@ class Inbox:
                 if parcel.id:
                     parcel.is_parked = True
                     self._release.park.append(parcel.id)
-            self._add(channel, mailbox, parcel)
+            self._add(channel, mailbox, parcel, running)
 
-    def _add(self, channel: str, mailbox: Mailbox, parcel: Parcel) -> None:
+    def _add(
+        self,
+        channel: str,
+        mailbox: Mailbox,
+        parcel: Parcel,
+        running: asyncio.AbstractEventLoop | None,
+    ) -> None:
         mailbox.parcels.append(parcel)
-        self._buffered += 1
-        if mailbox.limit is not None and len(mailbox.parcels) >= mailbox.limit:
+        if mailbox.is_full:
             self.full.add(channel)
-        _call(mailbox)
+        if mailbox.receivers:
+            mailbox.call(running)
 
     def _take_claimed(self, name: str, taken: list[tuple[Claimed, bytes | None]]) -> None:
         mailbox = self._mailbox(name)
         for row, data in taken:
             if data is not None:
                 mailbox.claimed[row.id] = row
-                self._add(name, mailbox, Parcel(row.id, data, row.expires_at))
+                parcel = Parcel(row.id, data, row.expires_at)
+                self._add(name, mailbox, parcel, running_loop())
 
     def _mailbox(self, channel: str) -> Mailbox:
         mailbox = self._mailboxes.get(channel)
@@ -273,51 +235,47 @@ class Inbox:
         mailbox = self._mailboxes.get(channel)
         return mailbox is not None and mailbox.is_served
 
-    def take(self, channel: str, now: float, receiver: Receiver | None = None) -> Parcel | None:
+    def take(
+        self, channel: str, now: float, receiver: asyncio.Future[None] | None = None
+    ) -> Parcel | None:
         """The oldest message of ``channel``, out of its mailbox; ``receiver`` is done waiting."""
+        mailbox = self._mailboxes.get(channel)
+        if mailbox is None or (receiver is None and not mailbox.parcels):
+            return None
         with self._lock:
-            mailbox = self._mailboxes.get(channel)
-            if mailbox is None:
-                return None
             if receiver is not None:
-                mailbox.receivers.remove(receiver)
+                mailbox.leave(receiver)
             while mailbox.parcels:
                 parcel = self._pop(channel, mailbox)
                 if parcel.expires_at > now:
                     return parcel
             return None
 
-    def wait(self, channel: str, loop: asyncio.AbstractEventLoop) -> Receiver:
+    def wait(self, channel: str, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
         """Enters the coroutine that runs on ``loop`` as one who waits for ``channel``."""
-        receiver = Receiver(loop, loop.create_future(), contextvars.copy_context())
         with self._lock:
-            mailbox = self._mailbox(channel)
-            mailbox.is_served = True
-            mailbox.receivers.append(receiver)
-            if mailbox.parcels:  # one came since the caller looked
-                _call(mailbox)
-        return receiver
+            return (self._mailboxes.get(channel) or self._mailbox(channel)).enter(loop)
 
-    def leave(self, channel: str, receiver: Receiver) -> None:
+    def leave(self, channel: str, receiver: asyncio.Future[None]) -> None:
         """Takes out a cancelled receiver; another one gets what it may have been called for."""
         with self._lock:
             mailbox = self._mailboxes[channel]
-            mailbox.receivers.remove(receiver)
+            mailbox.leave(receiver)
             if mailbox.parcels:
-                _call(mailbox)
+                mailbox.call(running_loop())
 
     @property
     def is_empty(self) -> bool:
         """Whether no message waits in memory."""
-        return self._buffered == 0
+        with self._lock:
+            return not any(mailbox.parcels for mailbox in self._mailboxes.values())
 
-    def a_receiver(self) -> Receiver | None:
-        """Some coroutine that waits, on a loop that is open; None if nobody waits."""
+    def context_of_a_receiver(self) -> contextvars.Context | None:
+        """That of some coroutine that waits, on a loop that is open; None if nobody waits."""
         with self._lock:
             for mailbox in self._mailboxes.values():
-                for receiver in mailbox.receivers:
-                    if not receiver.loop.is_closed():
-                        return receiver
+                if not all(each.get_loop().is_closed() for each in mailbox.receivers):
+                    return mailbox.context
         return None
 
     def fail(self, error: Exception) -> None:
@@ -326,7 +284,7 @@ class Inbox:
             for mailbox in self._mailboxes.values():
                 for receiver in mailbox.receivers:
                     with suppress(RuntimeError):  # its loop is closed
-                        receiver.loop.call_soon_threadsafe(_set, receiver.future, error)
+                        fail(receiver, error)
 
     # Upkeep
 
@@ -373,8 +331,7 @@ class Inbox:
             for name, mailbox in list(self._mailboxes.items()):
                 while mailbox.parcels and mailbox.parcels[0].expires_at <= now:
                     self._pop(name, mailbox)
-                for receiver in [each for each in mailbox.receivers if each.loop.is_closed()]:
-                    mailbox.receivers.remove(receiver)
+                mailbox.forget_closed_loops()
                 if not mailbox.parcels and not mailbox.receivers:
                     del self._mailboxes[name]
                     self._plain.pop(name, None)
@@ -386,7 +343,6 @@ class Inbox:
             for mailbox in self._mailboxes.values():
                 mailbox.parcels.clear()
                 mailbox.claimed.clear()
-            self._buffered = 0
             self.full.clear()
             self._release = Release()
 
@@ -404,37 +360,10 @@ class Inbox:
 
     def _pop(self, channel: str, mailbox: Mailbox) -> Parcel:
         parcel = mailbox.parcels.popleft()
-        self._buffered -= 1
         if self.full:
             self.full.discard(channel)
-        mailbox.claimed.pop(parcel.id, None)
+        if mailbox.claimed:
+            mailbox.claimed.pop(parcel.id, None)
         if parcel.is_parked:
             self._release.received.append(parcel.id)
         return parcel
-
-
-def _call(mailbox: Mailbox) -> None:
-    """Wakes the receiver that has waited longest and was not called yet."""
-    for receiver in mailbox.receivers:
-        if receiver.is_called or receiver.future.done():
-            continue
-        try:
-            if receiver.loop is running_loop():
-                receiver.future.set_result(None)
-            elif receiver.loop.is_closed():
-                continue
-            else:
-                receiver.loop.call_soon_threadsafe(_set, receiver.future)
-        except RuntimeError:
-            continue  # its loop was closed just now
-        receiver.is_called = True
-        return
-
-
-def _set(future: asyncio.Future[None], error: Exception | None = None) -> None:
-    if future.done():
-        return
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(None)

@@ -1,4 +1,4 @@
-"""Event loops come and go, and are closed without a word."""
+"""Event loops come and go, are closed without a word, and have others' work to do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["call_on", "running_loop"]
+__all__ = ["TURN", "call_on", "running_loop"]
+
+#: Messages that are dealt with in one iteration of a loop, for all other coroutines wait for them.
+TURN = 16
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:

@@ -12,12 +12,13 @@ Committing the first write of an iteration at once, alone, brought nothing that 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from channels_lite.loops import call_on
+from channels_lite.loops import TURN, call_on
 from channels_lite.store import Execute, Outcome, Store, sql
 from channels_lite.store.sql import Batch, Post
 
@@ -35,11 +36,6 @@ class _Write(Generic[T]):
     future: asyncio.Future[None]
     posts: Sequence[Post] = ()
     outcome: Outcome[T] | None = None
-
-    def finish(self, outcome: Outcome[T]) -> None:
-        self.outcome = outcome
-        if not self.future.done():
-            self.future.set_result(None)
 
     async def result(self) -> T:
         await self.future
@@ -64,7 +60,9 @@ class Outbox:
         self._wake = wake
         self._is_sending = False
         self._posting: list[_Write[int]] = []
+        self._done: deque[_Write[Any]] = deque()
         self._waiting: list[_Write[Any]] = []
+        self._is_finishing = False  # there is a turn in the next iteration
         self._is_open = False  # a transaction is under way, or about to begin
 
     async def post(self, posts: Sequence[Post]) -> int:
@@ -98,15 +96,33 @@ class Outbox:
     def _send(self) -> None:
         writes, self._posting = self._posting, []
         self._is_sending = False
+        done = []
         self._hand_over(post for write in writes for post in write.posts if not post.is_handed_over)
         for write in writes:
             if all(post.is_handed_over for post in write.posts):
-                write.finish(Outcome(0))
+                write.outcome = Outcome(0)
+                done.append(write)
             else:
                 self._waiting.append(write)
+        self._finish_later(done)
         if self._waiting and not self._is_open:
             self._is_open = True
             self._commit()
+
+    def _finish_later(self, writes: Iterable[_Write[Any]]) -> None:
+        self._done.extend(writes)
+        if self._done and not self._is_finishing:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Lets those go on whose writes are done, a turn of them in each iteration."""
+        for _ in range(min(TURN, len(self._done))):
+            future = self._done.popleft().future
+            if not future.done():
+                future.set_result(None)
+        self._is_finishing = bool(self._done)
+        if self._is_finishing:
+            self._loop.call_soon(self._finish)
 
     def _commit(self) -> None:
         writes, self._waiting = self._waiting, []
@@ -128,7 +144,8 @@ class Outbox:
     ) -> None:
         values = [None] * len(writes) if outcome.value is None else outcome.value[0]
         for write, value in zip(writes, values, strict=True):
-            write.finish(Outcome(value, outcome.error))
+            write.outcome = Outcome(value, outcome.error)
+        self._finish_later(writes)
         self._is_open = bool(self._waiting)
         if self._waiting:
             self._loop.call_soon(self._commit)

@@ -22,7 +22,7 @@ from channels_lite.config import Config
 from channels_lite.failpoints import reach
 from channels_lite.frames import Frame
 from channels_lite.inbox import Inbox
-from channels_lite.loops import running_loop
+from channels_lite.loops import TURN, running_loop
 from channels_lite.serializers import BaseMessageSerializer, UndecodableMessage
 from channels_lite.store import Execute, Outcome, Store, sql
 from channels_lite.wake import Waiter
@@ -141,7 +141,7 @@ class Reader:
     def take_frames(self) -> None:
         """What other processes hand over; called on a loop when something was."""
         with self._frames_lock:  # in the order of sending, whichever loop is called
-            self._held += self.waiter.frames()
+            self._held += self.waiter.frames(TURN)
             reach("after_frames")
             must_look = self._looks > 0 or any(
                 frame.after > self._inbox.seen(frame.name) for frame in self._held
@@ -178,10 +178,10 @@ class Reader:
 
     def tick(self) -> bool:
         """Now and then: looks, and tidies up.  False if nobody waits for messages."""
-        receiver = self._inbox.a_receiver()
-        # In the receiver's context, in which its code finds its own connection: under Django's
+        context = self._inbox.context_of_a_receiver()
+        # In a receiver's context, in which its code finds its own connection: under Django's
         # TestCase the rows are in a transaction that no other one sees.
-        (receiver.context.copy().run if receiver else _run)(self.look)
+        (context.copy().run if context else _run)(self.look)
         now = time.time()
         self._inbox.sweep(now)
         self.waiter.tidy(self._inbox.plain_channels())
@@ -190,7 +190,7 @@ class Reader:
             self._next_expire = time.monotonic() + EXPIRE_EVERY
             self._store.submit(partial(self.expire_step, now=now), _ignore, write=True)
         # While messages wait in memory a flush elsewhere must be heard of.
-        return receiver is not None or not self._inbox.is_empty
+        return context is not None or not self._inbox.is_empty
 
     def release_later(self, loop: asyncio.AbstractEventLoop) -> None:
         """Soon, on ``loop``, or now if much has been read."""

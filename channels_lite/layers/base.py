@@ -34,8 +34,9 @@ from channels_lite.config import Config
 from channels_lite.errors import ForeignChannel, InvalidMessage
 from channels_lite.failpoints import reach
 from channels_lite.frames import FrameSender
+from channels_lite.groups import Groups
 from channels_lite.inbox import Inbox
-from channels_lite.loops import call_on
+from channels_lite.loops import TURN, call_on
 from channels_lite.outbox import Operation, Outbox, T
 from channels_lite.reader import Reader
 from channels_lite.serializers import SerializerDoesNotExist, UndecodableMessage, registry
@@ -110,10 +111,13 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self.client_prefix = uuid.uuid4().hex
         self._inbox = Inbox(self._limit)
         self._rooms = sql.Rooms(self._limit, self._inbox.cursor, self._inbox.buffered)
+        self._groups = Groups(self._store)
         self._frames = FrameSender(
             self.client_prefix, lambda: os.fsdecode(self._source.sidecar_bytes), self._limit
         )
         self._numbers = itertools.count()
+        #: Messages received without waiting, so that no other coroutine had its turn.
+        self._taken = 0
         self._outboxes: dict[asyncio.AbstractEventLoop, Outbox] = {}
         self._lock = threading.Lock()
         self._reader.start(self._inbox)
@@ -187,20 +191,21 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self.require_valid_group_name(group)
         data = self._encode(message)
         now = time.time()
-        find = partial(sql.group_members, group=group, now=now)
 
-        def posts(members: list[tuple[str, str]]) -> list[sql.Post]:
+        def posts(members: list[sql.Member]) -> list[sql.Post]:
             return [
                 sql.Post(name, recipients, name, data, now, now + self.expiry)
-                for name, recipients in members
+                for name, recipients, _ in members
             ]
 
         def operation(execute: Execute, batch: sql.Batch) -> int:
-            return sql.post_all(execute, batch, self._encrypted(posts(find(execute))))
+            members = sql.group_members(execute, group, now)
+            return sql.post_all(execute, batch, self._encrypted(posts(members)))
 
         if transaction_of_caller(self.database) is not None:
             full = await self._write(operation)
         else:
+            find = partial(self._groups.members, group=group, now=now)
             full = await self._post(posts(await self._read(find)))
         if full:
             logger.info("group %s: %d channels over capacity missed a message", group, full)
@@ -311,44 +316,55 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         Raises ``TypeError`` for an invalid name, and ``ForeignChannel`` for a process-local channel
         of another process.
         """
-        is_first = not self._inbox.is_served(channel)
-        if is_first:
-            self._require_receivable(channel)
+        # On a name of this process that new_channel() did not make, rows may wait already.
+        is_new_name = not self._inbox.is_served(channel) and self._own(channel)
         loop = asyncio.get_running_loop()
         is_plain = "!" not in channel
         receiver = None
+        if self._taken >= TURN:
+            self._taken = 0
+            await asyncio.sleep(0)
         while True:
             parcel = self._inbox.take(channel, time.time(), receiver)
             if parcel is not None:
-                try:
-                    return self.serializer.decode(parcel.data)
-                except UndecodableMessage as error:
-                    logger.error("a message to %s was dropped: %s", channel, error)
+                self._taken = self._taken + 1 if receiver is None else 0
+                message = self._decode(channel, parcel.data)
+                if message is not None:
+                    return message
             receiver = self._inbox.wait(channel, loop)
             try:
-                is_new = self._waiter.watch(loop)
+                must_look = self._waiter.watch(loop) or is_new_name
                 if is_plain:
                     self._waiter.listen(channel)
                     # What came while nobody waited was left to other processes.
-                    is_new = True
-                elif is_first and self._inbox.own(sql.split(channel)[0]):
-                    is_new = True  # a name of this process that new_channel() did not make
-                if is_new:
+                    must_look = True
+                if must_look:
                     self._reader.look()
-                await receiver.future
+                await receiver
             except BaseException:
                 self._inbox.leave(channel, receiver)
                 if is_plain:
                     self._reader.release_later(loop)
                 raise
 
-    def _require_receivable(self, channel: str) -> None:
+    def _decode(self, channel: str, data: bytes) -> dict[str, Any] | None:
+        try:
+            return self.serializer.decode(data)
+        except UndecodableMessage as error:
+            logger.error("a message to %s was dropped: %s", channel, error)
+            return None
+
+    def _own(self, channel: str) -> bool:
         self.require_valid_channel_name(channel)
-        if "!" in channel and not self.non_local_name(channel).endswith(f"{self.client_prefix}!"):
+        if "!" not in channel:
+            return False
+        name = sql.split(channel)[0]
+        if not name.endswith(f"{self.client_prefix}!"):
             raise ForeignChannel(
                 f"{channel} is another process's: only what made a channel by new_channel() can "
                 "receive on it"
             )
+        return self._inbox.own(name)
 
     # Groups
 

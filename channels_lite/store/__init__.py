@@ -12,7 +12,7 @@ handed are claimed, and a task that awaited them could be cancelled and lose the
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -74,6 +74,12 @@ class Store(Protocol):
 
         Called on a running loop.  A lock is waited for, up to the alias's ``OPTIONS["timeout"]``
         (30 s); then the outcome is ``StoreUnavailable``, as when the disk is full.
+        """
+
+    def version(self) -> Hashable:
+        """What changes with every change of the database; None where that is not known.
+
+        Called within a ``work``.
         """
 
     def close(self) -> None:

@@ -126,6 +126,9 @@ class AioStore:
             raise
         return connection
 
+    def version(self) -> None:
+        """Not known: each connection counts for itself."""
+
     def close(self) -> None:
         """Lets what is queued finish, then ends the threads."""
         with self._lock:

@@ -16,6 +16,7 @@ import random
 import sqlite3
 import threading
 import time
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Generic
 
@@ -50,6 +51,7 @@ class DirectStore:
         self._lock = threading.Lock()
         self._is_paused = False
         self._connection: sqlite3.Connection | None = None
+        self._opened = 0
         self._checkpointer: Checkpointer | None = None
 
     def submit(self, work: Work[T], done: Done[T], *, write: bool) -> None:
@@ -85,7 +87,13 @@ class DirectStore:
             self._connection = self._source.connect(timeout=0)
             self._connection.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
             self._checkpointer = Checkpointer(self._source)
+            self._opened += 1
         return self._connection.execute(sql, parameters).fetchall()
+
+    def version(self) -> Hashable:
+        """Two counters, for others' changes and for our own, and one for connections."""
+        [[others]] = self._execute("PRAGMA data_version", ())
+        return self._opened, others, self._connection.total_changes  # type: ignore[union-attr]
 
     def close(self) -> None:
         """Closes the connection."""

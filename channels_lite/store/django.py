@@ -74,6 +74,9 @@ class DjangoStore:
                 self._thread = ThreadPoolExecutor(1, thread_name_prefix="channels-lite-core")
             self._thread.submit(job)
 
+    def version(self) -> None:
+        """Not known: any thread's connection may be asked."""
+
     def close(self) -> None:
         """Closes the thread's connection, and ends the thread."""
         with self._lock:

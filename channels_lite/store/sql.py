@@ -23,6 +23,7 @@ __all__ = [
     "FlushMark",
     "Look",
     "Looked",
+    "Member",
     "Post",
     "Release",
     "Rooms",
@@ -91,8 +92,9 @@ JOIN = """
 """
 LEAVE = "DELETE FROM channels_lite_groupmembership WHERE group_name = ? AND channel_name = ?"
 MEMBERS = """
-    SELECT substr(channel_name, 1, bang), group_concat(substr(channel_name, bang + 1)) FROM
-        (SELECT channel_name, coalesce(nullif(instr(channel_name, '!'), 0), 100) AS bang
+    SELECT substr(channel_name, 1, bang), group_concat(substr(channel_name, bang + 1)),
+           min(expires_at) FROM
+        (SELECT channel_name, expires_at, coalesce(nullif(instr(channel_name, '!'), 0), 100) AS bang
          FROM channels_lite_groupmembership WHERE group_name = ? AND expires_at > ?)
     GROUP BY 1
 """
@@ -222,9 +224,18 @@ def post_all(execute: Execute, batch: Batch, messages: Iterable[Post]) -> int:
     )
 
 
-def group_members(execute: Execute, group: str, now: float) -> list[tuple[str, str]]:
-    """The members' non-local names, each once, with the local parts behind it, by commas."""
-    return execute(MEMBERS, (group, now))
+class Member(NamedTuple):
+    """Members of a group: a non-local name, and the local parts behind it, by commas."""
+
+    name: str
+    recipients: str
+    #: When the first of them expires.
+    until: float
+
+
+def group_members(execute: Execute, group: str, now: float) -> list[Member]:
+    """Each non-local name once."""
+    return [Member(*row) for row in execute(MEMBERS, (group, now))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,8 +30,11 @@ class Waiter(Protocol):
     def tidy(self, channels: set[str]) -> None:
         """Called now and then: sees that it can still be reached, and for ``channels`` only."""
 
-    def frames(self) -> list[Frame]:
-        """What other processes have handed over since the last call, in the order of sending."""
+    def frames(self, limit: int | None = None) -> list[Frame]:
+        """What other processes have handed over since the last call, in the order of sending.
+
+        All of it; or about ``limit``, and the loop is told of the rest in its next iteration.
+        """
 
     def accept_frames(self, *, is_open: bool) -> None:
         """Whether they may; if not, they put rows."""

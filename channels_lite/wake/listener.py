@@ -58,7 +58,7 @@ class Listener:
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> bool:
         """R1: makes the FIFO, once, and has ``loop`` watch it.  False if it does already."""
-        is_new = self._clock.watch(loop)
+        is_new = loop not in self._clock.loops and self._clock.watch(loop)
         if self.reason or loop in self._loops:
             return is_new
         with self._lock:
@@ -120,10 +120,10 @@ class Listener:
         self.watch(loop)
         self._look()
 
-    def frames(self) -> list[Frame]:
+    def frames(self, limit: int | None = None) -> list[Frame]:
         """What other processes have handed over since the last call, in the order of sending."""
         left, self._left = self._left, []
-        return left + self._frames.drain() if self._frames is not None else left
+        return left + self._frames.drain(limit) if self._frames is not None else left
 
     def accept_frames(self, *, is_open: bool) -> None:
         """Shows the socket's name to senders, or takes it away."""

@@ -31,18 +31,16 @@ class PollWaiter:
         self._tick = tick
         self._interval = interval
         self._lock = threading.Lock()
-        self._timers: dict[asyncio.AbstractEventLoop, asyncio.TimerHandle] = {}
+        self.loops: dict[asyncio.AbstractEventLoop, asyncio.TimerHandle] = {}
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Starts the clock of ``loop``.  False if it runs already."""
-        if loop in self._timers:
+        if loop in self.loops:
             return False
         with self._lock:
             # Loops come and go by the thousand, and are closed without a word.
-            self._timers = {
-                each: timer for each, timer in self._timers.items() if not each.is_closed()
-            }
-            self._timers[loop] = loop.call_later(self._interval(), self._on_time, loop)
+            self.loops = {each: timer for each, timer in self.loops.items() if not each.is_closed()}
+            self.loops[loop] = loop.call_later(self._interval(), self._on_time, loop)
         return True
 
     def _on_time(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -51,10 +49,10 @@ class PollWaiter:
             is_wanted = self._tick()
         finally:  # an error of one tick, which the loop reports, must not end the looking
             with self._lock:
-                if loop in self._timers and is_wanted:
-                    self._timers[loop] = loop.call_later(self._interval(), self._on_time, loop)
+                if loop in self.loops and is_wanted:
+                    self.loops[loop] = loop.call_later(self._interval(), self._on_time, loop)
                 else:
-                    self._timers.pop(loop, None)
+                    self.loops.pop(loop, None)
 
     def listen(self, channel: str) -> None:
         """Nothing to do: a look asks for every channel."""
@@ -62,7 +60,7 @@ class PollWaiter:
     def tidy(self, channels: set[str]) -> None:
         """Nothing to do."""
 
-    def frames(self) -> list[Frame]:
+    def frames(self, limit: int | None = None) -> list[Frame]:
         """None: who polls reads rows."""
         return []
 
@@ -71,7 +69,7 @@ class PollWaiter:
 
     def nudge(self) -> None:
         """Looks at once on one of the loops: receivers in this process need not wait."""
-        for loop in list(self._timers):
+        for loop in list(self.loops):
             with suppress(RuntimeError):  # closed
                 loop.call_soon_threadsafe(self._look)
                 return
@@ -79,11 +77,11 @@ class PollWaiter:
     def close(self) -> None:
         """Stops the clocks."""
         with self._lock:
-            timers, self._timers = self._timers, {}
+            timers, self.loops = self.loops, {}
         for loop, timer in timers.items():
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(timer.cancel)
 
     def abandon(self) -> None:
         """The parent's loops do not run here."""
-        self._timers, self._lock = {}, threading.Lock()
+        self.loops, self._lock = {}, threading.Lock()

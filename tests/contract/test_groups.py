@@ -28,6 +28,21 @@ async def test_member_gets_one_copy(layer):
     assert await is_empty(layer, channel)
 
 
+async def test_next_message_goes_to_who_is_a_member_then(make_layer):
+    """What another process, this one, or time has changed about a group holds at once."""
+    layer, other = make_layer(), make_layer()
+    first, second = await layer.new_channel(), await other.new_channel()
+    await layer.group_add("group", first)
+    for process, channel in ((layer, first), (other, second)):
+        await process.group_add("group", second)
+        await layer.group_send("group", {"type": "both"})
+        assert await received(layer, first) == await received(other, second) == {"type": "both"}
+        await process.group_discard("group", second)
+        await layer.group_send("group", {"type": "one"})
+        assert await received(layer, first) == {"type": "one"}
+        assert await is_empty(other, second), channel
+
+
 async def test_unknown_groups_and_members_are_no_error(layer):
     """group_discard of a stranger, and group_send to nobody, do nothing."""
     await layer.group_discard("nobody", "channel")
@@ -89,15 +104,16 @@ async def test_membership_ends_after_group_expiry(make_layer, monkeypatch):
     """A membership ends `group_expiry` seconds after the last group_add."""
     layer = make_layer(group_expiry=100)
     moment = time.time()
-    await layer.group_add("group", "channel")
+    channel = await layer.new_channel()
+    await layer.group_add("group", channel)
     monkeypatch.setattr(time, "time", lambda: moment + 90)
-    await layer.group_add("group", "channel")
+    await layer.group_add("group", channel)
     monkeypatch.setattr(time, "time", lambda: moment + 180)
     await layer.group_send("group", {"type": "in time"})
-    assert await received(layer, "channel") == {"type": "in time"}
+    assert await received(layer, channel) == {"type": "in time"}
     monkeypatch.setattr(time, "time", lambda: moment + 191)
     await layer.group_send("group", {"type": "late"})
-    assert await is_empty(layer, "channel")
+    assert await is_empty(layer, channel)
 
 
 async def test_flush_leaves_nothing(layer):
