@@ -1,6 +1,7 @@
-"""The two tables that every layer, the hooks and your own code share.
+"""The tables that every layer, the hooks and your own code share.
 
-``Event`` is a message that waits, ``GroupMembership`` a channel in a group.  The layers
+``Event`` is a message that waits, ``GroupMembership`` a channel in a group; ``Boot``, of one row,
+says by which clock they expire.  The layers
 speak to both in SQL (``store/sql.py``); the models are for migrations, the admin and for
 writing a message yourself::
 
@@ -10,7 +11,6 @@ writing a message yourself::
 
 from __future__ import annotations
 
-import time
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,12 @@ from django.conf import settings
 from django.db import models
 from django.utils import timezone as django_timezone
 
+from channels_lite import clock
+
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-__all__ = ["Event", "GroupMembership", "UnixTimeField"]
+__all__ = ["Boot", "Event", "GroupMembership", "UnixTimeField"]
 
 
 class UnixTimeField(models.Field):  # type: ignore[type-arg]
@@ -75,7 +77,7 @@ class UnixTimeField(models.Field):  # type: ignore[type-arg]
 
 def in_a_minute() -> float:
     """When a message expires that does not say so: in 60 s, the layers' own default."""
-    return time.time() + 60.0
+    return clock.now() + 60.0
 
 
 class Event(models.Model):
@@ -85,7 +87,7 @@ class Event(models.Model):
     receiver asks for what is behind the last id it saw.
     """
 
-    created_at = UnixTimeField(default=time.time, editable=False)
+    created_at = UnixTimeField(default=clock.now, editable=False)
     expires_at = UnixTimeField(default=in_a_minute)
     # Up to and including the "!" of a process-local channel.
     channel_name = models.CharField(max_length=100)
@@ -108,7 +110,7 @@ class GroupMembership(models.Model):
     group_name = models.CharField(max_length=100)
     channel_name = models.CharField(max_length=100)
     expires_at = UnixTimeField()
-    joined_at = UnixTimeField(default=time.time, editable=False)
+    joined_at = UnixTimeField(default=clock.now, editable=False)
 
     class Meta:
         # Its index also serves group_send.
@@ -116,3 +118,16 @@ class GroupMembership(models.Model):
 
     def __str__(self) -> str:
         return f"{self.channel_name} in {self.group_name}"
+
+
+class Boot(models.Model):
+    """When the machine was last started, which is where all times are counted from.
+
+    See `channels_lite.clock`.
+    """
+
+    boot_id = models.CharField(max_length=36)
+    began_at = UnixTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.boot_id} {self.began_at}"

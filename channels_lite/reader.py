@@ -18,6 +18,7 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
+from channels_lite.clock import Clock
 from channels_lite.config import Config
 from channels_lite.failpoints import reach
 from channels_lite.frames import Frame
@@ -53,6 +54,7 @@ class Reader:
         default_interval: float,
         wake: Callable[[dict[str, int]], None],
         *,
+        clock: Clock,
         is_in_memory: bool,
     ) -> None:
         self._store = store
@@ -61,6 +63,7 @@ class Reader:
         self._config = config
         self._default_interval = default_interval
         self._wake = wake
+        self._clock = clock
         self._next_expire = time.monotonic() + EXPIRE_EVERY
         self._sweeps = {"channels_lite_event": 0, "channels_lite_groupmembership": 0}
 
@@ -99,7 +102,7 @@ class Reader:
             self._looking = loop
             self._looks += 1
         self._held_before = len(self._held)
-        asked = self._inbox.ask(time.time(), deletes=self._is_in_memory)
+        asked = self._inbox.ask(self._clock.now(), deletes=self._is_in_memory)
         self._store.submit(partial(sql.look, asked=asked), partial(self._looked, loop), write=False)
 
     def _looked(self, loop: asyncio.AbstractEventLoop, outcome: Outcome[sql.Looked]) -> None:
@@ -133,7 +136,7 @@ class Reader:
                     break
                 ready += 1
             frames, self._held = self._held[:ready], self._held[ready:]
-            again = self._inbox.deliver(looked, frames, time.time(), self._decrypt)
+            again = self._inbox.deliver(looked, frames, self._clock.now(), self._decrypt)
             again |= bool(self._held)
         self._after_delivery()
         return again
@@ -148,7 +151,7 @@ class Reader:
             )
             if not must_look:
                 frames, self._held = self._held, []
-                self._inbox.take_frames(frames, time.time(), self._decrypt)
+                self._inbox.take_frames(frames, self._clock.now(), self._decrypt)
         if must_look:
             self.look()
             return
@@ -182,7 +185,7 @@ class Reader:
         # In a receiver's context, in which its code finds its own connection: under Django's
         # TestCase the rows are in a transaction that no other one sees.
         (context.copy().run if context else _run)(self.look)
-        now = time.time()
+        now = self._clock.now()
         self._inbox.sweep(now)
         self.waiter.tidy(self._inbox.plain_channels())
         self.release()

@@ -30,6 +30,7 @@ from channels.exceptions import ChannelFull, MessageTooLarge
 from channels.layers import BaseChannelLayer
 from django.core.exceptions import ImproperlyConfigured
 
+from channels_lite.clock import Clock, boot_id, ticks
 from channels_lite.config import Config
 from channels_lite.errors import ForeignChannel, InvalidMessage
 from channels_lite.failpoints import reach
@@ -89,6 +90,9 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             ) from None
         self._source = Source(config.database)
         in_memory = is_in_memory(config.database)
+        self._clock = Clock()
+        if in_memory:
+            self._clock.set(time.time() - ticks())
         self._store = (DjangoStore if in_memory else self.store_class)(
             config.database, config.pool_size
         )
@@ -98,6 +102,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             config,
             self.default_interval,
             self._wake,
+            clock=self._clock,
             is_in_memory=in_memory,
         )
         self._start_process()
@@ -174,7 +179,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """
         self.require_valid_channel_name(channel)
         data = self._encode(message)
-        now = time.time()
+        now = self._clock.now() or await self._set_clock()
         post = sql.Post(*sql.split(channel), channel, data, now, now + self.expiry)
         if transaction_of_caller(self.database) is not None:
             full = await self._write(partial(sql.post_all, messages=self._encrypted([post])))
@@ -190,7 +195,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """
         self.require_valid_group_name(group)
         data = self._encode(message)
-        now = time.time()
+        now = self._clock.now() or await self._set_clock()
 
         def posts(members: list[sql.Member]) -> list[sql.Post]:
             return [
@@ -251,7 +256,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             return await self._outbox().write(operation)
 
         def work(execute: Execute) -> tuple[T, sql.Batch]:
-            batch = sql.Batch(time.time(), self._rooms.unremembered())
+            batch = sql.Batch(self._clock.now(), self._rooms.unremembered())
             return operation(execute, batch), batch
 
         def on_commit(done: tuple[T, sql.Batch]) -> None:
@@ -278,6 +283,17 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             await future
         return found[0].result()
 
+    async def _set_clock(self) -> float:
+        """Before anything else: by which clock messages expire.  The time."""
+        boot, began_at = boot_id(), time.time() - ticks()
+        known = None
+        if transaction_of_caller(self.database) is None:  # which could keep others from reading
+            known = await self._read(partial(sql.boot, boot_id=boot))
+        if known is None:
+            known = await self._write(lambda execute, _: sql.begin_boot(execute, boot, began_at))
+        self._clock.set(known)
+        return self._clock.now()
+
     def _outbox(self) -> Outbox:
         loop = asyncio.get_running_loop()
         outbox = self._outboxes.get(loop)
@@ -290,7 +306,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         return outbox
 
     def _batch(self, is_alone: bool) -> sql.Batch:
-        return sql.Batch(time.time(), self._rooms, is_alone)
+        return sql.Batch(self._clock.now(), self._rooms, is_alone)
 
     def _limit(self, channel: str) -> int | None:
         return self.get_capacity(channel) if self.config.enforce_capacity else None
@@ -318,6 +334,8 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """
         # On a name of this process that new_channel() did not make, rows may wait already.
         is_new_name = not self._inbox.is_served(channel) and self._own(channel)
+        if not self._clock.now():
+            await self._set_clock()
         loop = asyncio.get_running_loop()
         is_plain = "!" not in channel
         receiver = None
@@ -325,7 +343,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             self._taken = 0
             await asyncio.sleep(0)
         while True:
-            parcel = self._inbox.take(channel, time.time(), receiver)
+            parcel = self._inbox.take(channel, self._clock.now(), receiver)
             if parcel is not None:
                 self._taken = self._taken + 1 if receiver is None else 0
                 message = self._decode(channel, parcel.data)
@@ -372,7 +390,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """Makes ``channel`` a member of ``group`` for ``group_expiry`` seconds from now."""
         self.require_valid_group_name(group)
         self.require_valid_channel_name(channel)
-        expires_at = time.time() + self.group_expiry
+        expires_at = (self._clock.now() or await self._set_clock()) + self.group_expiry
 
         def operation(execute: Execute, batch: sql.Batch) -> None:
             sql.join(execute, group, channel, batch.now, expires_at)
@@ -394,6 +412,9 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     async def flush(self) -> None:
         """Deletes all messages and groups, in the table and in the memory of every process."""
 
+        if not self._clock.now():
+            await self._set_clock()
+
         def operation(execute: Execute, batch: sql.Batch) -> float:
             sql.flush(execute, batch.now)
             return batch.now
@@ -409,6 +430,8 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     async def clean_expired(self) -> int:
         """Deletes every expired message and membership, in steps.  Returns how many."""
+        if not self._clock.now():
+            await self._set_clock()
         deleted = 0
         while True:
             deleted += await self._write(

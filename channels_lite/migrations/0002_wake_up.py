@@ -6,12 +6,12 @@
   and a deletion, and no statement of ours uses it.
 """
 
-import time
 from typing import Any
 
 from django.conf import settings
 from django.db import migrations, models
 
+import channels_lite.clock
 import channels_lite.models
 
 
@@ -56,7 +56,7 @@ class Migration(migrations.Migration):
         migrations.AlterField(
             "Event",
             "created_at",
-            channels_lite.models.UnixTimeField(default=time.time, editable=False),
+            channels_lite.models.UnixTimeField(default=channels_lite.clock.now, editable=False),
         ),
         migrations.AlterField(
             "Event",
@@ -66,7 +66,7 @@ class Migration(migrations.Migration):
         migrations.AlterField(
             "GroupMembership",
             "joined_at",
-            channels_lite.models.UnixTimeField(default=time.time, editable=False),
+            channels_lite.models.UnixTimeField(default=channels_lite.clock.now, editable=False),
         ),
         migrations.AlterField(
             "GroupMembership", "expires_at", channels_lite.models.UnixTimeField()
@@ -74,5 +74,18 @@ class Migration(migrations.Migration):
         migrations.RunPython(times_to_numbers, migrations.RunPython.noop),
         migrations.AddIndex(
             "Event", models.Index(name="channels_lite_event_channel", fields=["channel_name"])
+        ),
+        migrations.CreateModel(
+            name="Boot",
+            fields=[
+                (
+                    "id",
+                    models.BigAutoField(
+                        verbose_name="ID", auto_created=True, primary_key=True, serialize=False
+                    ),
+                ),
+                ("boot_id", models.CharField(max_length=36)),
+                ("began_at", channels_lite.models.UnixTimeField()),
+            ],
         ),
     ]

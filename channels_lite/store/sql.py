@@ -28,6 +28,8 @@ __all__ = [
     "Release",
     "Rooms",
     "Row",
+    "begin_boot",
+    "boot",
     "expire",
     "flush",
     "group_members",
@@ -98,6 +100,8 @@ MEMBERS = """
          FROM channels_lite_groupmembership WHERE group_name = ? AND expires_at > ?)
     GROUP BY 1
 """
+BOOT = "SELECT began_at, boot_id FROM channels_lite_boot"
+SET_BOOT = "INSERT OR REPLACE INTO channels_lite_boot (id, boot_id, began_at) VALUES (1, ?, ?)"
 CHUNK_END = "SELECT max(id) FROM (SELECT id FROM {table} WHERE id > ? ORDER BY id LIMIT ?)"
 EXPIRE_CHUNK = "DELETE FROM {table} WHERE id > ? AND id <= ? AND expires_at <= ?"
 
@@ -359,6 +363,27 @@ def join(execute: Execute, group: str, channel: str, now: float, expires_at: flo
 def leave(execute: Execute, group: str, channel: str) -> None:
     """Ends a membership, if there is one."""
     execute(LEAVE, (group, channel))
+
+
+def boot(execute: Execute, boot_id: str) -> float | None:
+    """When this boot of the machine began, if anybody has used the database since."""
+    known = execute(BOOT, ())
+    return known[0][0] if known and known[0][1] == boot_id else None
+
+
+def begin_boot(execute: Execute, boot_id: str, began_at: float) -> float:
+    """The same for who may be the first: enters it, and purges what an earlier boot has left.
+
+    No message is meant to survive a reboot, and no process has.
+    """
+    known = execute(BOOT, ())
+    if known and known[0][1] == boot_id:
+        return float(known[0][0])
+    if known:
+        execute("DELETE FROM channels_lite_event", ())
+        execute("DELETE FROM channels_lite_groupmembership WHERE instr(channel_name, '!')", ())
+    execute(SET_BOOT, (boot_id, began_at))
+    return began_at
 
 
 def flush(execute: Execute, now: float) -> None:

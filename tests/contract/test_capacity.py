@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 
 import pytest
 from channels.exceptions import ChannelFull
 
+from channels_lite import clock
 from tests.conftest import is_empty, received
 
 
@@ -79,11 +79,11 @@ async def test_expired_message_is_not_delivered_and_frees_capacity(make_layer, m
     """After `expiry` seconds unread messages are gone, and their places are free."""
     layer = make_layer(capacity=2, expiry=60)
     assert await fill(layer, "channel") == 2
-    moment = time.time()
-    monkeypatch.setattr(time, "time", lambda: moment + 61)
+    moment = clock.ticks()
+    monkeypatch.setattr(clock, "ticks", lambda: moment + 61)
     assert await fill(layer, "channel") == 2
     assert (await received(layer, "channel"))["number"] == 0
-    monkeypatch.setattr(time, "time", lambda: moment + 125)
+    monkeypatch.setattr(clock, "ticks", lambda: moment + 125)
     assert await is_empty(layer, "channel")
 
 
@@ -94,6 +94,6 @@ async def test_message_expires_in_the_buffer(make_layer, monkeypatch):
     await layer.send(idle, {"type": "old"})
     await layer.send(live, {"type": "x"})
     await received(layer, live)
-    moment = time.time()
-    monkeypatch.setattr(time, "time", lambda: moment + 61)
+    moment = clock.ticks()
+    monkeypatch.setattr(clock, "ticks", lambda: moment + 61)
     assert await is_empty(layer, idle)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 
+from channels_lite import clock
 from tests.conftest import is_empty, received
 
 
@@ -103,15 +103,15 @@ async def test_vanished_member_delays_nobody(layer, caplog):
 async def test_membership_ends_after_group_expiry(make_layer, monkeypatch):
     """A membership ends `group_expiry` seconds after the last group_add."""
     layer = make_layer(group_expiry=100)
-    moment = time.time()
+    moment = clock.ticks()
     channel = await layer.new_channel()
     await layer.group_add("group", channel)
-    monkeypatch.setattr(time, "time", lambda: moment + 90)
+    monkeypatch.setattr(clock, "ticks", lambda: moment + 90)
     await layer.group_add("group", channel)
-    monkeypatch.setattr(time, "time", lambda: moment + 180)
+    monkeypatch.setattr(clock, "ticks", lambda: moment + 180)
     await layer.group_send("group", {"type": "in time"})
     assert await received(layer, channel) == {"type": "in time"}
-    monkeypatch.setattr(time, "time", lambda: moment + 191)
+    monkeypatch.setattr(clock, "ticks", lambda: moment + 191)
     await layer.group_send("group", {"type": "late"})
     assert await is_empty(layer, channel)
 

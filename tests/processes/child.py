@@ -67,7 +67,8 @@ def receive(channel: str, count: int = 1) -> None:
 
     async def start() -> None:
         receiving[channel] = asyncio.create_task(work())
-        await asyncio.sleep(0)
+        while not layer._inbox.is_served(channel):  # noqa: ASYNC110 - it is a few iterations
+            await asyncio.sleep(0)
 
     on_loop(start())
 

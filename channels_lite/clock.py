@@ -1,0 +1,70 @@
+"""The clock that messages and memberships expire by.
+
+Facts: the wall clock is set, by people and by NTP; a jump forward would expire every message and
+membership at once, a jump back none for as long.  The kernel's clock since boot is never set, runs
+on while the machine sleeps, and is one for all processes.
+So: times are seconds since 1970 as the wall clock had it when the database was first used since
+the machine was booted, and go on from there by the kernel's clock; the table
+``channels_lite_boot`` says so to all processes.  It also tells a reboot, which no message is
+meant to survive: a power failure may undo the deletion of one that was delivered.
+
+Where the system has no name for a boot (it is Linux's), times are the wall clock's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+__all__ = ["Clock", "boot_id", "now", "ticks"]
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def boot_id() -> str:
+    """The name of this boot of the machine; "" where there is none."""
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _source() -> Callable[[], float]:
+    if boot_id() and hasattr(time, "CLOCK_BOOTTIME"):
+        return lambda: time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.time
+
+
+_ticks = _source()
+
+
+def ticks() -> float:
+    """Seconds, of the clock that is never set where there is one."""
+    return _ticks()
+
+
+class Clock:
+    """One layer's."""
+
+    def __init__(self) -> None:
+        #: When its ticks began, in seconds since 1970; None: the table was not asked yet.
+        self.began_at: float | None = None
+
+    def now(self) -> float:
+        """Seconds since 1970; 0 as long as the table was not asked."""
+        return 0.0 if self.began_at is None else self.began_at + ticks()
+
+    def set(self, began_at: float) -> None:
+        """What the table said."""
+        global _latest  # noqa: PLW0603 - for rows that are made without a layer
+        self.began_at = began_at
+        _latest = self
+
+
+_latest = Clock()
+
+
+def now() -> float:
+    """Seconds since 1970 for who has no layer at hand: by that which was used first or last."""
+    return _latest.now() or time.time()
