@@ -29,6 +29,7 @@ from pathlib import Path
 
 import msgspec
 
+from channels_lite.names import token_of
 from channels_lite.store.sql import Post
 
 try:
@@ -37,7 +38,7 @@ try:
 except ImportError:  # Windows, which has no such sockets in Python either
     ioctl = None  # type: ignore[assignment]
 
-__all__ = ["SUFFIX", "Frame", "FrameReceiver", "FrameSender", "token_of"]
+__all__ = ["SUFFIX", "Frame", "FrameReceiver", "FrameSender"]
 
 logger = logging.getLogger(__name__)
 
@@ -72,11 +73,6 @@ class Frame(msgspec.Struct, array_like=True):
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Frame])
-
-
-def token_of(name: str) -> str:
-    """The token in a process-local name: what is between the last "." and the "!"."""
-    return name[name.rfind(".") + 1 : -1]
 
 
 @contextmanager

@@ -25,7 +25,8 @@ from channels_lite.frames import Frame
 from channels_lite.inbox import Inbox
 from channels_lite.loops import TURN, running_loop
 from channels_lite.serializers import BaseMessageSerializer, UndecodableMessage
-from channels_lite.store import Execute, Outcome, Store, sql
+from channels_lite.store import Outcome, Store, sql
+from channels_lite.store.upkeep import Sweep, leave_all
 from channels_lite.wake import Waiter
 
 __all__ = ["Reader"]
@@ -36,9 +37,9 @@ logger = logging.getLogger(__name__)
 # They count against capacity until then: a quarter of it may be used up by them.
 RELEASE_AFTER = 0.05
 RELEASE_SHARE = 4
-# Seconds between two steps of a sweep for what has expired, and rows a step.
-EXPIRE_EVERY = 10.0
-EXPIRE_STEP = 500
+# Seconds between two sweeps of the tables, and between two steps of one.
+SWEEP_EVERY = 10.0
+SWEEP_PAUSE = 0.05
 
 
 class Reader:
@@ -64,12 +65,11 @@ class Reader:
         self._default_interval = default_interval
         self._wake = wake
         self._clock = clock
-        self._next_expire = time.monotonic() + EXPIRE_EVERY
-        self._sweeps = {"channels_lite_event": 0, "channels_lite_groupmembership": 0}
 
-    def start(self, inbox: Inbox) -> None:
-        """Begins, in this process; once more in a forked child."""
+    def start(self, inbox: Inbox, token: str) -> None:
+        """Begins, in this process, whose names are by ``token``; once more in a forked child."""
         self._inbox = inbox
+        self._token = token
         self._lock = threading.Lock()
         self._looking: asyncio.AbstractEventLoop | None = None
         self._look_again = False
@@ -83,6 +83,10 @@ class Reader:
         self._releasing: asyncio.AbstractEventLoop | None = None
         self._last_message = time.monotonic()
         self._last_error = ""
+        self._sweeping: asyncio.AbstractEventLoop | None = None
+        self._next_sweep = 0.0
+        #: Whether channels of this process may be members of groups.
+        self.has_joined = False
 
     def interval(self) -> float:
         """Seconds until the next look by the clock."""
@@ -189,9 +193,7 @@ class Reader:
         self._inbox.sweep(now)
         self.waiter.tidy(self._inbox.plain_channels())
         self.release()
-        if self._config.auto_trim and time.monotonic() >= self._next_expire:
-            self._next_expire = time.monotonic() + EXPIRE_EVERY
-            self._store.submit(partial(self.expire_step, now=now), _ignore, write=True)
+        self.sweep()
         # While messages wait in memory a flush elsewhere must be heard of.
         return context is not None or not self._inbox.is_empty
 
@@ -225,24 +227,38 @@ class Reader:
                 self._inbox.released(through)
         self._wake({name: claimed.id for name, claimed in through.unclaimed})
 
-    def expire_step(self, execute: Execute, now: float) -> int:
-        """A step of the sweeps of both tables.  Returns how many rows were deleted."""
-        deleted = 0
-        for table, after in self._sweeps.items():
-            count, self._sweeps[table] = sql.expire(execute, table, after, now, EXPIRE_STEP)
-            deleted += count
-        return deleted
+    def sweep(self) -> None:
+        """Begins a sweep of the tables, if it is time and the turn of this process."""
+        if time.monotonic() < self._next_sweep or (
+            self._sweeping is not None and not self._sweeping.is_closed()
+        ):
+            return
+        self._next_sweep = time.monotonic() + SWEEP_EVERY
+        dead = self.waiter.dead()
+        if dead is not None and (dead or self._config.auto_trim):
+            self._sweeping = asyncio.get_running_loop()
+            self._step(self._sweeping, Sweep(dead))
 
-    @property
-    def is_swept(self) -> bool:
-        """Whether the sweeps have reached the end of both tables."""
-        return not any(self._sweeps.values())
+    def _step(self, loop: asyncio.AbstractEventLoop, sweep: Sweep) -> None:
+        def done(outcome: Outcome[int]) -> None:
+            if outcome.error is None and not sweep.is_done:
+                _soon(loop, partial(loop.call_later, SWEEP_PAUSE, self._step, loop, sweep))
+                return
+            self._sweeping = None
+            self._next_sweep = time.monotonic() + SWEEP_EVERY
+            if outcome.error is None:  # else the next sweep does it
+                self.waiter.bury(sweep.dead)
+
+        now = self._clock.now() if self._config.auto_trim else 0.0
+        self._store.submit(partial(sweep.step, now=now), done, write=False)
 
     def leave(self) -> None:
         """At exit, or when the layer is gone: gives back what was claimed and not received."""
         self.waiter.close()
         with suppress(RuntimeError):  # no loop to wait for a lock on, or no thread any more
             self.release()
+            if self.has_joined:
+                self._store.submit(partial(leave_all, token=self._token), _ignore, write=False)
         self._store.close()
 
 
@@ -251,10 +267,10 @@ def _run(function: Callable[[], None]) -> None:
 
 
 def _ignore(outcome: Outcome[Any]) -> None:
-    """A sweep that failed is made up for by the next one."""
+    """Memberships end by themselves, later."""
 
 
-def _soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+def _soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
     try:
         if running_loop() is loop:
             loop.call_soon(callback)

@@ -7,7 +7,7 @@
  *
  * What each errno means, decided here once:
  *   ENOENT          nobody has ever listened here             nobody woken
- *   ENXIO           a name with no reader: the owner is dead  removed, nobody woken
+ *   ENXIO           a name with no reader: the owner is dead  nobody woken
  *   EAGAIN          the pipe is full: a wake is waiting       woken
  *   EPIPE           the reader went just now                  nobody woken
  *   EINTR           again
@@ -40,15 +40,8 @@ static int wake_fifo(const char *path)
         fd = open(path, O_WRONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
     while (fd < 0 && errno == EINTR);
     if (fd < 0) {
-        if (errno == ENOENT)
-            return 0;
-        if (errno != ENXIO)
-            return -errno;
-        /* Also what a socket gives: remove only what is a FIFO of ours.
-         * A token is never used again, so no new owner can be hit. */
-        if (lstat(path, &status) == 0 && S_ISFIFO(status.st_mode) && status.st_uid == geteuid())
-            (void)unlink(path);
-        return 0;
+        /* The name of a dead process stays: it tells the upkeep whose rows to delete. */
+        return errno == ENOENT || errno == ENXIO ? 0 : -errno;
     }
     if (fstat(fd, &status) < 0) {
         result = -errno;

@@ -38,12 +38,14 @@ from channels_lite.frames import FrameSender
 from channels_lite.groups import Groups
 from channels_lite.inbox import Inbox
 from channels_lite.loops import TURN, call_on
+from channels_lite.names import split
 from channels_lite.outbox import Operation, Outbox, T
 from channels_lite.reader import Reader
 from channels_lite.serializers import SerializerDoesNotExist, UndecodableMessage, registry
-from channels_lite.store import Execute, Outcome, Store, is_in_memory, sql
+from channels_lite.store import Execute, Outcome, Store, is_in_memory, sql, upkeep
 from channels_lite.store.connection import Source
 from channels_lite.store.django import DjangoStore, run_in_transaction_of, transaction_of_caller
+from channels_lite.store.rooms import Rooms
 from channels_lite.wake import Waiter
 from channels_lite.wake.hooks import hooks
 
@@ -115,7 +117,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         #: Part of every process-local channel's name, and the name of this process's FIFO.
         self.client_prefix = uuid.uuid4().hex
         self._inbox = Inbox(self._limit)
-        self._rooms = sql.Rooms(self._limit, self._inbox.cursor, self._inbox.buffered)
+        self._rooms = Rooms(self._limit, self._inbox.cursor, self._inbox.buffered)
         self._groups = Groups(self._store)
         self._frames = FrameSender(
             self.client_prefix, lambda: os.fsdecode(self._source.sidecar_bytes), self._limit
@@ -125,7 +127,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self._taken = 0
         self._outboxes: dict[asyncio.AbstractEventLoop, Outbox] = {}
         self._lock = threading.Lock()
-        self._reader.start(self._inbox)
+        self._reader.start(self._inbox, self.client_prefix)
 
     def make_waiter(self, reader: Reader) -> Waiter:
         """How ``reader`` learns of rows."""
@@ -180,7 +182,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self.require_valid_channel_name(channel)
         data = self._encode(message)
         now = self._clock.now() or await self._set_clock()
-        post = sql.Post(*sql.split(channel), channel, data, now, now + self.expiry)
+        post = sql.Post(*split(channel), channel, data, now, now + self.expiry)
         if transaction_of_caller(self.database) is not None:
             full = await self._write(partial(sql.post_all, messages=self._encrypted([post])))
         else:
@@ -288,9 +290,9 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         boot, began_at = boot_id(), time.time() - ticks()
         known = None
         if transaction_of_caller(self.database) is None:  # which could keep others from reading
-            known = await self._read(partial(sql.boot, boot_id=boot))
+            known = await self._read(partial(upkeep.boot, boot_id=boot))
         if known is None:
-            known = await self._write(lambda execute, _: sql.begin_boot(execute, boot, began_at))
+            known = await self._write(lambda execute, _: upkeep.begin_boot(execute, boot, began_at))
         self._clock.set(known)
         return self._clock.now()
 
@@ -351,19 +353,21 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                     return message
             receiver = self._inbox.wait(channel, loop)
             try:
-                must_look = self._waiter.watch(loop) or is_new_name
-                if is_plain:
-                    self._waiter.listen(channel)
-                    # What came while nobody waited was left to other processes.
-                    must_look = True
-                if must_look:
-                    self._reader.look()
+                if self._waiter.watch(loop) or is_new_name or is_plain:
+                    self._arm(channel, loop)
                 await receiver
             except BaseException:
                 self._inbox.leave(channel, receiver)
                 if is_plain:
                     self._reader.release_later(loop)
                 raise
+
+    def _arm(self, channel: str, loop: asyncio.AbstractEventLoop) -> None:
+        if "!" not in channel:
+            # What came while nobody waited was left to other processes.
+            self._waiter.listen(channel)
+        self._reader.look()
+        loop.call_soon(self._reader.sweep)
 
     def _decode(self, channel: str, data: bytes) -> dict[str, Any] | None:
         try:
@@ -376,7 +380,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self.require_valid_channel_name(channel)
         if "!" not in channel:
             return False
-        name = sql.split(channel)[0]
+        name = split(channel)[0]
         if not name.endswith(f"{self.client_prefix}!"):
             raise ForeignChannel(
                 f"{channel} is another process's: only what made a channel by new_channel() can "
@@ -391,6 +395,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self.require_valid_group_name(group)
         self.require_valid_channel_name(channel)
         expires_at = (self._clock.now() or await self._set_clock()) + self.group_expiry
+        self._reader.has_joined = True
 
         def operation(execute: Execute, batch: sql.Batch) -> None:
             sql.join(execute, group, channel, batch.now, expires_at)
@@ -433,12 +438,10 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         if not self._clock.now():
             await self._set_clock()
         deleted = 0
-        while True:
-            deleted += await self._write(
-                lambda execute, batch: self._reader.expire_step(execute, batch.now)
-            )
-            if self._reader.is_swept:
-                return deleted
+        sweep = upkeep.Sweep()
+        while not sweep.is_done:
+            deleted += await self._read(partial(sweep.step, now=self._clock.now()))
+        return deleted
 
     async def close(self) -> None:
         """Gives back what the layer holds.  It works again when it is used again."""

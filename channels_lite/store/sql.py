@@ -9,12 +9,13 @@ that process, so that a group message is one row per process.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from channels_lite.store import Execute, writing
+from channels_lite.store.rooms import Rooms
 
 __all__ = [
     "FLUSHED",
@@ -26,11 +27,7 @@ __all__ = [
     "Member",
     "Post",
     "Release",
-    "Rooms",
     "Row",
-    "begin_boot",
-    "boot",
-    "expire",
     "flush",
     "group_members",
     "join",
@@ -39,7 +36,6 @@ __all__ = [
     "post",
     "post_all",
     "release",
-    "split",
 ]
 
 #: ``channel_name`` of the mark that flush() leaves: what is older, in whose memory ever, is void.
@@ -57,15 +53,10 @@ INSERT = """
     VALUES (?, ?, ?, ?, ?)
     RETURNING id
 """
-COUNT = """
-    SELECT (SELECT count(*) FROM
-                (SELECT 1 FROM channels_lite_event WHERE channel_name = ? AND id > ? LIMIT ?)),
-           EXISTS (SELECT 1 FROM channels_lite_event WHERE channel_name = ?),
-           coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'channels_lite_event'), 0)
-"""
-DROP_EXPIRED = "DELETE FROM channels_lite_event WHERE channel_name = ? AND expires_at <= ?"
+# Anybody may have written a row, of any types: text in another encoding would fail the statement.
 READ = """
-    SELECT id, recipients, data, expires_at FROM channels_lite_event
+    SELECT id, CAST(recipients AS BLOB), CAST(data AS BLOB), coalesce(expires_at + 0.0, 0)
+    FROM channels_lite_event
     WHERE channel_name = ? AND id > ? ORDER BY id LIMIT ?
 """
 IS_WAITING = """
@@ -76,7 +67,7 @@ CLAIM = """
     DELETE FROM channels_lite_event WHERE id IN
         (SELECT id FROM channels_lite_event WHERE channel_name = ? AND expires_at > ?
          ORDER BY id LIMIT ?)
-    RETURNING id, data, expires_at, created_at
+    RETURNING id, CAST(data AS BLOB), coalesce(expires_at + 0.0, 0), coalesce(created_at + 0.0, 0)
 """
 LAST_ID = "SELECT seq FROM sqlite_sequence WHERE name = 'channels_lite_event'"
 FLUSH_MARK = "SELECT id, created_at FROM channels_lite_event WHERE channel_name = ?"
@@ -100,78 +91,10 @@ MEMBERS = """
          FROM channels_lite_groupmembership WHERE group_name = ? AND expires_at > ?)
     GROUP BY 1
 """
-BOOT = "SELECT began_at, boot_id FROM channels_lite_boot"
-SET_BOOT = "INSERT OR REPLACE INTO channels_lite_boot (id, boot_id, began_at) VALUES (1, ?, ?)"
-CHUNK_END = "SELECT max(id) FROM (SELECT id FROM {table} WHERE id > ? ORDER BY id LIMIT ?)"
-EXPIRE_CHUNK = "DELETE FROM {table} WHERE id > ? AND id <= ? AND expires_at <= ?"
-
 #: Seconds that the mark of a flush is kept: longer than any message in somebody's memory.
 FLUSH_MARK_EXPIRY = 86400.0
-#: What no last id is between.
-NOWHERE = (0, -1)
 #: Rows of one channel that a look reads at most; the rest is for the next one.
 READ_LIMIT = 1000
-
-
-class Rooms:
-    """How full channels are, without counting for each message.
-
-    A channel that had room for n messages when the table's last id was i has room as long as ids
-    stay below i + n, whoever inserts and wherever.  Only beyond that does it take a new count; and
-    below i, where ids have begun anew (``manage.py flush``).
-
-    Capacity holds for the non-local part of a name, shared by all its channels, until the receiving
-    process has read a row; from then on for each of its channels, by the receiver's buffer.  A
-    full buffer shows across processes as a row that is parked under the channel's full name.
-    """
-
-    #: Channels remembered at most.
-    LIMIT = 10_000
-
-    def __init__(
-        self,
-        capacity: Callable[[str], int | None],
-        seen: Callable[[str], int],
-        buffered: Callable[[str], int],
-    ) -> None:
-        #: Most messages that may wait on a channel; None: no limit.
-        self._capacity = capacity
-        #: Behind which id a name's rows count: a process does not count what it has read itself.
-        self._seen = seen
-        #: Messages of a channel that wait in this process's memory.
-        self._buffered = buffered
-        self._safe: dict[str, tuple[int, int]] = {}
-
-    def safe(self, channel: str) -> tuple[int, int]:
-        """Between which last ids, both included, ``channel`` has room for sure."""
-        return self._safe.get(channel, NOWHERE)
-
-    def unremembered(self) -> Rooms:
-        """The same for a transaction that may be rolled back, and its ids with it."""
-        return Rooms(self._capacity, self._seen, self._buffered)
-
-    def count(self, execute: Execute, name: str, channel: str, now: float) -> bool:
-        """Counts, and remembers.  Whether there is room.  In a transaction."""
-        limit = self._capacity(channel)
-        if limit is None:
-            self._remember(channel, (0, 2**63 - 1))
-            return True
-        parked = channel if channel != name else None
-        asked = (name, self._seen(name), limit, parked)
-        [(waiting, is_parked, last)] = execute(COUNT, asked)
-        if waiting >= limit or is_parked:
-            # Only now are expired rows told apart: it costs a look-up for each.
-            execute(DROP_EXPIRED, (name, now))
-            execute(DROP_EXPIRED, (parked, now))
-            [(waiting, is_parked, last)] = execute(COUNT, asked)
-        room = 0 if is_parked else limit - waiting - self._buffered(channel)
-        self._remember(channel, (last, last + room - 1))
-        return room > 0
-
-    def _remember(self, channel: str, safe: tuple[int, int]) -> None:
-        if len(self._safe) >= self.LIMIT:
-            self._safe.clear()
-        self._safe[channel] = safe
 
 
 @dataclass(slots=True)
@@ -200,12 +123,6 @@ class Batch:
     is_alone: bool = False
     #: Non-local names that got a row: whose readers are to be woken after the commit.  With its id.
     posted: dict[str, int] = field(default_factory=dict)
-
-
-def split(channel: str) -> tuple[str, str]:
-    """The non-local part of a channel's name, with its "!", and what is behind that."""
-    bang = channel.find("!") + 1
-    return (channel[:bang], channel[bang:]) if bang else (channel, "")
 
 
 def post(execute: Execute, batch: Batch, message: Post) -> bool:
@@ -312,7 +229,10 @@ def look(execute: Execute, asked: Look) -> Looked:
     for name, cursor in asked.cursors.items():
         found = execute(READ, (name, cursor, READ_LIMIT))
         if found:
-            rows[name] = [Row(*columns) for columns in found]
+            rows[name] = [
+                Row(row, recipients.decode(errors="replace"), data, expires_at)
+                for row, recipients, data, expires_at in found
+            ]
             is_all = is_all and len(found) < READ_LIMIT
             if asked.deletes:
                 execute(DELETE_READ, (name, found[-1][0]))
@@ -365,43 +285,8 @@ def leave(execute: Execute, group: str, channel: str) -> None:
     execute(LEAVE, (group, channel))
 
 
-def boot(execute: Execute, boot_id: str) -> float | None:
-    """When this boot of the machine began, if anybody has used the database since."""
-    known = execute(BOOT, ())
-    return known[0][0] if known and known[0][1] == boot_id else None
-
-
-def begin_boot(execute: Execute, boot_id: str, began_at: float) -> float:
-    """The same for who may be the first: enters it, and purges what an earlier boot has left.
-
-    No message is meant to survive a reboot, and no process has.
-    """
-    known = execute(BOOT, ())
-    if known and known[0][1] == boot_id:
-        return float(known[0][0])
-    if known:
-        execute("DELETE FROM channels_lite_event", ())
-        execute("DELETE FROM channels_lite_groupmembership WHERE instr(channel_name, '!')", ())
-    execute(SET_BOOT, (boot_id, began_at))
-    return began_at
-
-
 def flush(execute: Execute, now: float) -> None:
     """Deletes all messages and groups, and voids what processes have in memory."""
     execute("DELETE FROM channels_lite_event", ())
     execute("DELETE FROM channels_lite_groupmembership", ())
     execute(INSERT, (now, now + FLUSH_MARK_EXPIRY, FLUSHED, "", b""))
-
-
-def expire(execute: Execute, table: str, after: int, now: float, limit: int) -> tuple[int, int]:
-    """Deletes the expired among the ``limit`` rows behind id ``after``: a step of a sweep.
-
-    Returns how many, and where the next step begins; 0 when the sweep has reached the end.
-    No index by expiry: every message would pay for it, and a sweep reads each row once.
-    """
-    [(last,)] = execute(CHUNK_END.format(table=table), (after, limit))
-    if last is None:
-        return 0, 0
-    execute(EXPIRE_CHUNK.format(table=table), (after, last, now))
-    [(deleted,)] = execute("SELECT changes()", ())
-    return deleted, last

@@ -8,6 +8,7 @@ sending side, ``hooks``, is the same for all layers: each wakes those who listen
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from typing import Protocol
 
 from channels_lite.frames import Frame
@@ -38,6 +39,12 @@ class Waiter(Protocol):
 
     def accept_frames(self, *, is_open: bool) -> None:
         """Whether they may; if not, they put rows."""
+
+    def dead(self) -> set[str] | None:
+        """Tokens of processes that were killed; None if another process sees to them."""
+
+    def bury(self, tokens: Collection[str]) -> None:
+        """Forgets them: nothing of theirs is left in the tables."""
 
     def nudge(self) -> None:
         """After a commit of ours: looks, unless the wake-up comes by itself.  Any thread."""

@@ -4,9 +4,9 @@ Beside the database ``x.sqlite3`` is ``x.sqlite3-wake/``, mode 0700, and in it o
 process that receives, named by its token; ``@channel/token`` is a second name (a hard link) for
 each plain channel it waits on.  Senders need no list of processes: the name says where to write.
 
-A name without a reader (``ENXIO``) belongs to the dead, whatever killed it, and is removed by
-whoever meets it.  So the name must not exist before its reader does: it is made under a dot-name,
-opened, and renamed.
+A name without a reader (``ENXIO``) belongs to the dead, whatever killed it; the upkeep removes it,
+with what the dead have left in the tables.  So the name must not exist before its reader does: it
+is made under a dot-name, opened, and renamed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,6 +25,8 @@ __all__ = ["Fifo", "SidecarRefused"]
 
 # Bytes read at once; a Linux pipe holds as many.
 DRAIN = 65536
+# Seconds after which a dot-name is no longer in the making: its maker was killed.
+MAKING = 60.0
 
 
 class SidecarRefused(OSError):
@@ -97,24 +101,36 @@ class Fifo:
             return False
         return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
-    def reclaim(self) -> int:
-        """Removes the names of dead processes; returns how many."""
-        removed = 0
-        for name in [*self._sidecar.glob("[!.@]*"), *self._sidecar.glob("@*/*")]:
-            try:
-                os.close(os.open(name, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC))
-            except OSError as error:
-                if error.errno == errno.ENXIO and stat.S_ISFIFO(name.lstat().st_mode):
-                    _remove(name)
-                    removed += 1
-        for name in self._sidecar.iterdir():
-            # A socket is made after its FIFO and removed before it.
-            is_frames = name.name.endswith(SUFFIX)
-            if is_frames and not name.with_name(name.name.strip(".")[: -len(SUFFIX)]).exists():
-                _remove(name)
-        for directory in self._sidecar.glob("@*"):
-            _remove_directory(directory)
-        return removed
+    def dead(self) -> set[str] | None:
+        """The tokens of processes that have died without removing their names.
+
+        None: of those that live another one comes first, and sees to them.
+        """
+        found = set()
+        for path in sorted(self._sidecar.iterdir()):
+            if path.name[0] != "." and path != self._path:
+                if _is_dead(path):
+                    found.add(path.name)
+                elif path < self._path and path.is_fifo():
+                    return None
+        return found
+
+    def bury(self, tokens: Collection[str]) -> None:
+        """Removes their names, and sockets whose FIFO is gone."""
+        for path in list(self._sidecar.iterdir()):
+            if path.name.startswith("@"):
+                for token in tokens:
+                    _remove(path / token)
+                _remove_directory(path)
+            elif path.name.endswith(SUFFIX):
+                # A socket is made after its FIFO and removed before it.
+                fifo = path.with_name(path.name.strip(".")[: -len(SUFFIX)])
+                if fifo.name in tokens or not fifo.exists():
+                    _remove(path)
+            elif path.name.startswith(".") and path.stat().st_mtime < time.time() - MAKING:
+                _remove(path)
+        for token in tokens:
+            _remove(self._sidecar / token)
 
     def close(self) -> None:
         """Removes the names, and the directory if nobody else is in it."""
@@ -128,6 +144,15 @@ class Fifo:
         """Closes the descriptors only: in a forked child the names are the parent's."""
         os.close(self.fd)
         os.close(self._writer)
+
+
+def _is_dead(path: Path) -> bool:
+    """Whether it is a FIFO that nobody reads."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno == errno.ENXIO and path.is_fifo()
+    return False
 
 
 def _make_directory(sidecar: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -65,7 +65,6 @@ class Listener:
             try:
                 if self._fifo is None:
                     self._fifo = Fifo(self._sidecar(), self._token())
-                    self._fifo.reclaim()
                     self._frames = self._make_frames()
                 loop.add_reader(self._fifo.fd, self._on_readable)
                 if self._frames is not None:
@@ -129,6 +128,19 @@ class Listener:
         """Shows the socket's name to senders, or takes it away."""
         if self._frames is not None:
             self._frames.open(is_open=is_open)
+
+    def dead(self) -> set[str] | None:
+        """See `Fifo.dead`; who polls has no FIFO, and knows of nobody."""
+        with suppress(FileNotFoundError):
+            if self._fifo is not None:
+                return self._fifo.dead()
+        return set()
+
+    def bury(self, tokens: Collection[str]) -> None:
+        """See `Fifo.bury`."""
+        with suppress(FileNotFoundError):
+            if self._fifo is not None:
+                self._fifo.bury(tokens)
 
     def nudge(self) -> None:
         """Looks at once where it polls; else this process's own FIFO was written to as well."""

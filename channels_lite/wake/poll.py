@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 
 from channels_lite.frames import Frame
@@ -65,6 +65,13 @@ class PollWaiter:
         return []
 
     def accept_frames(self, *, is_open: bool) -> None:
+        """Nothing to do."""
+
+    def dead(self) -> set[str]:
+        """Not known: who polls leaves no name behind."""
+        return set()
+
+    def bury(self, tokens: Collection[str]) -> None:
         """Nothing to do."""
 
     def nudge(self) -> None:

@@ -8,6 +8,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,14 @@ class Child:
         self._listener.join()
         self._process.stdin.close()
         self._process.stdout.close()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """For what no event tells of."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def child_environment(folder: Path, **environment: str) -> dict[str, str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 
-from tests.processes.conftest import PATIENCE, child_environment
+from tests.processes.conftest import PATIENCE, child_environment, wait_until
 
 LAYERS = ["core.SQLiteChannelLayer", "aio.AIOSQLiteChannelLayer", "notify.NotifyChannelLayer"]
 
@@ -45,7 +47,32 @@ def test_sidecar_is_reclaimed_after_a_kill(start, folder):
     assert dead in names(folder)
     successor = start()
     successor.do("receive", channel="others")
-    assert not {name for name in names(folder) if dead in name}
+    wait_until(lambda: not {name for name in names(folder) if dead in name})
+
+
+def groups(folder):
+    """Channels that are members of groups."""
+    with closing(sqlite3.connect(folder / "default.sqlite3")) as connection:
+        return connection.execute(
+            "SELECT channel_name FROM channels_lite_groupmembership ORDER BY 1"
+        ).fetchall()
+
+
+def test_memberships_of_the_dead_end(start, folder):
+    """Those of a killed process, and of one that ended in order, are soon gone; others stay."""
+    killed, ended, alive = start(), start(), start()
+    channels = [child.do("new_channel") for child in (killed, ended, alive)]
+    for child, channel in zip((killed, ended, alive), channels, strict=True):
+        child.do("receive", channel=channel)
+        child.do("group_add", group="room", channel=channel)
+    alive.do("group_add", group="room", channel="plain")
+    killed.kill()
+    ended.end()
+    assert (channels[1],) not in groups(folder)
+    start().do("receive", channel="jobs")
+    # The first of those that live does it, now or within some seconds.
+    wait_until(lambda: (channels[0],) not in groups(folder))
+    assert groups(folder) == sorted([("plain",), (channels[2],)])
 
 
 def test_killed_reader_takes_no_message_along(start):

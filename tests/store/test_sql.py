@@ -7,7 +7,7 @@ import sqlite3
 import pytest
 
 from channels_lite.models import Event, GroupMembership
-from channels_lite.store import sql
+from channels_lite.store import rooms, sql
 
 BY_CHANNEL = "USING INDEX channels_lite_event_channel"
 COVERING = "USING COVERING INDEX channels_lite_event_channel"
@@ -17,12 +17,12 @@ BY_GROUP = "INDEX channels_lite_groupmembership_group_name_channel_name"
 @pytest.mark.parametrize(
     ("statement", "index"),
     [
-        (sql.COUNT, COVERING),
+        (rooms.COUNT, COVERING),
         (sql.READ, BY_CHANNEL),
         (sql.IS_WAITING, BY_CHANNEL),
         (sql.CLAIM, BY_CHANNEL),
         (sql.DELETE_READ, BY_CHANNEL),
-        (sql.DROP_EXPIRED, BY_CHANNEL),
+        (rooms.DROP_EXPIRED, BY_CHANNEL),
         (sql.FLUSH_MARK, BY_CHANNEL),
         (sql.MEMBERS, BY_GROUP),
         (sql.LEAVE, BY_GROUP),

@@ -1,0 +1,83 @@
+"""What keeps the tables small: reboots, deaths and expiry.  Off every message's way."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from channels_lite.names import token_of
+from channels_lite.store import Execute
+
+__all__ = ["Sweep", "begin_boot", "boot", "leave_all"]
+
+BOOT = "SELECT began_at, boot_id FROM channels_lite_boot"
+SET_BOOT = "INSERT OR REPLACE INTO channels_lite_boot (id, boot_id, began_at) VALUES (1, ?, ?)"
+# What is no number has expired.
+CHUNK = """
+    SELECT id, coalesce(expires_at + 0.0 > ?, 0), CAST(channel_name AS BLOB) FROM {table}
+    WHERE id > ? ORDER BY id LIMIT ?
+"""
+LEAVE_ALL = "DELETE FROM channels_lite_groupmembership WHERE instr(channel_name, ?)"
+DELETE_ROWS = "DELETE FROM {table} WHERE id IN ({rows})"
+#: Rows that a step of a sweep reads: a millisecond.
+STEP = 500
+
+
+def boot(execute: Execute, boot_id: str) -> float | None:
+    """When this boot of the machine began, if anybody has used the database since."""
+    known = execute(BOOT, ())
+    return known[0][0] if known and known[0][1] == boot_id else None
+
+
+def begin_boot(execute: Execute, boot_id: str, began_at: float) -> float:
+    """The same for who may be the first: enters it, and purges what an earlier boot has left.
+
+    No message is meant to survive a reboot, and no process has.
+    """
+    known = execute(BOOT, ())
+    if known and known[0][1] == boot_id:
+        return float(known[0][0])
+    if known:
+        execute("DELETE FROM channels_lite_event", ())
+        execute("DELETE FROM channels_lite_groupmembership WHERE instr(channel_name, '!')", ())
+    execute(SET_BOOT, (boot_id, began_at))
+    return began_at
+
+
+class Sweep:
+    """Goes once through both tables, in steps, and deletes what has expired or is of ``dead``.
+
+    No index by expiry: every message would pay for it, and a sweep reads each row once.
+    """
+
+    def __init__(self, dead: Collection[str] = ()) -> None:
+        #: Tokens of processes.
+        self.dead = dead
+        self._tables = ["channels_lite_event", "channels_lite_groupmembership"]
+        self._after = 0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has reached the end."""
+        return not self._tables
+
+    def step(self, execute: Execute, now: float) -> int:
+        """Returns how many rows were deleted."""
+        table = self._tables[0]
+        rows = execute(CHUNK.format(table=table), (now, self._after, STEP))
+        gone = [row for row, is_live, name in rows if not is_live or self._is_dead(name)]
+        if gone:
+            execute(DELETE_ROWS.format(table=table, rows=",".join(map(str, gone))), ())
+        if len(rows) == STEP:
+            self._after = rows[-1][0]
+        else:
+            self._after = 0
+            self._tables.pop(0)
+        return len(gone)
+
+    def _is_dead(self, name: bytes) -> bool:
+        return b"!" in name and token_of(name.decode(errors="replace")) in self.dead
+
+
+def leave_all(execute: Execute, token: str) -> None:
+    """Ends the memberships of a process."""
+    execute(LEAVE_ALL, (f".{token}!",))
