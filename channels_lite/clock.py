@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 __all__ = ["Clock", "boot_id", "now", "ticks"]
@@ -32,16 +33,12 @@ def boot_id() -> str:
 
 def _source() -> Callable[[], float]:
     if boot_id() and hasattr(time, "CLOCK_BOOTTIME"):
-        return lambda: time.clock_gettime(time.CLOCK_BOOTTIME)
+        return partial(time.clock_gettime, time.CLOCK_BOOTTIME)
     return time.time
 
 
-_ticks = _source()
-
-
-def ticks() -> float:
-    """Seconds, of the clock that is never set where there is one."""
-    return _ticks()
+#: Seconds, by the clock that is never set where there is one.
+ticks = _source()
 
 
 class Clock:

@@ -336,7 +336,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """
         # On a name of this process that new_channel() did not make, rows may wait already.
         is_new_name = not self._inbox.is_served(channel) and self._own(channel)
-        if not self._clock.now():
+        if self._clock.began_at is None:
             await self._set_clock()
         loop = asyncio.get_running_loop()
         is_plain = "!" not in channel
@@ -417,7 +417,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     async def flush(self) -> None:
         """Deletes all messages and groups, in the table and in the memory of every process."""
 
-        if not self._clock.now():
+        if self._clock.began_at is None:
             await self._set_clock()
 
         def operation(execute: Execute, batch: sql.Batch) -> float:
@@ -435,7 +435,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     async def clean_expired(self) -> int:
         """Deletes every expired message and membership, in steps.  Returns how many."""
-        if not self._clock.now():
+        if self._clock.began_at is None:
             await self._set_clock()
         deleted = 0
         sweep = upkeep.Sweep()
