@@ -123,11 +123,14 @@ class GroupMembership(models.Model):
 class Boot(models.Model):
     """When the machine was last started, which is where all times are counted from.
 
-    See `channels_lite.clock`.
+    See `channels_lite.clock`.  And the last ``flush()``: messages with a lower id, and those
+    without a row that are older, are void in whosever memory.
     """
 
     boot_id = models.CharField(max_length=36)
     began_at = UnixTimeField()
+    flushed_id = models.BigIntegerField(default=0)
+    flushed_at = UnixTimeField(default=0)
 
     def __str__(self) -> str:
         return f"{self.boot_id} {self.began_at}"

@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 # They count against capacity until then: a quarter of it may be used up by them.
 RELEASE_AFTER = 0.05
 RELEASE_SHARE = 4
+# Seconds between two looks into every mailbox for what has expired.
+TIDY_EVERY = 1.0
 # Seconds between two sweeps of the tables, and between two steps of one.
 SWEEP_EVERY = 10.0
 SWEEP_PAUSE = 0.05
@@ -84,7 +86,7 @@ class Reader:
         self._last_message = time.monotonic()
         self._last_error = ""
         self._sweeping: asyncio.AbstractEventLoop | None = None
-        self._next_sweep = 0.0
+        self._next_sweep = self._next_tidy = 0.0
         #: Whether channels of this process may be members of groups.
         self.has_joined = False
 
@@ -189,8 +191,9 @@ class Reader:
         # In a receiver's context, in which its code finds its own connection: under Django's
         # TestCase the rows are in a transaction that no other one sees.
         (context.copy().run if context else _run)(self.look)
-        now = self._clock.now()
-        self._inbox.sweep(now)
+        if time.monotonic() >= self._next_tidy:
+            self._next_tidy = time.monotonic() + TIDY_EVERY
+            self._inbox.sweep(self._clock.now())
         self.waiter.tidy(self._inbox.plain_channels())
         self.release()
         self.sweep()

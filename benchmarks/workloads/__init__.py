@@ -25,7 +25,7 @@ from benchmarks.stage import Figures, Stage
 __all__ = ["NAMES", "Workload", "load"]
 
 #: In the order of ``all``; each is the module of that name beside this file.
-NAMES = ["latency", "pingpong", "inprocess", "throughput", "writers", "fanout"]
+NAMES = ["latency", "pingpong", "inprocess", "throughput", "writers", "fanout", "idle", "cost"]
 
 
 class Workload(Protocol):

@@ -419,9 +419,10 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
         if self._clock.began_at is None:
             await self._set_clock()
+        boot, began_at = boot_id(), self._clock.began_at or 0.0
 
         def operation(execute: Execute, batch: sql.Batch) -> float:
-            sql.flush(execute, batch.now)
+            upkeep.flush(execute, batch.now, boot, began_at)
             return batch.now
 
         flushed_at = await self._write(operation)

@@ -86,6 +86,8 @@ class Migration(migrations.Migration):
                 ),
                 ("boot_id", models.CharField(max_length=36)),
                 ("began_at", channels_lite.models.UnixTimeField()),
+                ("flushed_id", models.BigIntegerField(default=0)),
+                ("flushed_at", channels_lite.models.UnixTimeField(default=0)),
             ],
         ),
     ]

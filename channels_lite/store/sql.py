@@ -18,7 +18,6 @@ from channels_lite.store import Execute, writing
 from channels_lite.store.rooms import Rooms
 
 __all__ = [
-    "FLUSHED",
     "Batch",
     "Claimed",
     "FlushMark",
@@ -28,7 +27,6 @@ __all__ = [
     "Post",
     "Release",
     "Row",
-    "flush",
     "group_members",
     "join",
     "leave",
@@ -37,9 +35,6 @@ __all__ = [
     "post_all",
     "release",
 ]
-
-#: ``channel_name`` of the mark that flush() leaves: what is older, in whose memory ever, is void.
-FLUSHED = "!"
 
 # While ids stay below what `Rooms` knows to be safe, one statement is all a message takes.
 INSERT_IF_ROOM = """
@@ -70,7 +65,7 @@ CLAIM = """
     RETURNING id, CAST(data AS BLOB), coalesce(expires_at + 0.0, 0), coalesce(created_at + 0.0, 0)
 """
 LAST_ID = "SELECT seq FROM sqlite_sequence WHERE name = 'channels_lite_event'"
-FLUSH_MARK = "SELECT id, created_at FROM channels_lite_event WHERE channel_name = ?"
+FLUSH_MARK = "SELECT flushed_id, flushed_at FROM channels_lite_boot"
 DELETE_READ = "DELETE FROM channels_lite_event WHERE channel_name = ? AND id <= ?"
 PARK = "UPDATE channels_lite_event SET channel_name = channel_name || recipients WHERE id = ?"
 DELETE_ROW = "DELETE FROM channels_lite_event WHERE id = ?"
@@ -91,8 +86,6 @@ MEMBERS = """
          FROM channels_lite_groupmembership WHERE group_name = ? AND expires_at > ?)
     GROUP BY 1
 """
-#: Seconds that the mark of a flush is kept: longer than any message in somebody's memory.
-FLUSH_MARK_EXPIRY = 86400.0
 #: Rows of one channel that a look reads at most; the rest is for the next one.
 READ_LIMIT = 1000
 
@@ -224,7 +217,7 @@ def look(execute: Execute, asked: Look) -> Looked:
     cursor = max(asked.cursors.values(), default=0)
     if cursor and execute(LAST_ID, ()) < [(cursor,)]:
         return Looked({}, {}, is_rewound=True)
-    marks = execute(FLUSH_MARK, (FLUSHED,))
+    marks = execute(FLUSH_MARK, ())
     flushed = FlushMark(*marks[0]) if marks else None
     for name, cursor in asked.cursors.items():
         found = execute(READ, (name, cursor, READ_LIMIT))
@@ -283,10 +276,3 @@ def join(execute: Execute, group: str, channel: str, now: float, expires_at: flo
 def leave(execute: Execute, group: str, channel: str) -> None:
     """Ends a membership, if there is one."""
     execute(LEAVE, (group, channel))
-
-
-def flush(execute: Execute, now: float) -> None:
-    """Deletes all messages and groups, and voids what processes have in memory."""
-    execute("DELETE FROM channels_lite_event", ())
-    execute("DELETE FROM channels_lite_groupmembership", ())
-    execute(INSERT, (now, now + FLUSH_MARK_EXPIRY, FLUSHED, "", b""))

@@ -7,10 +7,17 @@ from collections.abc import Collection
 from channels_lite.names import token_of
 from channels_lite.store import Execute
 
-__all__ = ["Sweep", "begin_boot", "boot", "leave_all"]
+__all__ = ["Sweep", "begin_boot", "boot", "flush", "leave_all"]
 
 BOOT = "SELECT began_at, boot_id FROM channels_lite_boot"
-SET_BOOT = "INSERT OR REPLACE INTO channels_lite_boot (id, boot_id, began_at) VALUES (1, ?, ?)"
+SET_BOOT = """
+    INSERT OR REPLACE INTO channels_lite_boot (id, boot_id, began_at, flushed_id, flushed_at)
+    VALUES (1, ?, ?, 0, 0)
+"""
+SET_FLUSHED = """
+    UPDATE channels_lite_boot SET flushed_at = ?, flushed_id = 1 +
+        coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'channels_lite_event'), 0)
+"""
 # What is no number has expired.
 CHUNK = """
     SELECT id, coalesce(expires_at + 0.0 > ?, 0), CAST(channel_name AS BLOB) FROM {table}
@@ -41,6 +48,14 @@ def begin_boot(execute: Execute, boot_id: str, began_at: float) -> float:
         execute("DELETE FROM channels_lite_groupmembership WHERE instr(channel_name, '!')", ())
     execute(SET_BOOT, (boot_id, began_at))
     return began_at
+
+
+def flush(execute: Execute, now: float, boot_id: str, began_at: float) -> None:
+    """Deletes all messages and groups, and voids what processes have in memory."""
+    begin_boot(execute, boot_id, began_at)  # somebody may have emptied that table, too
+    execute("DELETE FROM channels_lite_event", ())
+    execute("DELETE FROM channels_lite_groupmembership", ())
+    execute(SET_FLUSHED, (now,))
 
 
 class Sweep:

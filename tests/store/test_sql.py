@@ -23,7 +23,6 @@ BY_GROUP = "INDEX channels_lite_groupmembership_group_name_channel_name"
         (sql.CLAIM, BY_CHANNEL),
         (sql.DELETE_READ, BY_CHANNEL),
         (rooms.DROP_EXPIRED, BY_CHANNEL),
-        (sql.FLUSH_MARK, BY_CHANNEL),
         (sql.MEMBERS, BY_GROUP),
         (sql.LEAVE, BY_GROUP),
     ],
