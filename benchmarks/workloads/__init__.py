@@ -25,7 +25,10 @@ from benchmarks.stage import Figures, Stage
 __all__ = ["NAMES", "Workload", "load"]
 
 #: In the order of ``all``; each is the module of that name beside this file.
-NAMES = ["latency", "pingpong", "inprocess", "throughput", "writers", "fanout", "idle", "cost"]
+NAMES = [
+    "latency", "pingpong", "inprocess", "throughput", "writers", "fanout",
+    "idle", "cost", "websocket", "views",
+]  # fmt: skip
 
 
 class Workload(Protocol):
