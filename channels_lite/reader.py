@@ -85,6 +85,8 @@ class Reader:
         self._releasing: asyncio.AbstractEventLoop | None = None
         self._last_message = time.monotonic()
         self._last_error = ""
+        #: Looks have been made since the last `close`.
+        self._is_open = False
         self._sweeping: asyncio.AbstractEventLoop | None = None
         self._next_sweep = self._next_tidy = 0.0
         #: Whether channels of this process may be members of groups.
@@ -107,6 +109,7 @@ class Reader:
                 return
             self._looking = loop
             self._looks += 1
+            self._is_open = True
         self._held_before = len(self._held)
         asked = self._inbox.ask(self._clock.now(), deletes=self._is_in_memory)
         self._store.submit(partial(sql.look, asked=asked), partial(self._looked, loop), write=False)
@@ -232,9 +235,8 @@ class Reader:
 
     def sweep(self) -> None:
         """Begins a sweep of the tables, if it is time and the turn of this process."""
-        if time.monotonic() < self._next_sweep or (
-            self._sweeping is not None and not self._sweeping.is_closed()
-        ):
+        is_sweeping = self._sweeping is not None and not self._sweeping.is_closed()
+        if not self._is_open or is_sweeping or time.monotonic() < self._next_sweep:
             return
         self._next_sweep = time.monotonic() + SWEEP_EVERY
         dead = self.waiter.dead()
@@ -252,15 +254,24 @@ class Reader:
             if outcome.error is None:  # else the next sweep does it
                 self.waiter.bury(sweep.dead)
 
+        if not self._is_open:
+            self._sweeping = None
+            return
         now = self._clock.now() if self._config.auto_trim else 0.0
         self._store.submit(partial(sweep.step, now=now), done, write=False)
 
-    def leave(self) -> None:
-        """At exit, or when the layer is gone: gives back what was claimed and not received."""
+    def close(self) -> None:
+        """Stops until the next look; gives back what was claimed and not received."""
+        self._is_open = False
         self.waiter.close()
+        self.release()
+
+    def leave(self) -> None:
+        """At exit: the same, and ends the memberships of this process."""
+        must_leave = self._is_open and self.has_joined
         with suppress(RuntimeError):  # no loop to wait for a lock on, or no thread any more
-            self.release()
-            if self.has_joined:
+            self.close()
+            if must_leave:
                 self._store.submit(partial(leave_all, token=self._token), _ignore, write=False)
         self._store.close()
 

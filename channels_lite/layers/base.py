@@ -446,8 +446,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     async def close(self) -> None:
         """Gives back what the layer holds.  It works again when it is used again."""
-        self._waiter.close()
-        self._reader.release()
+        self._reader.close()
         self._frames.close()
         self._store.close()
 

@@ -1,0 +1,222 @@
+"""Whatever is sent, received, cancelled, joined and flushed in whatever order: as specified."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from channels.exceptions import ChannelFull
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from channels_lite import clock
+from tests.conftest import LAYERS, PATIENCE, use_database
+from tests.properties.model import STEP, Model
+
+#: ``make chaos`` looks at more examples, and at others each time.
+QUICK = {"max_examples": 20, "stateful_step_count": 25, "derandomize": True}
+THOROUGH = {"max_examples": 300, "stateful_step_count": 60, "print_blob": True}
+#: Two layers on one file are to each other as two processes, with tokens and sockets of their own.
+PROCESSES = st.integers(0, 1)
+NUMBERS = st.integers(0, 5)
+PLAIN = ["plain", "small"]
+GROUPS = st.sampled_from(["one", "two"])
+SMALL = 3
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=5)
+    | st.binary(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+class Machine(RuleBasedStateMachine):
+    """Does to two layers, and to the model, the same."""
+
+    kind: str
+    migrated: bytes
+
+    @initialize()
+    def begin(self):
+        self.folder = Path(tempfile.mkdtemp())
+        self.loop = asyncio.new_event_loop()
+        (self.folder / "channels.sqlite3").write_bytes(self.migrated)
+        use_database("channels", self.folder / "channels.sqlite3")
+        self.real_ticks, self.passed = clock.ticks, 0.0
+        clock.ticks = lambda: self.real_ticks() + self.passed
+        interval = 60 if self.kind == "notify" else 0.01
+        self.layers = [
+            LAYERS[self.kind](
+                database="channels",
+                polling_interval=interval,
+                capacity=1000,
+                channel_capacity={"small": SMALL},
+            )
+            for _ in range(2)
+        ]
+        self.model = Model()
+        self.numbers = itertools.count()
+        #: Channels, and who receives on each; both may on a plain one.
+        self.channels = [("plain", 0), ("small", 1)]
+        for process in (0, 1):
+            self.new_channel(process)
+
+    def run(self, coroutine):
+        return self.loop.run_until_complete(asyncio.wait_for(coroutine, PATIENCE))
+
+    def message(self, value):
+        return {"number": next(self.numbers), "value": value}
+
+    def pick(self, number):
+        return self.channels[number % len(self.channels)]
+
+    @rule(process=PROCESSES)
+    def new_channel(self, process):
+        if len(self.channels) < 8:
+            self.channels.append((self.run(self.layers[process].new_channel()), process))
+
+    @rule(process=PROCESSES, number=NUMBERS, value=VALUES)
+    def send(self, process, number, value):
+        channel, _ = self.pick(number)
+        message = self.message(value)
+        try:
+            self.run(self.layers[process].send(channel, message))
+        except ChannelFull:
+            assert channel == "small"
+            assert self.model.count(channel) >= SMALL
+        else:
+            self.model.send(process, channel, message)
+
+    @rule(process=PROCESSES, number=NUMBERS, count=st.integers(2, 6))
+    def send_at_once(self, process, number, count):
+        """Several coroutines in one iteration: one commit, or one datagram, for all."""
+        channel, _ = self.pick(number)
+        if channel == "small":
+            return
+        messages = [self.message(None) for _ in range(count)]
+
+        async def all_of_them():
+            await asyncio.gather(*(self.layers[process].send(channel, each) for each in messages))
+
+        self.run(all_of_them())
+        for message in messages:
+            self.model.send(process, channel, message)
+
+    @rule(number=NUMBERS)
+    def receive(self, number):
+        channel, process = self.pick(number)
+        if self.model.expected(channel):
+            self.model.receive(channel, self.run(self.layers[process].receive(channel)))
+
+    @rule(number=NUMBERS)
+    def receive_by_the_other(self, number):
+        """A plain channel is everybody's."""
+        channel = PLAIN[number % 2]
+        if self.model.expected(channel):
+            self.model.receive(channel, self.run(self.layers[number % 2].receive(channel)))
+
+    @rule(number=NUMBERS, turns=st.integers(0, 6), sends=st.booleans(), process=PROCESSES)
+    def receive_and_cancel(self, number, turns, sends, process):
+        """Cancelled before, while or after a message comes: it is received, or still there."""
+        channel, owner = self.pick(number)
+
+        async def attempt():
+            task = asyncio.ensure_future(self.layers[owner].receive(channel))
+            await asyncio.sleep(0)
+            message = self.message("while receiving")
+            if sends and channel != "small":
+                await self.layers[process].send(channel, message)
+                self.model.send(process, channel, message)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+            return None if task.cancelled() else task.result()
+
+        message = self.run(attempt())
+        if message is not None:
+            self.model.receive(channel, message)
+
+    @rule(number=NUMBERS, group=GROUPS, process=PROCESSES)
+    def group_add(self, number, group, process):
+        channel, _ = self.pick(number)
+        if channel != "small":  # full members miss messages, which the model does not know
+            self.run(self.layers[process].group_add(group, channel))
+            self.model.groups[group][channel] = self.model.step
+
+    @rule(number=NUMBERS, group=GROUPS, process=PROCESSES)
+    def group_discard(self, number, group, process):
+        channel, _ = self.pick(number)
+        self.run(self.layers[process].group_discard(group, channel))
+        self.model.groups[group].pop(channel, None)
+
+    @rule(group=GROUPS, process=PROCESSES, value=VALUES)
+    def group_send(self, group, process, value):
+        message = self.message(value)
+        self.run(self.layers[process].group_send(group, message))
+        self.model.group_send(process, group, message)
+
+    @rule()
+    def time_passes(self):
+        self.passed += STEP
+        self.model.step += 1
+
+    @precondition(lambda self: self.model.step % 3 == 2)
+    @rule()
+    def a_day_passes(self):
+        self.passed += 86400
+        self.model.a_day_passes()
+
+    @rule(process=PROCESSES)
+    def flush(self, process):
+        self.run(self.layers[process].flush())
+        self.model.flush()
+
+    @rule(process=PROCESSES)
+    def close(self, process):
+        """A layer that was closed works again when it is used again."""
+        self.run(self.layers[process].close())
+
+    def teardown(self):
+        """Everything that is due comes, and nothing else."""
+        if not hasattr(self, "model"):
+            return
+        try:
+            for channel, process in self.channels:
+                while self.model.expected(channel):
+                    self.model.receive(channel, self.run(self.layers[process].receive(channel)))
+                self.run(self.layers[0].send(channel, {"type": "the end"}))
+                assert self.run(self.layers[process].receive(channel)) == {"type": "the end"}
+        finally:
+            for layer in self.layers:
+                self.run(layer.close())
+            self.loop.close()
+            clock.ticks = self.real_ticks
+            shutil.rmtree(self.folder)
+
+
+def test_whatever_happens(kind, database, migrated):
+    """Nothing is lost, nothing comes twice, each sender's messages come in order."""
+    machine = type("Machine", (Machine,), {"kind": kind, "migrated": migrated})
+    amount = THOROUGH if "CHAOS_SCALE" in os.environ else QUICK
+    every = list(HealthCheck)
+    run_state_machine_as_test(
+        machine, settings=settings(deadline=None, suppress_health_check=every, **amount)
+    )
