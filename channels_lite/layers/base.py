@@ -126,6 +126,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         #: Messages received without waiting, so that no other coroutine had its turn.
         self._taken = 0
         self._outboxes: dict[asyncio.AbstractEventLoop, Outbox] = {}
+        self._setting_clock: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
         self._lock = threading.Lock()
         self._reader.start(self._inbox, self.client_prefix)
 
@@ -287,6 +288,15 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     async def _set_clock(self) -> float:
         """Before anything else: by which clock messages expire.  The time."""
+        loop = asyncio.get_running_loop()
+        setting = self._setting_clock.get(loop)
+        if setting is None:  # one for all that wait: they go on in the order in which they came
+            setting = self._setting_clock[loop] = loop.create_task(self._ask_for_clock())
+            setting.add_done_callback(lambda _: self._setting_clock.pop(loop))
+        await asyncio.shield(setting)
+        return self._clock.now()
+
+    async def _ask_for_clock(self) -> None:
         boot, began_at = boot_id(), time.time() - ticks()
         known = None
         if transaction_of_caller(self.database) is None:  # which could keep others from reading
@@ -294,7 +304,6 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         if known is None:
             known = await self._write(lambda execute, _: upkeep.begin_boot(execute, boot, began_at))
         self._clock.set(known)
-        return self._clock.now()
 
     def _outbox(self) -> Outbox:
         loop = asyncio.get_running_loop()

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -25,7 +24,7 @@ from tests.conftest import LAYERS, PATIENCE, use_database
 from tests.properties.model import STEP, Model
 
 #: ``make chaos`` looks at more examples, and at others each time.
-QUICK = {"max_examples": 20, "stateful_step_count": 25, "derandomize": True}
+QUICK = {"max_examples": 60, "stateful_step_count": 40, "derandomize": True}
 THOROUGH = {"max_examples": 300, "stateful_step_count": 60, "print_blob": True}
 #: Two layers on one file are to each other as two processes, with tokens and sockets of their own.
 PROCESSES = st.integers(0, 1)
@@ -33,6 +32,10 @@ NUMBERS = st.integers(0, 5)
 PLAIN = ["plain", "small"]
 GROUPS = st.sampled_from(["one", "two"])
 SMALL = 3
+#: Such a message becomes a row, between others that are handed over.
+TOO_LARGE_FOR_A_FRAME = bytes(70_000)
+#: What empties everything is rare.
+RARELY = st.integers(0, 4).map(lambda number: number == 0)
 VALUES = st.recursive(
     st.none()
     | st.booleans()
@@ -92,7 +95,7 @@ class Machine(RuleBasedStateMachine):
         if len(self.channels) < 8:
             self.channels.append((self.run(self.layers[process].new_channel()), process))
 
-    @rule(process=PROCESSES, number=NUMBERS, value=VALUES)
+    @rule(process=PROCESSES, number=NUMBERS, value=VALUES | st.just(TOO_LARGE_FOR_A_FRAME))
     def send(self, process, number, value):
         channel, _ = self.pick(number)
         message = self.message(value)
@@ -154,6 +157,33 @@ class Machine(RuleBasedStateMachine):
         if message is not None:
             self.model.receive(channel, message)
 
+    @rule(number=NUMBERS, turns=st.integers(0, 4), process=PROCESSES)
+    def compete(self, number, turns, process):
+        """Of two that wait for a channel the first is cancelled; the other gets what comes."""
+        channel, owner = self.pick(number)
+        if channel == "small" or self.model.expected(channel):
+            return
+        message = self.message("for one of two")
+
+        async def attempt():
+            first, second = (
+                asyncio.ensure_future(self.layers[owner].receive(channel)) for _ in range(2)
+            )
+            await asyncio.sleep(0)
+            await self.layers[process].send(channel, message)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            first.cancel()
+            await asyncio.wait([first])
+            if first.cancelled():
+                return await second
+            second.cancel()
+            await asyncio.wait([second])
+            return first.result()
+
+        self.model.send(process, channel, message)
+        self.model.receive(channel, self.run(attempt()))
+
     @rule(number=NUMBERS, group=GROUPS, process=PROCESSES)
     def group_add(self, number, group, process):
         channel, _ = self.pick(number)
@@ -178,21 +208,23 @@ class Machine(RuleBasedStateMachine):
         self.passed += STEP
         self.model.step += 1
 
-    @precondition(lambda self: self.model.step % 3 == 2)
-    @rule()
-    def a_day_passes(self):
-        self.passed += 86400
-        self.model.a_day_passes()
+    @rule(does=RARELY)
+    def a_day_passes(self, does):
+        if does:
+            self.passed += 86400
+            self.model.a_day_passes()
 
-    @rule(process=PROCESSES)
-    def flush(self, process):
-        self.run(self.layers[process].flush())
-        self.model.flush()
+    @rule(process=PROCESSES, does=RARELY)
+    def flush(self, process, does):
+        if does:
+            self.run(self.layers[process].flush())
+            self.model.flush()
 
-    @rule(process=PROCESSES)
-    def close(self, process):
+    @rule(process=PROCESSES, does=RARELY)
+    def close(self, process, does):
         """A layer that was closed works again when it is used again."""
-        self.run(self.layers[process].close())
+        if does:
+            self.run(self.layers[process].close())
 
     def teardown(self):
         """Everything that is due comes, and nothing else."""
