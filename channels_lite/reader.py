@@ -37,6 +37,9 @@ logger = logging.getLogger(__name__)
 # They count against capacity until then: a quarter of it may be used up by them.
 RELEASE_AFTER = 0.05
 RELEASE_SHARE = 4
+# Looks without a row after which wake-ups are no longer believed at once.  A few are in order:
+# one look takes what several wake-ups were for, or another process takes what this one was.
+FRUITLESS = 200
 # Seconds between two looks into every mailbox for what has expired.
 TIDY_EVERY = 1.0
 # Seconds between two sweeps of the tables, and between two steps of one.
@@ -85,6 +88,8 @@ class Reader:
         self._releasing: asyncio.AbstractEventLoop | None = None
         self._last_message = time.monotonic()
         self._last_error = ""
+        #: Looks that found no row, since one did.
+        self._fruitless = 0
         #: Looks have been made since the last `close`.
         self._is_open = False
         self._sweeping: asyncio.AbstractEventLoop | None = None
@@ -114,6 +119,10 @@ class Reader:
         asked = self._inbox.ask(self._clock.now(), deletes=self._is_in_memory)
         self._store.submit(partial(sql.look, asked=asked), partial(self._looked, loop), write=False)
 
+    def is_woken_in_vain(self) -> bool:
+        """Whether many wake-ups have brought nothing: somebody else writes them."""
+        return self._fruitless > FRUITLESS
+
     def _looked(self, loop: asyncio.AbstractEventLoop, outcome: Outcome[sql.Looked]) -> None:
         again = False
         if outcome.error is not None:
@@ -124,6 +133,8 @@ class Reader:
             if looked.rows or looked.claimed:
                 reach("after_claim")
             again = self._deliver(looked)
+            is_fruitless = not looked.rows and not looked.claimed
+            self._fruitless = self._fruitless + 1 if is_fruitless else 0
         with self._lock:
             self._looks -= 1
             self._looking = None

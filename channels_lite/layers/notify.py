@@ -32,6 +32,7 @@ class NotifyChannelLayer(BaseSQLiteChannelLayer):
             reader.tick,
             reader.interval,
             take_frames=reader.take_frames,
+            is_woken_in_vain=reader.is_woken_in_vain,
             sidecar=lambda: self._source.sidecar,
             token=lambda: self.client_prefix,
         )

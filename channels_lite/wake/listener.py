@@ -24,6 +24,9 @@ __all__ = ["Listener"]
 
 logger = logging.getLogger(__name__)
 
+# Seconds between two looks while somebody floods the FIFO.
+BREATH = 0.01
+
 
 class Listener:
     """Calls ``look`` when woken, and ``tick`` by a slow clock."""
@@ -35,12 +38,14 @@ class Listener:
         interval: Callable[[], float],
         *,
         take_frames: Callable[[], None],
+        is_woken_in_vain: Callable[[], bool],
         sidecar: Callable[[], Path],
         token: Callable[[], str],
     ) -> None:
         self.reason = hooks.reason
         self._look = look
         self._take_frames = take_frames
+        self._is_woken_in_vain = is_woken_in_vain
         self._clock = PollWaiter(look, tick, interval, self.reason)
         self._sidecar = sidecar
         self._token = token
@@ -66,7 +71,7 @@ class Listener:
                 if self._fifo is None:
                     self._fifo = Fifo(self._sidecar(), self._token())
                     self._frames = self._make_frames()
-                loop.add_reader(self._fifo.fd, self._on_readable)
+                loop.add_reader(self._fifo.fd, self._on_readable, loop)
                 if self._frames is not None:
                     loop.add_reader(self._frames.fd, self._take_frames)
             except (OSError, NotImplementedError) as error:
@@ -85,12 +90,21 @@ class Listener:
         frames.open(is_open=True)
         return frames
 
-    def _on_readable(self) -> None:
+    def _on_readable(self, loop: asyncio.AbstractEventLoop) -> None:
         fifo = self._fifo
         if fifo is not None:
             fifo.drain()  # R2
+            if self._is_woken_in_vain():
+                # A flood: the FIFO is left alone for a while, and so is the processor.
+                loop.remove_reader(fifo.fd)
+                loop.call_later(BREATH, self._believe_again, loop)
         reach("after_drain")
         self._look()  # R3; and back in the loop R4
+
+    def _believe_again(self, loop: asyncio.AbstractEventLoop) -> None:
+        fifo = self._fifo
+        if fifo is not None and loop in self._loops:
+            loop.add_reader(fifo.fd, self._on_readable, loop)
 
     def listen(self, channel: str) -> None:
         """R1 for a plain channel: adds a name to the FIFO."""

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import django
@@ -19,9 +21,11 @@ import django
 django.setup()
 
 from asgiref.sync import async_to_sync  # noqa: E402
+from channels.exceptions import ChannelFull  # noqa: E402
 from channels.layers import get_channel_layer  # noqa: E402
 from django.db import connection, transaction  # noqa: E402
 
+from channels_lite import failpoints  # noqa: E402
 from channels_lite.models import Event  # noqa: E402
 
 layer = get_channel_layer()
@@ -36,9 +40,9 @@ def say(**what: Any) -> None:
     os.write(1, (json.dumps(what | {"at": time.monotonic()}) + "\n").encode())
 
 
-def on_loop(coroutine: Any) -> Any:
+def on_loop(coroutine: Any, patience: float = 30) -> Any:
     """Runs it on the loop of the second thread."""
-    return asyncio.run_coroutine_threadsafe(coroutine, loop).result(30)
+    return asyncio.run_coroutine_threadsafe(coroutine, loop).result(patience)
 
 
 def new_channel() -> str:
@@ -134,6 +138,106 @@ def fork() -> dict[str, Any]:
         said = json.loads(lines.readline() or "{}")
     os.waitpid(pid, 0)
     return {"child": said, "parent": layer.client_prefix}
+
+
+def stop_at(point: str) -> None:
+    """From now on the process stops itself at that fail point."""
+    if point == "before_wake":
+        from channels_lite.wake._wakeup import lib
+
+        lib.clw_stop_before_wake = 1
+    else:
+        failpoints.actions[point] = lambda: os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def send_many(channel: str, count: int, first: int = 0, *, at_once: bool = False) -> list[int]:
+    """Sends messages that say who they are of; the numbers of those that were taken."""
+    taken = []
+
+    async def send_one(number: int) -> None:
+        message = {"sender": layer.client_prefix, "number": number}
+        try:
+            await layer.send(channel, message)
+        except ChannelFull:
+            return
+        taken.append(number)
+
+    async def send_all() -> None:
+        numbers = range(first, first + count)
+        if at_once:
+            await asyncio.gather(*map(send_one, numbers))
+        else:
+            for number in numbers:
+                await send_one(number)
+
+    on_loop(send_all(), patience=600)
+    return taken
+
+
+def send_for(channel: str, seconds: float) -> int:
+    """Sends as fast as it goes; how many."""
+
+    async def send() -> int:
+        until, count = time.monotonic() + seconds, 0
+        while time.monotonic() < until:
+            await layer.send(channel, {"number": count})
+            count += 1
+        return count
+
+    return on_loop(send(), patience=seconds + 60)
+
+
+def checkpoint() -> None:
+    """One of the log, as the checkpointer's thread does it."""
+    from channels_lite.store.checkpoint import checkpoint
+    from channels_lite.store.connection import Source
+
+    checkpoint(Source("default"))
+
+
+def die_in_forks(count: int) -> None:
+    """So many processes listen, join a group, send, and are killed, one after the other."""
+    for _ in range(count):
+        pid = os.fork()
+        if pid == 0:
+
+            async def live() -> None:
+                channel = await layer.new_channel()
+                task = asyncio.ensure_future(layer.receive(channel))
+                await layer.group_add("room", channel)
+                await layer.group_send("room", {"type": "hello"})
+                await task
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            try:
+                asyncio.run(asyncio.wait_for(live(), 20))
+            finally:
+                os._exit(1)
+        _, status = os.waitpid(pid, 0)
+        assert os.WIFSIGNALED(status), status
+
+
+def usage() -> dict[str, int]:
+    """What a process can leak."""
+    return {
+        "fds": len(list(Path("/proc/self/fd").iterdir())),
+        "threads": threading.active_count(),
+        "looks": len(looks),
+    }
+
+
+looks: list[float] = []
+
+
+def count_looks() -> None:
+    """From now on `usage` has them."""
+    look = layer._reader._store.submit
+
+    def counted(*args: Any, **kwargs: Any) -> None:
+        looks.append(time.monotonic())
+        look(*args, **kwargs)
+
+    layer._reader._store.submit = counted
 
 
 def describe() -> dict[str, Any]:

@@ -50,11 +50,27 @@ class Child:
 
     def do(self, command: str, **arguments: Any) -> Any:
         """Runs a command there, and returns its value."""
+        self.begin(command, **arguments)
+        return self.finish()
+
+    def begin(self, command: str, **arguments: Any) -> None:
+        """Runs a command there."""
         self._process.stdin.write(json.dumps({"do": command} | arguments) + "\n")
         self._process.stdin.flush()
-        answer = self._answers.get(timeout=PATIENCE)
+
+    def finish(self, patience: float = PATIENCE) -> Any:
+        """The value of the command that was begun."""
+        answer = self._answers.get(timeout=patience)
         assert "error" not in answer, answer["error"]
         return answer["value"]
+
+    def wait_until_stopped(self) -> None:
+        """At a fail point."""
+        stat = Path(f"/proc/{self.pid}/stat")
+        wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
 
     def received(self) -> dict[str, Any]:
         """The next message that it received: ``received``, ``channel`` and ``at``."""

@@ -17,7 +17,11 @@ SECRET_KEY = "only for tests"
 USE_TZ = True
 INSTALLED_APPS = ["channels_lite"]
 DATABASES = {
-    "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": f"{FOLDER}/default.sqlite3"},
+    "default": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": f"{FOLDER}/default.sqlite3",
+        "OPTIONS": json.loads(os.environ.get("TEST_OPTIONS", "{}")),
+    },
 }
 CHANNEL_LAYERS = {
     "default": {
