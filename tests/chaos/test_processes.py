@@ -51,7 +51,7 @@ def test_01_reader_killed_with_a_claim_in_hand(start, environment, ledger):
 
 def test_02_reader_killed_between_drain_and_look(start, ledger):
     """The wake-up it used up is lost with it, and no message: all readers were woken."""
-    killed, survivor, sender = (start(TEST_CONFIG=SOON) for _ in range(3))
+    killed, survivor, sender = (start() for _ in range(3))
     killed.do("stop_at", point="after_drain")
     listen(killed, "jobs", 10)
     listen(survivor, "jobs", 10)

@@ -147,7 +147,10 @@ def stop_at(point: str) -> None:
 
         lib.clw_stop_before_wake = 1
     else:
-        failpoints.actions[point] = lambda: os.kill(os.getpid(), signal.SIGSTOP)
+        # To this very thread: another one would take it while this one goes on a little.
+        failpoints.actions[point] = lambda: signal.pthread_kill(
+            threading.get_ident(), signal.SIGSTOP
+        )
 
 
 def send_many(channel: str, count: int, first: int = 0, *, at_once: bool = False) -> list[int]:
