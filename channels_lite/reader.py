@@ -208,6 +208,7 @@ class Reader:
         if time.monotonic() >= self._next_tidy:
             self._next_tidy = time.monotonic() + TIDY_EVERY
             self._inbox.sweep(self._clock.now())
+            self._store.tidy()
         self.waiter.tidy(self._inbox.plain_channels())
         self.release()
         self.sweep()

@@ -85,6 +85,9 @@ class Store(Protocol):
     def close(self) -> None:
         """Gives connections back; the next ``submit`` opens new ones."""
 
+    def tidy(self) -> None:
+        """Called now and then: opens the file anew if it was replaced."""
+
     def pause(self) -> None:
         """Before a fork: returns when no thread is inside SQLite for this store."""
 
@@ -147,6 +150,10 @@ def refuse(error: Exception, alias: str) -> Outcome[Any]:
         ours = ImproperlyConfigured(
             f"database {alias!r} lacks the tables of channels_lite ({text}): "
             f"run manage.py migrate --database={alias}"
+        )
+    elif "not a database" in text:
+        ours = ImproperlyConfigured(
+            f'DATABASES[{alias!r}]["NAME"] is a file, but no SQLite database ({text}): name another'
         )
     else:
         ours = StoreUnavailable(f"database {alias!r}: {text}; nothing was written")

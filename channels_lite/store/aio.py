@@ -145,6 +145,11 @@ class AioStore:
             await connection.close()
         loop.call_soon(loop.stop)
 
+    def tidy(self) -> None:
+        """Opens the file anew if it was replaced."""
+        if self._source.is_replaced():
+            threading.Thread(target=self.close, daemon=True).start()  # it waits for what is queued
+
     def pause(self) -> None:
         """Before a fork."""
         self._gate.shut()

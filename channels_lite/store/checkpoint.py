@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 # 1000 frames of 4 KiB, and as many commits as make that many.
 GROWTH = 4_096_000
 WORKS = 1000
+# Pages of the log that a checkpoint had to leave, worth a warning: 64 MB.
+LARGE_LOG = 16_000
 # Works between two looks at the log's size.
 EVERY = 32
 
@@ -71,6 +73,13 @@ def checkpoint(source: Source) -> None:
         with _elected(source.sidecar), closing(source.connect()) as connection:
             reach("holding_checkpoint")
             _, frames, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            if frames - moved > LARGE_LOG:
+                logger.warning(
+                    "the log of %s holds %d pages that cannot be moved into it: some connection "
+                    "has been reading, in one transaction, for long",
+                    source.path,
+                    frames - moved,
+                )
             if frames == moved:
                 # The commit that restarts the log: any write does, this one changes nothing.
                 connection.execute("BEGIN IMMEDIATE").fetchall()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 from django.db import connections
 
 __all__ = ["Source"]
+
+logger = logging.getLogger(__name__)
 
 # Unless OPTIONS["init_command"] says other; the set of channels-lite 0.4.0.  journal_mode comes
 # first: it is the one that a foreign lock can refuse.
@@ -39,6 +42,7 @@ class Source:
         # The very dict that Django's test runner writes the test database's name into.
         self._settings: dict[str, Any] = connections.settings[alias]
         self._path_of: tuple[object, Path, bytes] = (None, Path(), b"")
+        self._file: tuple[int, int] | None = None
 
     @property
     def _options(self) -> dict[str, Any]:
@@ -68,6 +72,29 @@ class Source:
     def sidecar_bytes(self) -> bytes:
         """The same, as C takes it."""
         return self._resolved()[2]
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def opened(self) -> None:
+        """Takes note of which file it is."""
+        self._file = self._file or self._identity()
+
+    def is_replaced(self) -> bool:
+        """Whether there is another file than the one that was `opened`; says so, once for each.
+
+        As long as it is only gone nothing can be done: who has it open goes on with it.
+        """
+        found = self._identity()
+        if None in (self._file, found) or found == self._file:
+            return False
+        self._file = None
+        logger.warning("database %r was replaced while in use: opening it anew", self.alias)
+        return True
 
     @property
     def timeout(self) -> float:
@@ -99,6 +126,7 @@ class Source:
 
     def set_up(self, connection: sqlite3.Connection) -> None:
         """Runs ``OPTIONS["init_command"]``, or sets WAL and the pragmas above."""
+        self.opened()
         commands = self._options.get("init_command")
         if commands is not None:
             for command in str(commands).split(";"):

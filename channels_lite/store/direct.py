@@ -102,6 +102,11 @@ class DirectStore:
                 self._connection.close()
             self._connection = self._checkpointer = None
 
+    def tidy(self) -> None:
+        """Opens the file anew if it was replaced."""
+        if self._source.is_replaced():
+            self.close()
+
     def pause(self) -> None:
         """Before a fork."""
         self._is_paused = self._lock.acquire(timeout=PATIENCE)

@@ -51,6 +51,7 @@ class DjangoStore:
     def __init__(self, alias: str, pool_size: int) -> None:
         # One thread, for SQLite has one writer; pool_size is the aio layer's.
         self._alias = alias
+        self._source = Source(alias)
         self._lock = threading.Lock()
         self._gate = Gate()
         self._thread: ThreadPoolExecutor | None = None
@@ -72,6 +73,7 @@ class DjangoStore:
         with self._lock:
             if self._thread is None:
                 self._thread = ThreadPoolExecutor(1, thread_name_prefix="channels-lite-core")
+                self._source.opened()
             self._thread.submit(job)
 
     def version(self) -> None:
@@ -85,6 +87,11 @@ class DjangoStore:
             with suppress(RuntimeError):  # at exit, when Python has ended the thread already
                 thread.submit(_close, self._alias)
             thread.shutdown()
+
+    def tidy(self) -> None:
+        """Opens the file anew if it was replaced."""
+        if self._source.is_replaced():
+            threading.Thread(target=self.close, daemon=True).start()  # it waits for what is queued
 
     def pause(self) -> None:
         """Before a fork."""

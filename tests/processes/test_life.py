@@ -60,7 +60,8 @@ def groups(folder):
 
 def test_memberships_of_the_dead_end(start, folder):
     """Those of a killed process, and of one that ended in order, are soon gone; others stay."""
-    killed, ended, alive = start(), start(), start()
+    config = '{"polling_interval": 0.5}'  # and with it the upkeep
+    killed, ended, alive = (start(TEST_CONFIG=config) for _ in range(3))
     channels = [child.do("new_channel") for child in (killed, ended, alive)]
     for child, channel in zip((killed, ended, alive), channels, strict=True):
         child.do("receive", channel=channel)
@@ -69,7 +70,7 @@ def test_memberships_of_the_dead_end(start, folder):
     killed.kill()
     ended.end()
     assert (channels[1],) not in groups(folder)
-    start().do("receive", channel="jobs")
+    start(TEST_CONFIG=config).do("receive", channel="jobs")
     # The first of those that live does it, now or within some seconds.
     wait_until(lambda: (channels[0],) not in groups(folder))
     assert groups(folder) == sorted([("plain",), (channels[2],)])
