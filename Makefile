@@ -4,12 +4,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.c csrc/*.h csrc/*.py)
 
-.PHONY: help demo test lint bench bench-smoke clean
+.PHONY: help demo test lint bench bench-smoke chaos model clean
 
 help:
 	@echo "make demo    the chat of example/ on http://127.0.0.1:8000/ (PORT=8001 make demo)"
 	@echo "make test    the tests; ARGS goes to pytest: make test ARGS='-k worker example'"
-	@echo "make bench   every benchmark, seven minutes; writes benchmarks/results and docs/images"
+	@echo "make chaos   the fault tests in full, half an hour"
+	@echo "make model   the model of the wake-up, by spin"
+	@echo "make bench   every benchmark, ten minutes; writes benchmarks/results and docs/images"
 	@echo "make lint    ruff and mypy"
 	@echo "make clean   removes .venv and everything that was built"
 
@@ -18,6 +20,13 @@ demo: .venv/.demo
 
 test: .venv/.test
 	$(BIN)/pytest $(ARGS)
+
+# All amounts of the fault matrix, and what takes too long for `make test`.
+chaos: .venv/.test
+	CHAOS_SCALE=1 $(BIN)/pytest -m "chaos or not chaos" tests/chaos tests/properties $(ARGS)
+
+model:
+	csrc/model/check
 
 lint: .venv/.lint
 	$(BIN)/ruff check

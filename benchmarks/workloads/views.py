@@ -110,9 +110,7 @@ async def send(link: Link, group: str, threads: int, seconds: float) -> dict[str
         loop = asyncio.get_running_loop()
         await asyncio.gather(
             *(
-                loop.run_in_executor(
-                    pool, async_to_sync(layer.group_send), group, message(WARM_UP)
-                )
+                loop.run_in_executor(pool, async_to_sync(layer.group_send), group, message(WARM_UP))
                 for _ in range(threads)
             )
         )
