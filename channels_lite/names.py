@@ -12,5 +12,8 @@ def split(channel: str) -> tuple[str, str]:
 
 
 def token_of(name: str) -> str:
-    """The process's token in a process-local name: between the last "." and the "!"."""
+    """The process's token in a process-local name: between the last "." and the "!".
+
+    Whoever may write the table may write any name; a token without a "." leads out of no directory.
+    """
     return name[name.rfind(".", 0, name.find("!")) + 1 : name.find("!")]

@@ -236,14 +236,20 @@ static int on_commit(void *pointer)
     return 0; /* anything else would turn the commit into a rollback */
 }
 
-/* Thread: the connection's.  Returns -EEXIST, with our own hooks taken off
- * again, where another library holds a slot, and -ENOMEM. */
+/* Thread: the connection's.  Returns 0 also for one that is attached already,
+ * -EEXIST, with our own hooks taken off again, where another library holds a
+ * slot, and -ENOMEM. */
 int clw_attach(sqlite3 *db, const char *sidecar)
 {
     size_t size = strlen(sidecar) + 1;
-    clw_hook *hook = calloc(1, sizeof *hook + size);
+    sqlite3_stmt *call = NULL;
+    clw_hook *hook;
     int strange;
 
+    /* To register the function again would free the hook that the slots hold. */
+    if (api.prepare_v2(db, "SELECT channels_lite_hook()", -1, &call, NULL) == SQLITE_OK)
+        return api.finalize(call);
+    hook = calloc(1, sizeof *hook + size);
     if (!hook)
         return -ENOMEM;
     hook->db = db;
@@ -260,6 +266,9 @@ int clw_attach(sqlite3 *db, const char *sidecar)
     (void)api.update_hook(db, NULL, NULL);
     (void)api.commit_hook(db, NULL, NULL);
     (void)api.rollback_hook(db, NULL, NULL);
+    /* Unregisters the function, which frees the hook. */
+    (void)api.create_function_v2(db, "channels_lite_hook", 0, SQLITE_UTF8, NULL, NULL, NULL, NULL,
+                                 NULL);
     return -EEXIST;
 }
 
