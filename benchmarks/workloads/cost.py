@@ -51,7 +51,7 @@ def plan(short: bool) -> dict[str, Any]:
         return {"rounds": 1, "rounds_others": 1, "count": 50, "count_others": 50,
                 "count_slow": 20, "gap": 0.001,
                 "rows": [0, 1000], "members": 1000, "traced": 20}  # fmt: skip
-    return {"rounds": 1, "rounds_others": 1, "count": 1500, "count_others": 500,
+    return {"rounds": 1, "rounds_others": 1, "count": 1200, "count_others": 400,
             "count_slow": 200, "gap": 0.001,
             "rows": [0, 1000, 100_000, 1_000_000], "members": 1_000_000,
             "traced": 100}  # fmt: skip

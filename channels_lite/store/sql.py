@@ -69,9 +69,11 @@ FLUSH_MARK = "SELECT flushed_id, flushed_at FROM channels_lite_boot"
 DELETE_READ = "DELETE FROM channels_lite_event WHERE channel_name = ? AND id <= ?"
 PARK = "UPDATE channels_lite_event SET channel_name = channel_name || recipients WHERE id = ?"
 DELETE_ROW = "DELETE FROM channels_lite_event WHERE id = ?"
+# Unless there was a flush since.
 GIVE_BACK = """
     INSERT INTO channels_lite_event (id, created_at, expires_at, channel_name, recipients, data)
-    VALUES (?, ?, ?, ?, '', ?)
+    SELECT ?, ?, ?, ?, '', ?
+    WHERE ? >= coalesce((SELECT max(flushed_id) FROM channels_lite_boot), 0)
 """
 JOIN = """
     INSERT INTO channels_lite_groupmembership (group_name, channel_name, expires_at, joined_at)
@@ -82,8 +84,9 @@ LEAVE = "DELETE FROM channels_lite_groupmembership WHERE group_name = ? AND chan
 MEMBERS = """
     SELECT substr(channel_name, 1, bang), group_concat(substr(channel_name, bang + 1)),
            min(expires_at) FROM
-        (SELECT channel_name, expires_at, coalesce(nullif(instr(channel_name, '!'), 0), 100) AS bang
-         FROM channels_lite_groupmembership WHERE group_name = ? AND expires_at > ?)
+        (SELECT channel_name, expires_at + 0.0 AS expires_at,
+                coalesce(nullif(instr(channel_name, '!'), 0), 100) AS bang
+         FROM channels_lite_groupmembership WHERE group_name = ? AND expires_at + 0.0 > ?)
     GROUP BY 1
 """
 #: Rows of one channel that a look reads at most; the rest is for the next one.
@@ -265,7 +268,7 @@ def release(execute: Execute, through: Release) -> None:
     for name, claimed in through.unclaimed:
         # Under its old id, and so in its old place of the order.
         row_id, data, expires_at, created_at = claimed
-        execute(GIVE_BACK, (row_id, created_at, expires_at, name, data))
+        execute(GIVE_BACK, (row_id, created_at, expires_at, name, data, row_id))
 
 
 def join(execute: Execute, group: str, channel: str, now: float, expires_at: float) -> None:

@@ -7,7 +7,7 @@ import sqlite3
 import pytest
 
 from channels_lite.models import Event, GroupMembership
-from channels_lite.store import rooms, sql
+from channels_lite.store import rooms, sql, upkeep
 
 BY_CHANNEL = "USING INDEX channels_lite_event_channel"
 COVERING = "USING COVERING INDEX channels_lite_event_channel"
@@ -51,3 +51,22 @@ def test_statements_name_the_models_tables():
     """The SQL and the models agree on names."""
     assert Event._meta.db_table in sql.INSERT
     assert GroupMembership._meta.db_table in sql.JOIN
+
+
+def test_what_was_flushed_is_not_given_back(database):
+    """A claim that is given up after a flush() does not bring its message back."""
+    connection = sqlite3.connect(database, isolation_level=None)
+
+    def execute(statement, parameters):
+        return connection.execute(statement, parameters).fetchall()
+
+    upkeep.flush(execute, 1.0, "boot", 0.0)
+    [(taken,)] = execute(sql.INSERT, (0.0, 9e9, "jobs", "", b""))
+    execute(sql.DELETE_ROW, (taken,))
+    claimed = sql.Claimed(taken, b"", 9e9, 0.0)
+    sql.release(execute, sql.Release(unclaimed=[("jobs", claimed)]))
+    assert execute("SELECT id FROM channels_lite_event", ()) == [(taken,)]
+    upkeep.flush(execute, 2.0, "boot", 0.0)
+    sql.release(execute, sql.Release(unclaimed=[("jobs", claimed)]))
+    assert execute("SELECT id FROM channels_lite_event", ()) == []
+    connection.close()
