@@ -274,10 +274,17 @@ class FrameSender:
                 with suppress(OSError):  # it was killed
                     Path(path).unlink()
             return None
+        self._forget_the_dead()
         if len(self._peers) >= MAX_PEERS:
             self._forget(next(iter(self._peers)))
         self._peers[path] = peer
         return peer
+
+    def _forget_the_dead(self) -> None:
+        for path in list(self._peers):
+            folder, name = os.path.split(path)
+            if not os.path.lexists(path) and not os.path.lexists(f"{folder}/.{name}"):
+                self._forget(path)
 
     def _forget(self, path: str) -> None:
         self._peers.pop(path).socket.close()

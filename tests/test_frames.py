@@ -246,3 +246,14 @@ async def test_many_to_one_under_load(make_layer):
         came[message["who"]].append(message["n"])
     await sending
     assert all(numbers == list(range(40)) for numbers in came.values())
+
+
+async def test_sockets_to_processes_that_are_gone_are_closed(make_layer):
+    """A sender keeps none for those that have left, once it meets another one."""
+    sender, first, second = make_layer(), make_layer(), make_layer()
+    for receiver in (first, second):
+        channel = await listening(receiver)
+        await sender.send(channel, {"type": "x"})
+        assert await received(receiver, channel) == {"type": "x"}
+        await first.close()
+    assert len(sender._frames._peers) == 1

@@ -67,7 +67,8 @@ class Sweep:
     def __init__(self, dead: Collection[str] = ()) -> None:
         #: Tokens of processes.
         self.dead = dead
-        self._tables = ["channels_lite_event", "channels_lite_groupmembership"]
+        # Memberships first, for as long as there are any of the dead they get rows.
+        self._tables = ["channels_lite_groupmembership", "channels_lite_event"]
         self._after = 0
 
     @property

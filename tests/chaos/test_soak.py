@@ -38,11 +38,16 @@ class Load:
         reader.do("receive", channel=channel, count=1_000_000)
         return reader
 
-    def send(self, count):
+    def send(self, count, stopped=None):
         """All senders at once; what was taken is entered."""
         for sender in self.senders:
             first = self.sent.setdefault(sender, [0, None])[0]
             sender.begin("send_many", channel="jobs", count=count, first=first, at_once=True)
+        if stopped is not None:
+            # It may hold the write lock: the others wait for it, though not for ever.
+            stopped.signal(signal.SIGSTOP)
+            time.sleep(0.5)
+            stopped.signal(signal.SIGCONT)
         for sender in self.senders:
             taken = sender.finish(120)
             self.sent[sender][0] += count
@@ -63,10 +68,7 @@ class Load:
         self.kills += 1
 
     def stop(self, dice):
-        victim = dice.choice(self.readers)
-        victim.signal(signal.SIGSTOP)
-        self.send(5)
-        victim.signal(signal.SIGCONT)
+        self.send(5, stopped=dice.choice(self.readers))
         self.stops += 1
 
 
