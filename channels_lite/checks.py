@@ -96,10 +96,11 @@ def file_system_of(path: Path) -> str:
     return kind
 
 
-@register()
+@register(deploy=True)
 def check_sqlite(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
-    """I001: two checkpoints at once may corrupt the file (sqlite.org/wal.html#walresetbug).
+    """I001, with ``--deploy``: two checkpoints at once may corrupt the file.
 
+    The bug is described at sqlite.org/wal.html#walresetbug.
     The notify layer elects one process for them; Django's own connections do not.
     """
     version = sqlite3.sqlite_version_info

@@ -209,9 +209,10 @@ class FrameSender:
     def put_row(self, name: str, row: int) -> None:
         """Takes note of a committed row: what is sent to ``name`` from now on comes after it."""
         if name.endswith("!"):
-            if len(self._last_rows) >= MAX_NAMES:
-                self._last_rows.clear()
-            self._last_rows[name] = row
+            with self._lock:  # two loops may tell of their commits in the other order
+                if len(self._last_rows) >= MAX_NAMES:
+                    self._last_rows.clear()
+                self._last_rows[name] = max(row, self._last_rows.get(name, 0))
 
     def last_row(self, name: str) -> int:
         """The id of the last row that this process has put for ``name``; 0: none."""

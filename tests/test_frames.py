@@ -13,7 +13,7 @@ from asgiref.sync import async_to_sync
 from channels.exceptions import ChannelFull
 from django.db import transaction
 
-from channels_lite.frames import MAX_DATAGRAM, SUFFIX
+from channels_lite.frames import MAX_DATAGRAM, SUFFIX, FrameSender
 from tests.conftest import PATIENCE, received
 
 
@@ -257,3 +257,11 @@ async def test_sockets_to_processes_that_are_gone_are_closed(make_layer):
         assert await received(receiver, channel) == {"type": "x"}
         await first.close()
     assert len(sender._frames._peers) == 1
+
+
+def test_commits_may_be_told_of_in_any_order():
+    """A frame comes after the last row of its process, whichever loop was quicker to say so."""
+    sender = FrameSender("token", lambda: "", lambda channel: None)
+    for row in (2, 1):
+        sender.put_row("p.other!", row)
+    assert sender.last_row("p.other!") == 2

@@ -125,12 +125,12 @@ class Listener:
         self._let_go()
         for loop in loops:
             with suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._watch_and_look, loop)
+                loop.call_soon_threadsafe(self._watch_and_look, loop, channels)
+
+    def _watch_and_look(self, loop: asyncio.AbstractEventLoop, channels: set[str]) -> None:
+        self.watch(loop)
         for channel in channels:
             self.listen(channel)
-
-    def _watch_and_look(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.watch(loop)
         self._look()
 
     def frames(self, limit: int | None = None) -> list[Frame]:

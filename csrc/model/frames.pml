@@ -1,56 +1,86 @@
 /* A process-local channel: rows and frames are two ways to the one process that
  * receives on it, and what a sender sends must come once, and in order.
- * channels_lite/frames.py, reader.py and inbox.py, step by step.
+ * channels_lite/frames.py, reader.py and inbox.py, step by step; what happens
+ * under one lock there is one step here.  Each message goes the one way or the
+ * other at will: a socket may be hidden or full at any time.
  *
- * Mutants: -DNO_AFTER  -DROWS_ALONE  -DNO_CURSOR  -DRESET_UNDER_LOOK
+ * -DONE_PROCESS  the senders are two loops of one process, which share what it
+ *                knows of its last row
+ * -DEXPIRY       a row may expire, and be swept away by another process, unread
+ *
+ * Mutants, each of which breaks one rule: -DNO_AFTER -DDRAIN_TOO_EARLY -DROWS_FIRST
+ * -DHELD_IS_FOUND -DNO_CURSOR -DRESET_UNDER_LOOK; with ONE_PROCESS -DLAST_NOTE_COUNTS;
+ * with EXPIRY -DGONE_IS_AWAITED
  */
-#define SENDERS  2
-#define EACH     2 /* messages of each sender */
-#define ROWS     6 /* ids are 1 to 4 */
+#ifdef EXPIRY
+#define SENDERS 1
+#define EACH    3 /* messages of each sender */
+#else
+#define SENDERS 2
+#define EACH    2
+#endif
+#define ROWS    (SENDERS * EACH) /* so many at most, with ids from 1 on */
+#define max(a, b) (a > b -> a : b)
 
-bool in_table[ROWS];
-byte row_sender[ROWS];
-byte row_number[ROWS];
-byte next_id = 1;
+typedef Row { bool is_in; byte who, number }
+Row table[ROWS + 1];
+byte last_id;
 
-/* The socket, and the frames that were read from it and come after a row still to be read:
- * sender, number, and the id that the frame names in `after`. */
-chan socket = [4] of { byte, byte, byte };
-chan held = [4] of { byte, byte, byte };
+/* The socket, and the frames read from it that come after a row still to be read:
+ * sender, number, and `after`, the last row that the sender had put. */
+chan socket = [ROWS] of { byte, byte, byte };
+chan held = [ROWS] of { byte, byte, byte };
+byte last_row[SENDERS];
 
-bool woken;          /* a row was committed since the last look began */
+bool fifo;           /* a byte is in the FIFO */
 byte cursor;         /* up to which rows were read and are not deleted yet; 0: none */
 byte seen;           /* the last row that was read, whether deleted or not */
-byte last[SENDERS];  /* the last number that was delivered of each */
+byte last[SENDERS];  /* the last number of each sender that was delivered */
 
-inline deliver_one(s, n)
-{
-	assert(n == last[s] + 1); /* once, and in order */
-	last[s] = n
-}
+#ifdef ONE_PROCESS
+#define MINE 0
+#else
+#define MINE _pid
+#endif
 
 active [SENDERS] proctype sender()
 {
-	byte n = 1, last_row, me = _pid;
+	byte n = 1, id;
 	do
 	:: n <= EACH ->
 		if
-		:: socket!me, n, last_row  /* FrameSender: at once */
-		:: d_step {                /* sql.post; who is full, or polls, has no socket */
-			in_table[next_id] = true;
-			row_sender[next_id] = me;
-			row_number[next_id] = n;
-			last_row = next_id;
-			next_id++
+		:: socket!_pid, n, last_row[MINE] /* FrameSender.send */
+		:: d_step {                       /* sql.post, W2 */
+			last_id++;
+			id = last_id;
+			table[id].is_in = true;
+			table[id].who = _pid;
+			table[id].number = n
 		   }
-		   woken = true            /* W3 */
+#ifdef LAST_NOTE_COUNTS
+		   last_row[MINE] = id;           /* FrameSender.put_row */
+#else
+		   last_row[MINE] = max(id, last_row[MINE]);
+#endif
+		   id = 0;
+		   fifo = true                    /* W3 */
 		fi;
 		n++
 	:: else -> break
 	od
 }
 
-/* Rows up to `limit` of what the look has found. */
+inline deliver(from, nr)
+{
+#ifdef EXPIRY
+	assert(nr > last[from]);
+#else
+	assert(nr == last[from] + 1); /* once, and in order */
+#endif
+	last[from] = nr
+}
+
+/* Inbox._take_in: the rows up to `limit` that the look has found. */
 inline take_rows(limit)
 {
 	do
@@ -58,117 +88,163 @@ inline take_rows(limit)
 		at++;
 		if
 		:: found[at] ->
-			deliver_one(row_sender[at], row_number[at]);
+			deliver(table[at].who, table[at].number);
+			found[at] = false;
 			cursor = at;
-			if :: at > seen -> seen = at :: else fi
+			to_release = at;
+			seen = max(at, seen)
 		:: else
 		fi
 	:: else -> break
 	od
 }
 
+inline drain()
+{
+	do
+	:: nempty(socket) -> socket?s, n, after; held!s, n, after
+	:: empty(socket) -> break
+	od
+}
+
+/* Where the look under way has got to. */
+mtype = { NONE, BEGUN, ASKED, READ, DELIVERED };
+
+/* The threads of the process that receives: whichever can move does. */
 active proctype receiver()
 {
-	byte looking, at, limit, count, before, s, n, after, deleting, last_found;
-	bool found[ROWS], again;
+	mtype look = NONE;
+	bool again, found[ROWS + 1], must_look;
+	byte asked, before, last_found, to_release, releasing;
+	byte at, count, s, n, after;
 end:	do
-	/* Reader.look: asks, for the rows behind the cursor as it is now. */
-	:: looking == 0 && (woken || again) -> d_step {
-		woken = false; again = false;
+	/* Listener._on_readable, R2; or the look that was asked for during the last one. */
+	:: fifo -> fifo = false; again = true
+	/* Reader.look, R3: one at a time; under no lock but that. */
+	:: look == NONE && again -> atomic { again = false; look = BEGUN }
+	:: look == BEGUN -> d_step {
+#ifdef DRAIN_TOO_EARLY
+		drain();
+#endif
 		before = len(held);
-		limit = cursor;
-		looking = 1
+		asked = cursor;
+		look = ASKED
 	   }
 	/* sql.look: one SELECT. */
-	:: looking == 1 -> d_step {
-		at = 0; last_found = 0;
+	:: look == ASKED -> d_step {
+		at = 0;
+		last_found = 0;
 		do
-		:: at < ROWS - 2 ->
+		:: at < ROWS ->
 			at++;
 #ifdef NO_CURSOR
-			found[at] = in_table[at];
+			found[at] = table[at].is_in;
 #else
-			found[at] = in_table[at] && at > limit;
+			found[at] = table[at].is_in && at > asked;
 #endif
-			if :: found[at] -> last_found = at :: else fi
+			last_found = (found[at] -> at : last_found)
 		:: else -> break
 		od;
-		looking = 2
+		at = 0; asked = 0;
+		look = READ
 	   }
-	/* Reader._deliver: frames that are there by now come first, each after the row it names. */
-	:: looking == 2 -> atomic {
-#ifndef ROWS_ALONE
-		do
-		:: socket?s, n, after -> held!s, n, after
-		:: empty(socket) -> break
-		od;
+	/* Reader._deliver and Inbox.deliver, under the lock of the frames. */
+	:: look == READ -> d_step {
+#ifdef ROWS_FIRST
+		take_rows(ROWS);
 #endif
-		at = 0; count = 0;
+#ifndef DRAIN_TOO_EARLY
+		drain();
+#endif
+		count = 0;
 		do
-		:: held?[s, n, after] ->
+		:: nempty(held) ->
 			held?<s, n, after>;
 			if
-#ifdef NO_AFTER
+#if defined(NO_AFTER) || defined(HELD_IS_FOUND)
 			:: true ->
+#elif defined(GONE_IS_AWAITED)
+			:: after <= max(last_found, seen) ->
 #else
-			/* Those that were held when the look began: their row is found by it, or gone. */
-			:: count < before || after <= last_found || after <= seen ->
+			/* A row that was there before the look was found by it, or is gone. */
+			:: count < before || after <= max(last_found, seen) ->
 #endif
 				held?s, n, after;
 				take_rows(after);
-				deliver_one(s, n);
-				if :: after > seen -> seen = after :: else fi;
+				deliver(s, n);
+				seen = max(after, seen);
 				count++
 			:: else -> break
 			fi
 		:: empty(held) -> break
 		od;
-		take_rows(ROWS - 2);
+		take_rows(ROWS);
 		again = again || nempty(held);
-		looking = 0
+		at = 0; count = 0; before = 0; last_found = 0; s = 0; n = 0; after = 0;
+		look = DELIVERED
 	   }
-	/* Reader.take_frames: at once, unless a look is under way or a row is to come first. */
-	:: nempty(socket) && looking == 0 -> atomic {
+	/* Reader._looked. */
+	:: look == DELIVERED -> look = NONE
+	/* Reader.take_frames, under the lock of the frames. */
+	:: nempty(socket) -> d_step {
+		drain();
+		must_look = look != NONE;
+		count = len(held);
 		do
-		:: socket?s, n, after -> held!s, n, after
-		:: empty(socket) -> break
-		od;
-		do
-		:: held?[s, n, after] ->
-			held?<s, n, after>;
-			if
+		:: count > 0 ->
+			held?s, n, after;
 #ifndef NO_AFTER
-			:: after > seen -> again = true; break
-			:: else ->
-#else
-			:: true ->
+			must_look = must_look || after > seen;
 #endif
-				held?s, n, after;
-				deliver_one(s, n)
-			fi
-		:: empty(held) -> break
-		od
-	   }
-	/* Reader.release: deletes what was read; a while later the cursor begins again. */
-	:: deleting == 0 && cursor > 0 -> deleting = cursor
-	:: deleting > 0 -> d_step {
-		at = 0;
-		do
-		:: at < deleting -> at++; in_table[at] = false
+			held!s, n, after;
+			count--
 		:: else -> break
 		od;
-#ifndef RESET_UNDER_LOOK
+		do
+		:: !must_look && nempty(held) -> held?s, n, after; deliver(s, n)
+		:: must_look || empty(held) -> break
+		od;
+		again = again || must_look;
+		must_look = false; s = 0; n = 0; after = 0
+	   }
+	/* Reader.release, which deletes what was read; then Reader._released. */
+	:: releasing == 0 && to_release > 0 -> d_step {
+		releasing = to_release;
+		to_release = 0;
+		at = 0;
+		do
+		:: at < releasing -> at++; table[at].is_in = false
+		:: else -> break
+		od;
+		at = 0
+	   }
+	:: releasing > 0 -> d_step {
+#ifdef RESET_UNDER_LOOK
+		cursor = 0;
+#else
 		if
-		:: looking == 0 && cursor == deleting -> cursor = 0
+		:: look == NONE && cursor == releasing -> cursor = 0
 		:: else
 		fi;
-#else
-		cursor = 0;
 #endif
-		deleting = 0
+		releasing = 0
 	   }
-	:: timeout -> break
-	od;
-	/* Nothing can move any more. */
-	assert(last[0] == EACH && last[1] == EACH)
+	od
 }
+
+#ifdef EXPIRY
+active proctype sweeper()
+{
+	if
+	:: last_id > 0 -> table[last_id].is_in = false
+	:: true
+	fi
+}
+/* No frame waits for ever for a row that is gone. */
+#define IS_DONE (len(socket) + len(held) == 0)
+#else
+#define IS_DONE (last[0] == EACH && last[1] == EACH)
+#endif
+
+/* Every message is delivered, without the fallback look. */
+ltl delivery { <>[] IS_DONE }

@@ -1,151 +1,137 @@
-/* The wake-up protocol of csrc/wakeup.h, on a plain channel: two senders, two
- * readers that claim rows from one table, and death at every step.
+/* The wake-up protocol of csrc/wakeup.h.  Two senders each put a row for a plain
+ * channel that both readers wait on, then one for a process-local channel of
+ * reader 0.  SIGKILL may hit each sender and reader 1 before any step.
  *
- * -DKILL_SENDER    a sender may die, between commit and wake above all
- * -DFLOOR          readers look once more when the fallback interval is over
- * Mutants, each of which breaks one rule:
- * -DWAKE_BEFORE_COMMIT  -DLOOK_BEFORE_ARM  -DLOOK_BEFORE_DRAIN  -DWAKE_ONE
- * -DCLAIM_BY_SELECT
+ * -DKILL_AT_WAKE  also between a commit and its wake-up; needs
+ * -DFLOOR         the fallback look, after any time
+ *
+ * Mutants, each of which breaks one rule: -DWAKE_BEFORE_COMMIT -DLOOK_BEFORE_ARM
+ * -DLOOK_BEFORE_DRAIN -DWAKE_ONE -DCLAIM_BY_SELECT -DGIVE_BACK_SILENTLY
  */
-#define SENDERS  2
-#define READERS  2
-#define MESSAGES 3 /* two of the first sender, one of the other */
+#define SENDERS 2
+#define READERS 2
 
-bool committed[MESSAGES]; /* the row is in the table */
-byte delivered[MESSAGES]; /* how often it reached somebody */
-bool armed[READERS];      /* the FIFO is there, and watched: R1 */
-bool byte_in[READERS];    /* it is readable; a second byte changes nothing */
-bool dead[READERS];
-bool floored[READERS];    /* has looked after the fallback interval */
-bool sender_died;
-byte reader_deaths = 1;   /* how many readers may die */
-byte finished;            /* senders that are through, or dead */
+bool plain[SENDERS];     /* the row of each sender is in the table */
+bool delivered[SENDERS]; /* it has reached somebody */
+byte last_id;            /* rows put for the process-local channel */
+byte cursor;             /* how many of them reader 0 has read */
+bool armed[READERS];     /* the FIFO is there, and watched */
+bool fifo[READERS];      /* it is readable; a second byte changes nothing */
 
-/* What SQLite gives: a row is claimed by one DELETE ... RETURNING. */
-inline claim(m, got)
-{
-#ifdef CLAIM_BY_SELECT
-	got = committed[m];
-	committed[m] = false;
+chan kill[SENDERS + READERS] = [0] of { bit };
+bool owes[SENDERS + READERS]; /* has committed and not yet woken */
+
+#ifdef KILL_AT_WAKE
+#define IS_KILLED kill[_pid]?_
 #else
-	atomic { got = committed[m]; committed[m] = false }
+#define IS_KILLED kill[_pid]?eval(owes[_pid]) /* by a 0 */
 #endif
-}
+#ifdef FLOOR
+#define IS_TIME true
+#else
+#define IS_TIME false
+#endif
 
-/* W3: into the FIFO of each reader; one that is not there is nobody. */
-inline wake()
-{
-	r = 0;
-	do
-	:: r < READERS ->
-		if
-		:: armed[r] && !dead[r] ->
-			byte_in[r] = true;
+/* Where nobody has armed there is no FIFO, and nobody is woken. */
+#define WAKE(reader) fifo[reader] = fifo[reader] || armed[reader]
 #ifdef WAKE_ONE
-			break
-#endif
-		:: else
-		fi;
-		r++
-	:: else -> break
-	od
-}
-
-#ifdef KILL_SENDER
-#define MAY_DIE_SENDING :: !sender_died -> sender_died = true; goto end
+#define WAKE_ALL if \
+	:: armed[0] -> WAKE(0) \
+	:: armed[1] -> WAKE(1) \
+	:: else fi
 #else
-#define MAY_DIE_SENDING
+#define WAKE_ALL WAKE(0); WAKE(1)
+#endif
+
+#ifdef WAKE_BEFORE_COMMIT
+#define PUT(row, wakes) wakes; row
+#else
+#define PUT(row, wakes) atomic { row; owes[_pid] = true } /* W2 */; \
+	wakes /* W3 */; owes[_pid] = false
+#endif
+#ifdef GIVE_BACK_SILENTLY
+#define GIVE_BACK(row) row
+#else
+#define GIVE_BACK(row) PUT(row, WAKE_ALL)
+#endif
+/* DELETE ... RETURNING: of two processes only one gets the row. */
+#ifdef CLAIM_BY_SELECT
+#define CLAIM(row) plain[row]; plain[row] = false; got = row
+#else
+#define CLAIM(row) atomic { plain[row]; plain[row] = false; got = row }
 #endif
 
 active [SENDERS] proctype sender()
 {
-	byte m = _pid * 2, r, last = (_pid == 0 -> 2 : MESSAGES);
-	do
-	:: m < last ->
-#ifdef WAKE_BEFORE_COMMIT
-		wake();
-		committed[m] = true;
-#else
-		committed[m] = true; /* W2 */
+	{
+		PUT(plain[_pid] = true, WAKE_ALL);
 		if
-		MAY_DIE_SENDING
-		:: wake()            /* W3 */
-		fi;
-#endif
-		m++
-	:: else -> break
-	od;
-end:	finished++
+		:: _pid == 0 -> PUT(last_id++, WAKE(0))
+		:: else
+		fi
+	} unless { IS_KILLED }
 }
 
+/* Both kinds of rows, of the plain channel until there is none. */
 inline look()
 {
-	m = 0;
+	if
+	:: me == 0 -> cursor = last_id
+	:: else
+	fi;
 	do
-	:: m < MESSAGES ->
-		claim(m, got);
+	:: plain[0] || plain[1] ->
 		if
-		:: got && reader_deaths > 0 -> /* killed with the claim in hand: that row is lost */
-			reader_deaths--; dead[me] = true; goto gone
-		:: got ->
-			delivered[m]++;
-			assert(delivered[m] == 1)
-		:: else
+		:: CLAIM(0)
+		:: CLAIM(1)
+		:: !plain[0] && !plain[1] -> break /* another one was quicker */
 		fi;
-		m++
+		if
+		:: assert(!delivered[got]); delivered[got] = true
+		:: me == 1 -> /* cancelled: it waits no more, and what it claimed is another's */
+			GIVE_BACK(plain[got] = true);
+			goto gone
+		fi
 	:: else -> break
 	od
 }
 
 active [READERS] proctype reader()
 {
-	byte me = _pid - SENDERS, m;
-	bool got;
+	byte me = _pid - SENDERS, got;
+	{
 #ifdef LOOK_BEFORE_ARM
-	look();
-	armed[me] = true;
-	goto asleep;
+		look();
+		armed[me] = true;
+		goto end_asleep;
 #else
-	armed[me] = true; /* R1 */
+		armed[me] = true; /* R1 */
 #endif
-again:
+		do
+		::
 #ifdef LOOK_BEFORE_DRAIN
-	look();
-	byte_in[me] = false;
+			look();
+			fifo[me] = false;
 #else
-	byte_in[me] = false; /* R2 */
-	if
-	:: reader_deaths > 0 -> reader_deaths--; dead[me] = true; goto gone
-	:: true
-	fi;
-	look();              /* R3 */
+			fifo[me] = false; /* R2 */
+			look();           /* R3 */
 #endif
-asleep:
-end:	if
-	:: byte_in[me] -> goto again /* R4 */
-#ifdef FLOOR
-	:: timeout && !floored[me] -> floored[me] = true; goto again
-#endif
-	fi;
-gone:	skip
+end_asleep:		fifo[me] || IS_TIME       /* R4; R5 */
+		od;
+gone:		skip
+	} unless { atomic { IS_KILLED; armed[me] = false } }
 }
 
-#define AT_REST(r) (dead[r] || floored[r])
-
-/* Nothing can move any more: no row may be left while somebody lives to read it. */
-active proctype judge()
+/* Kills whom it likes, when it likes; reader 0 lives, for somebody is to be woken. */
+active proctype killer()
 {
-	byte m;
-end:	if
-#ifdef FLOOR
-	:: timeout && finished == SENDERS && AT_REST(0) && AT_REST(1)
-#else
-	:: timeout && finished == SENDERS
-#endif
-	fi;
-	if
-	:: !dead[0] || !dead[1] ->
-		for (m : 0 .. MESSAGES - 1) { assert(!committed[m]) }
-	:: else
-	fi
+	do
+	:: kill[0]!0
+	:: kill[1]!0
+	:: kill[3]!0
+	:: break
+	od
 }
+
+/* No row waits for ever. */
+ltl delivery { []<> (!plain[0] && !plain[1] && cursor == last_id) }

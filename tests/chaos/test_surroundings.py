@@ -48,6 +48,16 @@ def test_10_sidecar_deleted(start, folder, ledger):
     assert receiver.log.read_text().count("is gone; making it anew") == 1
 
 
+def test_10_plain_channels_are_linked_again(start, folder):
+    """Also a receiver that goes on waiting for a plain channel is woken again."""
+    receiver, sender = start(TEST_CONFIG=SOON), start(TEST_CONFIG=SOON)
+    listen(receiver, "jobs", 1)
+    shutil.rmtree(sidecar(folder))
+    wait_until((sidecar(folder) / "@jobs" / token(receiver)).exists)
+    sender.do("send", channel="jobs", message={"type": "job"})
+    assert receiver.received()["received"] == {"type": "job"}
+
+
 @needs_root
 @pytest.mark.parametrize("fault", ["a file", "open to others", "another user's"])
 def test_11_15_sidecar_refused(start, folder, ledger, fault):
@@ -216,8 +226,8 @@ def test_23_long_reader(start, folder, ledger, query):
     with closing(sqlite3.connect(folder / "default.sqlite3", isolation_level=None)) as reader:
         reader.execute("BEGIN").fetchall()
         reader.execute("SELECT count(*) FROM channels_lite_event").fetchall()
-        ledger.send(sender, token(sender), "jobs", 300)
-        ledger.receive(receiver, count=300)
+        taken = ledger.send(sender, token(sender), "jobs", 300)
+        ledger.receive(receiver, count=taken)
         ledger.check()
         reader.execute("ROLLBACK")
     sender.do("checkpoint")

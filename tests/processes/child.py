@@ -33,6 +33,7 @@ loop = asyncio.new_event_loop()
 threading.Thread(target=loop.run_forever, daemon=True).start()
 receiving: dict[str, Any] = {}
 atomic: list[Any] = []
+unfetched: list[Any] = []
 
 
 def say(**what: Any) -> None:
@@ -103,6 +104,36 @@ def raw_sql(channel: str, message: dict[str, Any]) -> None:
             " VALUES (%s, %s, %s, '', %s)",
             [time.time(), time.time() + 60, channel, layer.serialize(message)],
         )
+
+
+def insert_unfetched(channel: str, message: dict[str, Any]) -> None:
+    """Fetches nothing of its RETURNING, so the statement is not over, nor its transaction."""
+    cursor = connection.cursor()
+    cursor.execute(
+        "INSERT INTO channels_lite_event"
+        " (created_at, expires_at, channel_name, recipients, data)"
+        " VALUES (0, %s, %s, '', %s) RETURNING id",
+        [time.time() + 60, channel, layer.serialize(message)],
+    )
+    unfetched.append(cursor)
+
+
+def close_cursors() -> None:
+    """Resets those statements, which commits them."""
+    while unfetched:
+        unfetched.pop().close()
+
+
+def execute(sql: str) -> None:
+    """On Django's connection."""
+    with connection.cursor() as cursor:
+        cursor.execute(sql)
+
+
+def rebuild_table() -> None:
+    """As Django's migrations alter a table: a new one, a copy, and its name."""
+    with connection.schema_editor() as editor:
+        editor._remake_table(Event)
 
 
 def sync_send(channel: str, message: dict[str, Any]) -> float:
