@@ -77,7 +77,8 @@ class Reader:
         self._token = token
         self._lock = threading.Lock()
         self._looking: asyncio.AbstractEventLoop | None = None
-        self._look_again = False
+        #: Who asked for another look while one was under way.
+        self._look_again: asyncio.AbstractEventLoop | None = None
         #: Looks under way; more than one if a loop was closed in the midst of its own.
         self._looks = 0
         #: Frames that come after a row still to be read; and how many of them were there when the
@@ -110,7 +111,7 @@ class Reader:
         loop = asyncio.get_running_loop()
         with self._lock:
             if self._looking is not None and not self._looking.is_closed():
-                self._look_again = True
+                self._look_again = loop
                 return
             self._looking = loop
             self._looks += 1
@@ -124,7 +125,7 @@ class Reader:
         return self._fruitless > FRUITLESS
 
     def _looked(self, loop: asyncio.AbstractEventLoop, outcome: Outcome[sql.Looked]) -> None:
-        again = False
+        again = None
         if outcome.error is not None:
             self._report(outcome.error)
         else:
@@ -132,15 +133,16 @@ class Reader:
             looked = outcome.result()
             if looked.rows or looked.claimed:
                 reach("after_claim")
-            again = self._deliver(looked)
+            again = loop if self._deliver(looked) else None
             is_fruitless = not looked.rows and not looked.claimed
             self._fruitless = self._fruitless + 1 if is_fruitless else 0
         with self._lock:
             self._looks -= 1
-            self._looking = None
-            again, self._look_again = again or self._look_again, False
-        if again:
-            _soon(loop, self.look)
+            if self._looking is loop:
+                self._looking = None
+            again, self._look_again = self._look_again or again, None
+        if again is not None:
+            _soon(again, self.look)
         if self._inbox.unreleased:
             self._last_message = time.monotonic()
             _soon(loop, partial(self.release_later, loop))

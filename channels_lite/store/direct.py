@@ -33,7 +33,7 @@ RETRY = 0.0003
 TURN = 0.002
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class _Attempt(Generic[T]):
     work: Work[T]
     done: Done[T]
@@ -50,20 +50,35 @@ class DirectStore:
         self._timeout = self._source.timeout
         self._lock = threading.Lock()
         self._is_paused = False
+        #: What waits for a timer, and the loop that has it, which may be closed before.
+        self._waiting: dict[_Attempt[Any], asyncio.AbstractEventLoop] = {}
         self._connection: sqlite3.Connection | None = None
         self._opened = 0
         self._checkpointer: Checkpointer | None = None
 
     def submit(self, work: Work[T], done: Done[T], *, write: bool) -> None:
-        """Runs ``work`` now if it can, else by the loop's timer; ``done`` is called on the loop."""
+        """Runs ``work`` now if it can, else by the loop's timer; ``done`` is called on the loop.
+
+        If that is closed before, the next ``submit`` says so, on whichever loop it is called.
+        """
+        if self._waiting:
+            self._give_up()
         self._attempt(_Attempt(work, done, write, time.monotonic() + self._timeout))
 
+    def _give_up(self) -> None:
+        for attempt, loop in list(self._waiting.items()):
+            if loop.is_closed() and self._waiting.pop(attempt, None) is not None:
+                error = sqlite3.OperationalError("the event loop was closed, waiting for a lock")
+                attempt.done(refuse(error, self._source.alias))
+
     def _attempt(self, attempt: _Attempt[Any]) -> None:
+        self._waiting.pop(attempt, None)
         outcome = self._try(attempt)
         if is_locked(outcome) and time.monotonic() < attempt.deadline:
             # With some chance in it, lest two processes try in step for ever.
             delay = RETRY * (1 + random.random())  # noqa: S311 - no secret
-            asyncio.get_running_loop().call_later(delay, self._attempt, attempt)
+            loop = self._waiting[attempt] = asyncio.get_running_loop()
+            loop.call_later(delay, self._attempt, attempt)
         else:
             attempt.done(outcome)
 
@@ -120,4 +135,5 @@ class DirectStore:
         """In a forked child: keeps the parent's connection, unused: closing it would drop locks."""
         self._source.abandoned.append(self._connection)
         self._connection = self._checkpointer = None
+        self._waiting = {}
         self._lock = threading.Lock()
