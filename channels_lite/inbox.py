@@ -196,7 +196,7 @@ class Inbox:
                     continue
                 if parcel.id:
                     parcel.is_parked = True
-                    self._release.park.append(parcel.id)
+                    self._release.park.append((parcel.id, name))
             self._add(channel, mailbox, parcel, running)
 
     def _add(
@@ -365,5 +365,5 @@ class Inbox:
         if mailbox.claimed:
             mailbox.claimed.pop(parcel.id, None)
         if parcel.is_parked:
-            self._release.received.append(parcel.id)
+            self._release.received.append((parcel.id, channel))
         return parcel

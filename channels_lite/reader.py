@@ -91,7 +91,7 @@ class Reader:
         self._last_error = ""
         #: Looks that found no row, since one did.
         self._fruitless = 0
-        #: Looks have been made since the last `close`.
+        #: Somebody has received since the last `close`.
         self._is_open = False
         self._sweeping: asyncio.AbstractEventLoop | None = None
         self._next_sweep = self._next_tidy = 0.0
@@ -106,16 +106,21 @@ class Reader:
         idle = time.monotonic() - self._last_message
         return interval * (10 if idle > self._config.polling_idle_timeout else 1)
 
+    def open(self) -> None:
+        """From now on looks are made, until `close`."""
+        self._is_open = True
+
     def look(self) -> None:
         """Reads what waits for this process.  On a running loop; one at a time."""
         loop = asyncio.get_running_loop()
         with self._lock:
+            if not self._is_open:
+                return  # a look that was asked for before it was closed
             if self._looking is not None and not self._looking.is_closed():
                 self._look_again = loop
                 return
             self._looking = loop
             self._looks += 1
-            self._is_open = True
         self._held_before = len(self._held)
         asked = self._inbox.ask(self._clock.now(), deletes=self._is_in_memory)
         self._store.submit(partial(sql.look, asked=asked), partial(self._looked, loop), write=False)
@@ -275,7 +280,7 @@ class Reader:
         self._store.submit(partial(sweep.step, now=now), done, write=False)
 
     def close(self) -> None:
-        """Stops until the next look; gives back what was claimed and not received."""
+        """Stops until it is opened again; gives back what was claimed and not received."""
         self._is_open = False
         self.waiter.close()
         self.release()

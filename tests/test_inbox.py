@@ -61,10 +61,10 @@ def test_direct_message_beyond_capacity_is_kept_and_parked():
     inbox = inbox_of(2)
     deliver(inbox, [Row(number, "a", b"message", math.inf) for number in (1, 2, 3)])
     assert inbox.buffered("p!a") == 3
-    assert inbox.to_release().park == [3]
+    assert inbox.to_release().park == [(3, "p!")]
     for _ in range(3):
         inbox.take("p!a", 0.0)
-    assert inbox.to_release().received == [3]
+    assert inbox.to_release().received == [(3, "p!a")]
 
 
 def test_overlapping_looks_deliver_once():

@@ -375,6 +375,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         if "!" not in channel:
             # What came while nobody waited was left to other processes.
             self._waiter.listen(channel)
+        self._reader.open()
         self._reader.look()
         loop.call_soon(self._reader.sweep)
 

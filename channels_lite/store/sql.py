@@ -67,8 +67,12 @@ CLAIM = """
 LAST_ID = "SELECT seq FROM sqlite_sequence WHERE name = 'channels_lite_event'"
 FLUSH_MARK = "SELECT flushed_id, flushed_at FROM channels_lite_boot"
 DELETE_READ = "DELETE FROM channels_lite_event WHERE channel_name = ? AND id <= ?"
-PARK = "UPDATE channels_lite_event SET channel_name = channel_name || recipients WHERE id = ?"
-DELETE_ROW = "DELETE FROM channels_lite_event WHERE id = ?"
+# By id and name, for ids may have begun anew, and be another's.
+PARK = """
+    UPDATE channels_lite_event SET channel_name = channel_name || recipients
+    WHERE id = ? AND channel_name = ?
+"""
+DELETE_ROW = "DELETE FROM channels_lite_event WHERE id = ? AND channel_name = ?"
 # Unless there was a flush since.
 GIVE_BACK = """
     INSERT INTO channels_lite_event (id, created_at, expires_at, channel_name, recipients, data)
@@ -246,10 +250,11 @@ class Release:
 
     #: Process-local names, with the id of the last row read of each.
     read: dict[str, int] = field(default_factory=dict)
-    #: Rows whose receiver's buffer is over capacity: they stay, to tell senders so.
-    park: list[int] = field(default_factory=list)
-    #: Parked rows that were received now.
-    received: list[int] = field(default_factory=list)
+    #: Rows whose receiver's buffer is over capacity: they stay, to tell senders so.  By id and
+    #: process-local name.
+    park: list[tuple[int, str]] = field(default_factory=list)
+    #: Parked rows that were received now, by id and channel.
+    received: list[tuple[int, str]] = field(default_factory=list)
     #: Claimed rows that nobody here waits for any more, with their channel.
     unclaimed: list[tuple[str, Claimed]] = field(default_factory=list)
 
@@ -260,11 +265,11 @@ class Release:
 def release(execute: Execute, through: Release) -> None:
     """Deletes what was read, parks what has no room, gives back what nobody waits for."""
     for row in through.park:
-        execute(PARK, (row,))
+        execute(PARK, row)
     for name, last in through.read.items():
         execute(DELETE_READ, (name, last))
     for row in through.received:
-        execute(DELETE_ROW, (row,))
+        execute(DELETE_ROW, row)
     for name, claimed in through.unclaimed:
         # Under its old id, and so in its old place of the order.
         row_id, data, expires_at, created_at = claimed

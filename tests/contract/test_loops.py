@@ -46,3 +46,15 @@ def test_receiving_loops_leave_nothing(make_layer_sync):
     for _ in range(200):
         asyncio.run(turn())
     assert held() <= before + ONCE
+
+
+async def test_closed_layer_stays_closed(layer, monkeypatch):
+    """A look that was asked for before close() opens nothing after it."""
+    channel = await layer.new_channel()
+    await layer.send(channel, {"type": "x"})
+    await received(layer, channel)
+    await layer.close()
+    submitted = []
+    monkeypatch.setattr(layer._store, "submit", lambda *args, **kwargs: submitted.append(args))
+    layer._reader.look()
+    assert not submitted

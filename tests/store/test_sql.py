@@ -62,11 +62,24 @@ def test_what_was_flushed_is_not_given_back(database):
 
     upkeep.flush(execute, 1.0, "boot", 0.0)
     [(taken,)] = execute(sql.INSERT, (0.0, 9e9, "jobs", "", b""))
-    execute(sql.DELETE_ROW, (taken,))
+    execute(sql.DELETE_ROW, (taken, "jobs"))
     claimed = sql.Claimed(taken, b"", 9e9, 0.0)
     sql.release(execute, sql.Release(unclaimed=[("jobs", claimed)]))
     assert execute("SELECT id FROM channels_lite_event", ()) == [(taken,)]
     upkeep.flush(execute, 2.0, "boot", 0.0)
     sql.release(execute, sql.Release(unclaimed=[("jobs", claimed)]))
     assert execute("SELECT id FROM channels_lite_event", ()) == []
+    connection.close()
+
+
+def test_ids_that_began_anew_are_not_deleted(database):
+    """Who received a row before ids began anew does not touch another's of that id."""
+    connection = sqlite3.connect(database, isolation_level=None)
+
+    def execute(statement, parameters):
+        return connection.execute(statement, parameters).fetchall()
+
+    [(taken,)] = execute(sql.INSERT, (0.0, 9e9, "jobs", "", b""))
+    sql.release(execute, sql.Release(park=[(taken, "p.mine!")], received=[(taken, "p.mine!a")]))
+    assert execute("SELECT channel_name FROM channels_lite_event", ()) == [("jobs",)]
     connection.close()
