@@ -1,9 +1,12 @@
 """System checks: what is wrong with the settings, before the first message.
 
-``channels_lite.E001`` a CONFIG that the layer would refuse; ``E002`` an in-memory database outside
-of tests; ``E003`` a database on a network file system; ``I001`` a SQLite that may corrupt one.
-Missing tables are no check's matter, for ``migrate`` runs the checks before it makes them: the
-first message raises ``ImproperlyConfigured``.
+Always: ``channels_lite.E001`` a CONFIG that the layer would refuse; ``E002`` an in-memory database
+outside of tests; ``E003`` a database on a network file system; ``W001`` two layers on one database;
+``W002`` a router that writes ``Event`` elsewhere.
+
+With ``check --deploy``, which may look into the database and never writes to it: ``W003`` missing
+tables; ``W004`` a rollback journal; ``W005`` a disk that each message waits for; ``W006``
+ATOMIC_REQUESTS; ``W007`` CONN_MAX_AGE under ASGI; ``I001`` a SQLite that may corrupt a database.
 """
 
 from __future__ import annotations
@@ -14,15 +17,28 @@ from typing import Any
 
 from channels.layers import channel_layers
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Info, register
+from django.core.checks import CheckMessage, Error, Info, Warning, register  # noqa: A004
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections
+from django.db import DatabaseError, connections, router
+from django.db.migrations.loader import MigrationLoader
 from django.test.utils import _TestState
+from django.utils.module_loading import import_string
 
-from channels_lite.config import layer_databases, our_layers
+from channels_lite.config import database_of, layer_databases, our_layers
+from channels_lite.store import is_in_memory
 from channels_lite.store.connection import Source
 
-__all__ = ["check_databases", "check_file_systems", "check_layers", "check_sqlite"]
+__all__ = [
+    "check_databases",
+    "check_file_systems",
+    "check_journal",
+    "check_layers",
+    "check_router",
+    "check_settings",
+    "check_shared",
+    "check_sqlite",
+    "check_tables",
+]
 
 MOUNTS = Path("/proc/self/mountinfo")
 # Their locks, shared memory or both do not reach other machines (sqlite.org/wal.html).
@@ -30,6 +46,15 @@ NETWORK = {
     "9p", "afs", "ceph", "cifs", "coda", "fuse.glusterfs", "fuse.sshfs", "glusterfs", "lustre",
     "ncpfs", "nfs", "nfs4", "smb3", "smbfs", "vboxsf", "virtiofs",
 }  # fmt: skip
+
+
+def sqlite_databases() -> list[str]:
+    """Those that hold messages; what else CONFIG may name is for E001."""
+    return [
+        alias
+        for alias in layer_databases()
+        if alias in settings.DATABASES and connections[alias].vendor == "sqlite"
+    ]
 
 
 @register()
@@ -57,10 +82,8 @@ def check_databases(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
             hint=f'Give DATABASES[{alias!r}]["NAME"] a file.',
             id="channels_lite.E002",
         )
-        for alias in layer_databases()
-        if alias in settings.DATABASES
-        and connections[alias].vendor == "sqlite"
-        and connections[alias].is_in_memory_db()  # type: ignore[attr-defined]
+        for alias in sqlite_databases()
+        if is_in_memory(alias)
     ]
 
 
@@ -74,8 +97,7 @@ def check_file_systems(app_configs: object, **kwargs: Any) -> list[CheckMessage]
             hint=f'Give DATABASES[{alias!r}]["NAME"] a path on a local disk.',
             id="channels_lite.E003",
         )
-        for alias in layer_databases()
-        if alias in settings.DATABASES and connections[alias].vendor == "sqlite"
+        for alias in sqlite_databases()
         for kind in [file_system_of(Source(alias).path)]
         if kind in NETWORK
     ]
@@ -94,6 +116,146 @@ def file_system_of(path: Path) -> str:
         if len(point) >= len(best) and path.is_relative_to(point):
             best, kind = point, mount.partition(" - ")[2].split()[0]
     return kind
+
+
+@register()
+def check_shared(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
+    """W001: one set of tables is one set of channels and groups."""
+    sharing: dict[str, list[str]] = {}
+    for alias, entry in our_layers().items():
+        sharing.setdefault(database_of(entry), []).append(alias)
+    return [
+        Warning(
+            f"The layers {', '.join(map(repr, layers))} keep their messages in one database, "
+            f"{database!r}: a group of one is a group of the other.",
+            hint="Give each layer a database of its own.",
+            id="channels_lite.W001",
+        )
+        for database, layers in sharing.items()
+        if len(layers) > 1
+    ]
+
+
+@register()
+def check_router(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
+    """W002: what is written by the models would not be where the layer looks."""
+    from channels_lite.models import Event  # noqa: PLC0415 - not before the apps are ready
+
+    databases = layer_databases()
+    if not databases or router.db_for_write(Event) == databases[0]:
+        return []
+    return [
+        Warning(
+            f"Messages are in database {databases[0]!r}, but the models of channels_lite are "
+            f"written to {router.db_for_write(Event)!r}.",
+            hint='Add "channels_lite.router.ChannelsRouter" to DATABASE_ROUTERS.',
+            id="channels_lite.W002",
+        )
+    ]
+
+
+@register(deploy=True)
+def check_tables(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
+    """W003: not without --deploy, for ``migrate`` runs the others before it makes the tables."""
+    return [
+        Warning(
+            f"Database {alias!r} lacks migrations of channels_lite: {', '.join(missing)}.",
+            hint=f"Run manage.py migrate --database={alias}",
+            id="channels_lite.W003",
+        )
+        for alias in sqlite_databases()
+        for missing in [missing_migrations(alias)]
+        if missing
+    ]
+
+
+def missing_migrations(alias: str) -> list[str]:
+    """Their names.  A file that is not there is not made; one that cannot be read lacks all."""
+    is_there = is_in_memory(alias) or Source(alias).path.exists()
+    try:
+        loader = MigrationLoader(
+            connections[alias] if is_there else None, ignore_no_migrations=True
+        )
+    except DatabaseError:
+        loader = MigrationLoader(None, ignore_no_migrations=True)
+    ours = {key for key in loader.disk_migrations or {} if key[0] == "channels_lite"}
+    return sorted(name for _, name in ours - set(loader.applied_migrations or {}))
+
+
+@register(deploy=True)
+def check_journal(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
+    """W004 and W005: what Django's connections are set to, where nothing of ours sets more."""
+    from channels_lite.layers.core import SQLiteChannelLayer  # noqa: PLC0415 - the same
+
+    found: list[CheckMessage] = []
+    for alias in sqlite_databases():
+        options = connections.settings[alias].get("OPTIONS") or {}
+        commands = str(options.get("init_command", "")).lower().replace(" ", "")
+        is_all_djangos = all(
+            issubclass(import_string(entry["BACKEND"]), SQLiteChannelLayer)
+            for entry in our_layers().values()
+            if database_of(entry) == alias
+        )
+        is_ours_to_set = not commands and not is_all_djangos
+        if "journal_mode=wal" not in commands and not is_ours_to_set and not is_wal(alias):
+            found.append(
+                Warning(
+                    f"Database {alias!r} has a rollback journal: who reads waits for who writes.",
+                    hint='Add PRAGMA journal_mode=WAL to its OPTIONS["init_command"] (Django 5.1); '
+                    "or run it once, for the file keeps it.",
+                    id="channels_lite.W004",
+                )
+            )
+        if is_all_djangos and "synchronous=" not in commands:
+            found.append(
+                Warning(
+                    f"Each message in database {alias!r} waits for the disk.",
+                    hint='Add PRAGMA synchronous=NORMAL to its OPTIONS["init_command"] (Django '
+                    "5.1): in WAL mode only a power cut loses more. Or choose another layer.",
+                    id="channels_lite.W005",
+                )
+            )
+    return found
+
+
+def is_wal(alias: str) -> bool:
+    """Whether the file's header says so; True for none, which says nothing."""
+    if is_in_memory(alias) or not Source(alias).path.exists():
+        return True
+    with connections[alias].cursor() as cursor:
+        try:
+            cursor.execute("PRAGMA journal_mode")
+        except DatabaseError:
+            return True
+        return bool(cursor.fetchone() == ("wal",))
+
+
+@register(deploy=True)
+def check_settings(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
+    """W006 and W007: settings of the database that mean more than they say."""
+    found: list[CheckMessage] = []
+    for alias in sqlite_databases():
+        options = connections.settings[alias]
+        if options.get("ATOMIC_REQUESTS"):
+            found.append(
+                Warning(
+                    f"ATOMIC_REQUESTS of database {alias!r} holds back what a view sends until it "
+                    "returns, and drops it if it fails.",
+                    hint="Give the messages a database of their own; or silence this, if it is "
+                    "what you want.",
+                    id="channels_lite.W006",
+                )
+            )
+        if options.get("CONN_MAX_AGE", 0) != 0 and getattr(settings, "ASGI_APPLICATION", None):
+            found.append(
+                Warning(
+                    f"CONN_MAX_AGE of database {alias!r} keeps connections open in threads that, "
+                    "under ASGI, come and go.",
+                    hint="Set it to 0, as Django's documentation says for ASGI.",
+                    id="channels_lite.W007",
+                )
+            )
+    return found
 
 
 @register(deploy=True)

@@ -17,7 +17,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django.utils.connection import ConnectionDoesNotExist
 from django.utils.module_loading import import_string
 
-__all__ = ["Config", "layer_databases", "our_layers"]
+__all__ = ["Config", "database_of", "layer_databases", "our_layers"]
 
 
 def _is_number(value: object) -> bool:
@@ -138,5 +138,9 @@ def layer_databases() -> list[str]:
     """Aliases of the databases that hold messages, that of the default layer first."""
     layers = our_layers()
     order = sorted(layers, key=lambda alias: alias != "default")
-    used = [layers[alias].get("CONFIG", {}).get("database", DEFAULT_DB_ALIAS) for alias in order]
-    return list(dict.fromkeys(used))
+    return list(dict.fromkeys(database_of(layers[alias]) for alias in order))
+
+
+def database_of(layer: Mapping[str, Any]) -> str:
+    """The database that an entry of ``CHANNEL_LAYERS`` keeps its messages in."""
+    return str(layer.get("CONFIG", {}).get("database", DEFAULT_DB_ALIAS))

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 
 import pytest
+from django.core.checks import run_checks
+from django.db import connections
 
 from channels_lite import checks
+from tests.conftest import use_database
 
 MOUNTS = """\
 22 1 254:1 / / rw,relatime - ext4 /dev/vda1 rw
@@ -29,3 +33,103 @@ def test_24_sqlite_with_the_reset_bug_is_named(monkeypatch):
     assert [info.id for info in checks.check_sqlite(None)] == ["channels_lite.I001"]
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 51, 3))
     assert checks.check_sqlite(None) == []
+
+
+def layers(**databases):
+    """A setting, of notify layers on these databases."""
+    return {
+        alias: {
+            "BACKEND": "channels_lite.layers.notify.NotifyChannelLayer",
+            "CONFIG": {"database": database},
+        }
+        for alias, database in databases.items()
+    }
+
+
+CORE = {
+    "default": {
+        "BACKEND": "channels_lite.layers.core.SQLiteChannelLayer",
+        "CONFIG": {"database": "channels"},
+    }
+}
+
+
+def found(*, deploy=True):
+    """The ids that Django's own run of the checks comes to."""
+    messages = run_checks(app_configs=None, include_deployment_checks=deploy)
+    ids = {each.id.rpartition(".")[2] for each in messages if each.id.startswith("channels_lite.")}
+    return ids - {"I001"}
+
+
+def test_recommended_setup_passes(database):
+    """With a database of their own, the router and the notify layer, nothing is to be mended."""
+    assert found() == set()
+
+
+def test_two_layers_on_one_database(database, settings):
+    """W001: they would share groups."""
+    settings.CHANNEL_LAYERS = layers(default="channels", other="channels")
+    assert found() == {"W001"}
+    settings.CHANNEL_LAYERS = layers(default="channels", other="default")
+    assert "W001" not in found()
+
+
+def test_missing_router(database, settings):
+    """W002: messages made by the model would go to the default database."""
+    settings.DATABASE_ROUTERS = []
+    assert found(deploy=False) == {"W002"}
+
+
+@pytest.mark.parametrize("content", [None, b"", b"these are my notes"])
+def test_missing_tables(tmp_path, content):
+    """W003, with --deploy alone: a file without tables, or none, which is not made."""
+    path = tmp_path / "channels.sqlite3"
+    if content is not None:
+        path.write_bytes(content)
+    use_database("channels", path)
+    try:
+        assert found(deploy=False) == set()
+        assert "W003" in found()
+        [warning] = checks.check_tables(None)
+        assert "0001_initial" in warning.msg
+    finally:
+        connections["channels"].close()
+    assert path.exists() == (content is not None)
+    assert not path.exists() or path.read_bytes() == content
+
+
+def test_settings_of_djangos_connection(database, settings):
+    """W004 and W005: where it is the one that messages go through, SQLite's defaults are slow."""
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE").fetchall()
+    assert found() == set()  # the notify layer will set it
+    settings.CHANNEL_LAYERS = CORE
+    assert found() == {"W004", "W005"}
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL").fetchall()
+    assert found() == {"W005"}
+
+
+@pytest.mark.parametrize(
+    ("init_command", "expected"),
+    [
+        ("PRAGMA journal_mode=WAL; PRAGMA synchronous = NORMAL", set()),
+        ("PRAGMA journal_mode = DELETE", {"W004", "W005"}),
+    ],
+)
+def test_init_command_is_read(database, settings, monkeypatch, init_command, expected):
+    """What it sets is not asked for; nor is it run, by a check."""
+    settings.CHANNEL_LAYERS = CORE
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE").fetchall()
+    monkeypatch.setitem(connections.settings["channels"], "OPTIONS", {"init_command": init_command})
+    assert {each.id.rpartition(".")[2] for each in checks.check_journal(None)} == expected
+
+
+def test_settings_that_mean_more_than_they_say(database, settings, monkeypatch):
+    """W006 and W007: ATOMIC_REQUESTS, and CONN_MAX_AGE under ASGI."""
+    monkeypatch.setitem(connections.settings["channels"], "ATOMIC_REQUESTS", True)
+    monkeypatch.setitem(connections.settings["channels"], "CONN_MAX_AGE", 60)
+    assert found() == {"W006"}
+    settings.ASGI_APPLICATION = "project.asgi.application"
+    assert found() == {"W006", "W007"}
