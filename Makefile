@@ -4,12 +4,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.c csrc/*.h csrc/*.py)
 
-.PHONY: help demo test lint bench bench-smoke chaos model clean
+.PHONY: help demo test lint bench bench-smoke chaos soak model clean
 
 help:
 	@echo "make demo    the chat of example/ on http://127.0.0.1:8000/ (PORT=8001 make demo)"
 	@echo "make test    the tests; ARGS goes to pytest: make test ARGS='-k worker example'"
 	@echo "make chaos   the fault tests in full, half an hour"
+	@echo "make soak    eight processes, killed and stopped at random for another half"
 	@echo "make model   the model of the wake-up, by spin"
 	@echo "make bench   every benchmark, ten minutes; writes benchmarks/results and docs/images"
 	@echo "make lint    ruff and mypy"
@@ -23,7 +24,11 @@ test: .venv/.test
 
 # All amounts of the fault matrix, and what takes too long for `make test`.
 chaos: .venv/.test
-	CHAOS_SCALE=1 $(BIN)/pytest -m "chaos or not chaos" tests/chaos tests/properties $(ARGS)
+	CHAOS_SCALE=1 $(BIN)/pytest -m "chaos or not chaos" tests/chaos tests/native tests/properties \
+	    --ignore tests/chaos/test_soak.py $(ARGS)
+
+soak: .venv/.test
+	CHAOS_SCALE=1 $(BIN)/pytest -m chaos tests/chaos/test_soak.py $(ARGS)
 
 model:
 	csrc/model/check

@@ -15,44 +15,61 @@ CONFIG = json.dumps({"polling_interval": 0.5})
 SECONDS = 1800 * SCALE
 READERS = 4
 SENDERS = 4
+#: Coroutines of a reader that wait for jobs; each has claimed one message at most.
+COROUTINES = 3
 
 
 class Load:
-    """Readers of one plain channel and of a group, and those who send to both."""
+    """Readers of one plain channel and of a group, and those who send to both.
 
-    def __init__(self, start):
+    The first of each live until the end.
+    """
+
+    def __init__(self, start, folder):
         self._start = start
-        self.kills = self.stops = 0
-        self.taken = 0
-        self.sent = {}
+        self._folder = folder
+        self.reader_kills = self.sender_kills = self.stops = 0
+        #: How many each sender, by its token, has begun to send.
+        self.begun = {}
+        self.taken = set()
         self.received = []
         self.readers = [self._reader() for _ in range(READERS)]
-        self.senders = [start(TEST_CONFIG=CONFIG) for _ in range(SENDERS)]
+        self.senders = [self._sender() for _ in range(SENDERS)]
 
     def _reader(self):
         reader = self._start(TEST_CONFIG=CONFIG)
-        for _ in range(3):
+        for _ in range(COROUTINES):
             reader.do("receive", channel="jobs", count=1_000_000)
         channel = reader.do("new_channel")
         reader.do("group_add", group="room", channel=channel)
         reader.do("receive", channel=channel, count=1_000_000)
         return reader
 
-    def send(self, count, stopped=None):
+    def _sender(self):
+        sender = self._start(TEST_CONFIG=CONFIG)
+        token = sender.do("describe")["prefix"]
+        self.begun[token] = 0
+        return sender, token
+
+    def send(self, count, *, stopped=None, killed=None):
         """All senders at once; what was taken is entered."""
-        for sender in self.senders:
-            first = self.sent.setdefault(sender, [0, None])[0]
+        for sender, token in self.senders:
+            first = self.begun[token]
+            self.begun[token] += count
             sender.begin("send_many", channel="jobs", count=count, first=first, at_once=True)
+        if killed is not None:
+            self.senders[killed][0].kill()
+            self.senders[killed] = None
         if stopped is not None:
             # It may hold the write lock: the others wait for it, though not for ever.
             stopped.signal(signal.SIGSTOP)
             time.sleep(0.5)
             stopped.signal(signal.SIGCONT)
-        for sender in self.senders:
-            taken = sender.finish(120)
-            self.sent[sender][0] += count
-            self.taken += len(taken)
+        for sender, token in filter(None, self.senders):
+            self.taken |= {(token, number) for number in sender.finish(120)}
             sender.do("group_send", group="room", message={"type": "noise"})
+        if killed is not None:
+            self.senders[killed] = self._sender()
 
     def collect(self, reader):
         while reader.has_received():
@@ -60,52 +77,70 @@ class Load:
             if "sender" in message:
                 self.received.append((message["sender"], message["number"]))
 
-    def kill(self, dice):
-        victim = self.readers.pop(dice.randrange(READERS))
-        victim.kill()
-        self.collect(victim)
-        self.readers.append(self._reader())
-        self.kills += 1
+    def disturb(self, dice, count):
+        """One round."""
+        fault = dice.choice(["kill a reader", "kill a sender", "stop", "nothing"])
+        if fault == "kill a reader":
+            victim = self.readers.pop(dice.randrange(1, READERS))
+            victim.kill()
+            self.collect(victim)
+            self.readers.append(self._reader())
+            self.reader_kills += 1
+        elif fault == "kill a sender":
+            self.send(count, killed=dice.randrange(1, SENDERS))
+            self.sender_kills += 1
+        elif fault == "stop":
+            everybody = self.readers + [sender for sender, _ in self.senders]
+            self.send(count, stopped=dice.choice(everybody))
+            self.stops += 1
+        self.send(count)
+        for reader in self.readers:
+            self.collect(reader)
 
-    def stop(self, dice):
-        self.send(5, stopped=dice.choice(self.readers))
-        self.stops += 1
+    def usage(self):
+        """Of those that live until the end, and of the files."""
+        grown = {"log": "default.sqlite3-wal", "table": "default.sqlite3"}
+        sizes = {name: (self._folder / file).stat().st_size for name, file in grown.items()}
+        for who, child in (("reader", self.readers[0]), ("sender", self.senders[0][0])):
+            used = child.do("usage")
+            sizes |= {f"{who}'s {what}": used[what] for what in ("fds", "threads")}
+            sizes[f"{who}'s memory"] = child.do("memory")
+        return sizes
 
 
 @pytest.mark.chaos
 def test_soak(start, folder, query, capsys):
     """Nothing comes twice; only what killed readers had claimed is lost; nothing grows."""
     dice = random.Random(8)
-    load = Load(start)
-    before = [sender.do("usage") for sender in load.senders]
-    until = time.monotonic() + SECONDS
-    largest_log = 0
-    while time.monotonic() < until:
-        load.send(dice.randrange(1, 20))
-        dice.choice([load.kill, load.stop, lambda dice: None])(dice)
-        for reader in load.readers:
-            load.collect(reader)
-        log = folder / "default.sqlite3-wal"
-        largest_log = max(largest_log, log.stat().st_size)
+    load = Load(start, folder)
+    began = time.monotonic()
+    early = {}
+    largest = {}
+    while (passed := time.monotonic() - began) < SECONDS:
+        load.disturb(dice, dice.randrange(1, 20))
+        used = load.usage()
+        largest = {what: max(size, largest.get(what, 0)) for what, size in used.items()}
+        if passed < SECONDS / 10:
+            early = dict(largest)
     wait_until(lambda: query("SELECT count(*) FROM channels_lite_event") == [(0,)])
     time.sleep(1)  # what was claimed last is said
     for reader in load.readers:
         load.collect(reader)
-    after = [sender.do("usage") for sender in load.senders]
-    lost = load.taken - len(load.received)
+    received = set(load.received)
+    lost = len(load.taken - received)
     with capsys.disabled():
         print(
-            f"\nsoak: {SECONDS:.0f} s, {load.taken} messages, {load.kills} kills, {load.stops} "
-            f"stops, {lost} lost, {len(load.received) - len(set(load.received))} twice, "
-            f"largest log {largest_log / 1e6:.1f} MB"
+            f"\nsoak: {SECONDS:.0f} s, {len(load.taken)} messages, {load.reader_kills} readers and "
+            f"{load.sender_kills} senders killed, {load.stops} stopped, {lost} lost, "
+            f"{len(load.received) - len(received)} twice; the largest in the first tenth, and of "
+            "all: " + ", ".join(f"{what} {early[what]}, {largest[what]}" for what in largest)
         )
-    assert len(set(load.received)) == len(load.received)
-    # Three coroutines wait in each reader, and each has one message at most.
-    assert 0 <= lost <= 3 * load.kills
-    assert largest_log < 20e6
-    for then, now in zip(before, after, strict=True):
-        assert now["fds"] <= then["fds"] + 8
-        assert now["threads"] <= then["threads"] + 1
+    assert len(received) == len(load.received)
+    assert all(0 <= number < load.begun[token] for token, number in received)
+    assert lost <= COROUTINES * load.reader_kills
+    for what in largest:
+        few = what.endswith(("fds", "threads"))
+        assert largest[what] <= (early[what] + 8 if few else 1.5 * early[what] + 10e6), what
     alive = {reader.do("describe")["prefix"] for reader in load.readers}
     sidecar = folder / "default.sqlite3-wake"
 

@@ -260,6 +260,12 @@ def usage() -> dict[str, int]:
     }
 
 
+def memory() -> int:
+    """Bytes that are resident."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 looks: list[float] = []
 
 
