@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import enum
+import uuid
+from datetime import timedelta, timezone
+from decimal import Decimal
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +22,7 @@ from channels_lite.serializers import (
     registry,
 )
 
-FORMATS = ["json", "msgpack"]
+FORMATS = ["json", "msgpack", "msgpack_types"]
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 values = st.recursive(
@@ -179,3 +183,43 @@ def test_a_format_needs_as_bytes_only():
 
     serializer = Upper()
     assert serializer.deserialize(serializer.serialize({"text": "a"})) == {"text": "A"}
+
+
+more_values = (
+    st.uuids()
+    | st.decimals(allow_nan=False)
+    | st.datetimes()
+    | st.datetimes(timezones=st.just(timezone(timedelta(hours=-3, minutes=-30))))
+    | st.dates()
+    | st.times()
+    | st.timedeltas()
+)
+
+
+@given(message=st.dictionaries(text, more_values | st.lists(more_values), max_size=5))
+def test_types_come_back_as_they_were(message):
+    """With msgpack_types UUID, Decimal and datetime types do; the other formats read them, too."""
+    data = registry.get_serializer("msgpack_types").serialize(message)
+    for name in FORMATS:
+        assert typed(registry.get_serializer(name).deserialize(data)) == typed(message)
+
+
+@pytest.mark.parametrize("name", ["json", "msgpack"])
+def test_other_types_become_text(name):
+    """Without it they come as text, as in any JSON."""
+    number = uuid.UUID(int=7)
+    serializer = registry.get_serializer(name)
+    message = serializer.deserialize(serializer.serialize({"id": number, "price": Decimal("1.50")}))
+    assert message == {"id": str(number), "price": "1.50"}
+
+
+@pytest.mark.parametrize("code", [*range(1, 7), 99])
+def test_extension_that_is_none_is_undecodable(code):
+    """A type of another program's, or one of ours with another content, is refused."""
+    data = msgspec.msgpack.encode({"value": msgspec.msgpack.Ext(code, b"\xff nonsense")})
+    for name in FORMATS:
+        with pytest.raises(UndecodableMessage):
+            registry.get_serializer(name).deserialize(data)
+    data = msgspec.msgpack.encode({"value": msgspec.msgpack.Ext(code, b"9 nonsense")})
+    with pytest.raises(UndecodableMessage):
+        registry.get_serializer("msgpack").deserialize(data)

@@ -422,6 +422,24 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
         await self._write(operation)
 
+    async def group_channels(self, group: str) -> list[str]:
+        """The members of ``group``, sorted: full names.  An extra beside the specification.
+
+        Those of processes that were killed are among them until they are cleaned up.
+        """
+        self.require_valid_group_name(group)
+        now = self._clock.now() or await self._set_clock()
+        find = partial(sql.group_members, group=group, now=now)
+        if transaction_of_caller(self.database) is not None:
+            members = await self._write(lambda execute, _: find(execute))
+        else:
+            members = await self._read(find)
+        return sorted(
+            member.name + recipient
+            for member in members
+            for recipient in member.recipients.split(",")
+        )
+
     # The rest
 
     async def flush(self) -> None:

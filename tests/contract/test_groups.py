@@ -151,3 +151,15 @@ async def test_close_is_no_end(layer, turns):
         assert await received(layer, channel) == {"number": number}
         await layer.close()
         await layer.close()
+
+
+async def test_members_are_listed(make_layer):
+    """group_channels() has each member once, of any process, while its membership lasts."""
+    layer, other = make_layer(), make_layer()
+    channels = sorted([await layer.new_channel(), await other.new_channel(), "plain"])
+    for channel in channels * 2:
+        await layer.group_add("group", channel)
+    assert await other.group_channels("group") == channels
+    await layer.group_discard("group", "plain")
+    assert await other.group_channels("group") == [each for each in channels if "!" in each]
+    assert await other.group_channels("nobody") == []

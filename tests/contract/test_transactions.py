@@ -84,3 +84,13 @@ def test_waits_for_another_writer(make_layer_sync, database):
     committing.join()
     foreign.close()
     assert first(layer) == {"type": "real"}
+
+
+def test_members_of_the_same_transaction_are_listed(make_layer_sync):
+    """group_channels() inside atomic() sees what was done in it."""
+    layer = make_layer_sync()
+    with transaction.atomic(using="channels"):
+        async_to_sync(layer.group_add)("group", "plain")
+        assert async_to_sync(layer.group_channels)("group") == ["plain"]
+        transaction.set_rollback(True, using="channels")
+    assert async_to_sync(layer.group_channels)("group") == []
