@@ -134,6 +134,16 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """How ``reader`` learns of rows."""
         raise NotImplementedError
 
+    @property
+    def polling_reason(self) -> str:
+        """Why receivers poll; "" if they sleep until they are woken.  Known once one has waited."""
+        return self._waiter.reason
+
+    @property
+    def look_interval(self) -> float:
+        """Seconds between two looks for rows that nobody was woken for."""
+        return self._reader.interval()
+
     # Names
 
     def require_valid_channel_name(self, name: object, receive: bool = False) -> bool:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from channels_lite.frames import SUFFIX
 
-__all__ = ["Fifo", "SidecarRefused"]
+__all__ = ["Fifo", "SidecarRefused", "is_dead"]
 
 # Bytes read at once; a Linux pipe holds as many.
 DRAIN = 65536
@@ -109,7 +109,7 @@ class Fifo:
         found = set()
         for path in sorted(self._sidecar.iterdir()):
             if path.name[0] != "." and path != self._path:
-                if _is_dead(path):
+                if is_dead(path):
                     found.add(path.name)
                 elif path < self._path and path.is_fifo():
                     return None
@@ -146,7 +146,7 @@ class Fifo:
         os.close(self._writer)
 
 
-def _is_dead(path: Path) -> bool:
+def is_dead(path: Path) -> bool:
     """Whether it is a FIFO that nobody reads."""
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC))

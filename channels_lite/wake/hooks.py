@@ -56,6 +56,11 @@ class Hooks:
                         )
         return self._reason
 
+    @property
+    def hook_reason(self) -> str:
+        """Why rows that others insert wake nobody; "" if they do."""
+        return self.reason or self._hook_reason
+
     def _load(self) -> str:
         try:
             from channels_lite.wake import _wakeup  # noqa: PLC0415 - may not have been built
@@ -111,8 +116,8 @@ class Hooks:
 
     def attach(self, connection: sqlite3.Connection, sidecar: bytes) -> str:
         """From now on, rows that ``connection`` commits wake their readers.  Returns why not."""
-        if self.reason or self._hook_reason:
-            return self._hook_reason
+        if self.hook_reason:
+            return self.hook_reason
         pointer = self._pointer(connection)
         if not pointer:
             return "the connection is not one of Python's own SQLite"

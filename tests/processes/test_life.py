@@ -9,6 +9,7 @@ from contextlib import closing
 
 import pytest
 
+from channels_lite.snapshot import processes_of
 from tests.processes.conftest import PATIENCE, child_environment, wait_until
 
 LAYERS = ["core.SQLiteChannelLayer", "aio.AIOSQLiteChannelLayer", "notify.NotifyChannelLayer"]
@@ -160,3 +161,14 @@ def test_without_fifo_it_polls_and_says_so_once(start, folder):
     assert said.count("the notify layer polls") == 1
     assert "is not a directory; remove it" in said
     assert (folder / "default.sqlite3-wake").read_text() == "a file in its place"
+
+
+def test_processes_are_named(start, folder):
+    """Who receives on which plain channels, and who was killed; by process id."""
+    alive, killed = start(), start()
+    for child in (alive, killed):
+        child.do("receive", channel="jobs")
+    killed.kill()
+    found = processes_of(folder / "default.sqlite3-wake")
+    assert {(each.is_alive, each.pid) for each in found} == {(True, alive.pid), (False, None)}
+    assert all(each.channels == ["jobs"] for each in found)

@@ -1,0 +1,127 @@
+"""``manage.py channels_lite doctor``: what is used, why, and whether a message comes through."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from asgiref.sync import async_to_sync, sync_to_async
+from channels.exceptions import ChannelFull
+from django.core.checks import ERROR, INFO, WARNING, run_checks
+from django.core.exceptions import ImproperlyConfigured
+
+from channels_lite import snapshot
+from channels_lite.checks import file_system_of
+from channels_lite.errors import StoreUnavailable
+from channels_lite.layers.base import BaseSQLiteChannelLayer
+from channels_lite.layers.notify import NotifyChannelLayer
+from channels_lite.management.trial import Trial, trial
+from channels_lite.models import Event
+from channels_lite.store.connection import Source
+from channels_lite.wake.hooks import hooks
+
+__all__ = ["Finding", "examine"]
+
+# Round trips of each kind.
+COUNT = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report; a mend means that something is to be done."""
+
+    subject: str
+    said: str
+    mend: str = ""
+
+
+def examine(
+    alias: str, entry: Mapping[str, Any], layer: BaseSQLiteChannelLayer
+) -> Iterator[Finding]:
+    """Everything about one layer.  The last ones take a second: two processes talk."""
+    yield Finding("layer", f"{alias!r}: {type(layer).__module__}.{type(layer).__name__}")
+    yield from _checks()
+    yield from _wake(layer)
+    is_readable = True
+    for finding in _database(layer):
+        is_readable = is_readable and not finding.mend
+        yield finding
+    if is_readable:
+        try:
+            yield from async_to_sync(_self_test)(entry, layer)
+        except (ChannelFull, ImproperlyConfigured, StoreUnavailable, OSError) as error:
+            yield Finding(
+                "self-test", f"no message came through: {error}", "see above, and the log"
+            )
+
+
+def _checks() -> Iterator[Finding]:
+    for check in run_checks(include_deployment_checks=True):
+        if check.id and check.id.startswith("channels_lite.") and not check.is_silenced():
+            kind = {ERROR: "error", WARNING: "warning", INFO: "info"}[check.level]
+            mend = str(check.hint) if check.level > INFO else ""
+            yield Finding(f"check ({kind})", f"{check.id}: {check.msg}", mend)
+
+
+def _wake(layer: BaseSQLiteChannelLayer) -> Iterator[Finding]:
+    yield Finding("SQLite", f"{sqlite3.sqlite_version}")
+    if hooks.reason:
+        yield Finding("extension", hooks.reason, "install a wheel, or a compiler and cffi")
+    else:
+        yield Finding("extension", "is built, and loaded")
+        mend = (
+            "rows of the ORM or of raw SQL wait for the fallback look" if hooks.hook_reason else ""
+        )
+        yield Finding("hooks", hooks.hook_reason or "proven on this build of Python", mend)
+
+
+def _database(layer: BaseSQLiteChannelLayer) -> Iterator[Finding]:
+    source = Source(layer.database)
+    kind = file_system_of(source.path)
+    yield Finding("database", f"{layer.database!r}: {source.path}{f', on {kind}' if kind else ''}")
+    try:
+        taken = snapshot.take(layer)
+    except (StoreUnavailable, ImproperlyConfigured) as error:
+        yield Finding("database", str(error), "as it says")
+        return
+    yield Finding("journal", f"{taken.journal_mode}, {taken.log_size} bytes of log")
+    for path in (source.path, source.path.parent):
+        if not os.access(path, os.W_OK):
+            yield Finding("permissions", f"{path} cannot be written to", f"chown or chmod {path}")
+    dead = [each.token for each in taken.processes if not each.is_alive]
+    yield Finding(
+        "processes", f"{len(taken.processes) - len(dead)} receive, {len(dead)} were killed"
+    )
+    yield Finding("waiting", f"{taken.waiting} rows, in {taken.memberships} memberships")
+
+
+async def _self_test(entry: Mapping[str, Any], layer: BaseSQLiteChannelLayer) -> list[Finding]:
+    async with trial(entry) as running:
+        return [each async for each in _kinds(running, layer)]
+
+
+async def _kinds(running: Trial, layer: BaseSQLiteChannelLayer) -> AsyncIterator[Finding]:
+    @sync_to_async
+    def create(channel: str, message: dict[str, Any]) -> None:
+        Event.objects.using(layer.database).create(
+            channel_name=channel, data=layer.serialize(message)
+        )
+
+    for kind, channel, send in (
+        ("to a process-local channel", running.own, None),
+        ("to a plain channel", running.plain, None),
+        ("by Event.objects.create()", running.plain, create),
+    ):
+        seconds = await running.latency(channel, COUNT, send)
+        yield Finding("self-test", f"{1000 * seconds:.2f} ms to another process, {kind}")
+    here: Any = running.layer
+    if here.polling_reason:
+        mend = "as it says" if isinstance(layer, NotifyChannelLayer) else ""
+        said = f"receivers look every {here.look_interval} s: {here.polling_reason}"
+        yield Finding("wake-up", said, mend)
+    else:
+        said = f"receivers sleep until they are woken, and look every {here.look_interval} s"
+        yield Finding("wake-up", said)

@@ -1,0 +1,56 @@
+"""``manage.py channels_lite status``: a snapshot, as tables."""
+
+from __future__ import annotations
+
+from django.core.management.base import CommandError
+
+from channels_lite.snapshot import Snapshot
+
+try:
+    from rich.console import Group as Together
+    from rich.console import RenderableType
+    from rich.table import Table
+except ImportError as error:
+    raise CommandError(
+        "the tables of status need rich: pip install channels-lite[status]; --json does not"
+    ) from error
+
+__all__ = ["draw"]
+
+
+def draw(alias: str, taken: Snapshot, rate: float | None) -> RenderableType:
+    """Totals, channels, groups and processes; ``rate`` is of rows stored a second, if known."""
+    totals = Table.grid(padding=(0, 2))
+    stored = f"{taken.stored} stored so far" + ("" if rate is None else f", {rate:.0f}/s now")
+    totals.add_row("layer", f"{alias}, in {taken.path}")
+    totals.add_row("rows", f"{taken.waiting} wait, {stored}")
+    totals.add_row("groups", f"{taken.group_count}, {taken.memberships} memberships")
+    totals.add_row(
+        "file",
+        f"{_bytes(taken.size)}, {_bytes(taken.free)} of it free; journal {taken.journal_mode}, "
+        f"{_bytes(taken.log_size)}",
+    )
+    channels = _table("channel", "wait", "oldest")
+    for channel in taken.channels:
+        channels.add_row(channel.name, str(channel.waiting), f"{channel.oldest:.1f} s")
+    groups = _table("group", "members")
+    for group in taken.groups:
+        groups.add_row(group.name, str(group.members))
+    processes = _table("process", "pid", "plain channels")
+    for process in taken.processes:
+        pid = (str(process.pid) if process.pid else "?") if process.is_alive else "killed"
+        processes.add_row(process.token, pid, ", ".join(process.channels))
+    tables = [each for each in (processes, channels, groups) if each.row_count]
+    return Together(totals, *tables)
+
+
+def _table(name: str, *numbers: str) -> Table:
+    table = Table(name, box=None, padding=(1, 2, 0, 0), pad_edge=False, header_style="bold")
+    table.padding = (0, 2, 0, 0)
+    for number in numbers:
+        table.add_column(number, justify="left" if number == "plain channels" else "right")
+    return table
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"

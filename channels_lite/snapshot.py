@@ -1,0 +1,196 @@
+"""What waits where, at one moment: for ``channels_lite status`` and the admin's live page.
+
+Only reads: the database by a connection of its own that cannot write, and makes no file; the
+sidecar directory by its names.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+
+from channels_lite.clock import boot_id, ticks
+from channels_lite.frames import SUFFIX
+from channels_lite.layers.base import BaseSQLiteChannelLayer
+from channels_lite.store import refuse
+from channels_lite.store.connection import Source
+from channels_lite.wake.fifo import is_dead
+
+__all__ = ["Group", "Process", "Snapshot", "WaitingChannel", "processes_of", "take"]
+
+#: Channels and groups that are named, the fullest first; the rest is in the totals.
+LIMIT = 50
+
+# Each by an index alone: a million rows take a tenth of a second.
+CHANNELS = """
+    SELECT channel_name, n, first, sum(n) OVER () FROM
+        (SELECT channel_name, count(*) AS n, min(id) AS first FROM channels_lite_event GROUP BY 1)
+    ORDER BY n DESC LIMIT ?
+"""
+GROUPS = """
+    SELECT group_name, n, sum(n) OVER (), count(*) OVER () FROM
+        (SELECT group_name, count(*) AS n FROM channels_lite_groupmembership GROUP BY 1)
+    ORDER BY n DESC LIMIT ?
+"""
+CREATED_AT = "SELECT created_at + 0.0 FROM channels_lite_event WHERE id = ?"
+LAST_ID = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'channels_lite_event'"
+BOOT = "SELECT boot_id, began_at FROM channels_lite_boot"
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingChannel:
+    """A plain channel, or all process-local ones of a process, with rows that wait."""
+
+    name: str
+    waiting: int
+    #: Seconds that the first of them has waited.
+    oldest: float
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A group, with its members; those of killed processes are among them for a while."""
+
+    name: str
+    members: int
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One that receives, or has received and was killed."""
+
+    token: str
+    is_alive: bool
+    #: Where Linux says it; None elsewhere, or for another user's.
+    pid: int | None
+    #: Plain channels it listens on.
+    channels: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One layer's.
+
+    Messages that are handed over from process to process never wait in the table, and are counted
+    nowhere here.
+    """
+
+    database: str
+    path: str
+    #: Rows, and how many have been written since the table was made.
+    waiting: int
+    stored: int
+    channels: list[WaitingChannel]
+    memberships: int
+    group_count: int
+    groups: list[Group]
+    processes: list[Process]
+    #: Bytes of the database, of its log, and of the database's pages that are free.
+    size: int
+    log_size: int
+    free: int
+    journal_mode: str
+
+
+def take(layer: BaseSQLiteChannelLayer) -> Snapshot:
+    """A picture of the layer's database and of who receives.
+
+    Raises ``StoreUnavailable``, or ``ImproperlyConfigured`` where there are no tables.
+    """
+    source = Source(layer.database)
+    if not source.path.exists():
+        raise ImproperlyConfigured(
+            f"database {source.alias!r} has no file {source.path} yet: "
+            f"run manage.py migrate --database={source.alias}"
+        )
+    try:
+        with closing(_connect(source)) as connection:
+            return _picture(source, connection)
+    except (sqlite3.Error, OSError) as error:
+        refuse(error, layer.database).result()
+        raise
+
+
+def _connect(source: Source) -> sqlite3.Connection:
+    # Not mode=ro, which leaves a -wal and a -shm behind where there were none.
+    uri = f"{source.path.as_uri()}?mode=rw"
+    connection = sqlite3.connect(uri, uri=True, timeout=source.timeout, isolation_level=None)
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def _picture(source: Source, connection: sqlite3.Connection) -> Snapshot:
+    def ask(sql: str, *parameters: Any) -> list[Any]:
+        return connection.execute(sql, parameters).fetchall()
+
+    def size_of(suffix: str) -> int:
+        with suppress(FileNotFoundError):
+            return source.path.with_name(source.path.name + suffix).stat().st_size
+        return 0
+
+    connection.execute("BEGIN")
+    now = _now(ask(BOOT))
+    channels, groups = ask(CHANNELS, LIMIT), ask(GROUPS, LIMIT)
+    return Snapshot(
+        database=source.alias,
+        path=str(source.path),
+        waiting=channels[0][3] if channels else 0,
+        stored=ask(LAST_ID)[0][0],
+        channels=[
+            WaitingChannel(name, count, max(0.0, now - ask(CREATED_AT, first)[0][0]))
+            for name, count, first, *_ in channels
+        ],
+        memberships=groups[0][2] if groups else 0,
+        group_count=groups[0][3] if groups else 0,
+        groups=[Group(name, count) for name, count, *_ in groups],
+        processes=processes_of(source.sidecar),
+        size=size_of(""),
+        log_size=size_of("-wal"),
+        free=ask("PRAGMA freelist_count")[0][0] * ask("PRAGMA page_size")[0][0],
+        journal_mode=ask("PRAGMA journal_mode")[0][0],
+    )
+
+
+def _now(boot: list[tuple[str, float]]) -> float:
+    """By the clock of the layers, see `channels_lite.clock`."""
+    if boot and boot[0][0] == boot_id():
+        return boot[0][1] + ticks()
+    return time.time()
+
+
+def processes_of(sidecar: Path) -> list[Process]:
+    """Those of the notify layer that have a name in the sidecar directory."""
+    try:
+        paths = sorted(sidecar.iterdir())
+    except (FileNotFoundError, PermissionError):
+        return []
+    listening: dict[str, list[str]] = {}
+    for directory in paths:
+        if directory.name.startswith("@"):
+            with suppress(FileNotFoundError):
+                for path in directory.iterdir():
+                    listening.setdefault(path.name, []).append(directory.name[1:])
+    pids = _pids(sidecar)
+    return [
+        Process(path.name, not is_dead(path), pids.get(path.name), listening.get(path.name, []))
+        for path in paths
+        if path.name[0] not in ".@" and not path.name.endswith(SUFFIX)
+    ]
+
+
+def _pids(sidecar: Path) -> dict[str, int]:
+    """Which process has which FIFO open, as Linux tells."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*/fd"):
+        with suppress(OSError):  # it has ended just now, or is another user's
+            for fd in folder.iterdir():
+                file = fd.readlink()
+                if file.parent == sidecar:
+                    found[file.name] = int(folder.parent.name)
+    return found

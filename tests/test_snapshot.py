@@ -1,0 +1,77 @@
+"""A picture of what waits, and for whom."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from channels_lite import snapshot
+from channels_lite.layers.notify import NotifyChannelLayer
+from channels_lite.models import Event, GroupMembership
+from tests.conftest import use_database
+
+
+def files(folder):
+    """Every file there, with content and time of change."""
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+
+
+@pytest.fixture
+def idle_layer(database):
+    """Makes no connection."""
+    return NotifyChannelLayer(database="channels")
+
+
+def test_what_waits_is_counted(idle_layer):
+    """Rows by channel, the fullest first; members by group; how much was ever stored."""
+    for channel, count in (("few", 1), ("p.token!", 2), ("many", 3)):
+        for _ in range(count):
+            Event.objects.create(
+                channel_name=channel, data=b"", created_at=time.time() - 100 * count
+            )
+    for group, count in (("small", 1), ("big", 2)):
+        for number in range(count):
+            GroupMembership.objects.create(
+                group_name=group, channel_name=f"c{number}", expires_at=time.time() + 60
+            )
+    taken = snapshot.take(idle_layer)
+    assert [(each.name, each.waiting) for each in taken.channels] == [
+        ("many", 3),
+        ("p.token!", 2),
+        ("few", 1),
+    ]
+    assert [round(each.oldest, -2) for each in taken.channels] == [300, 200, 100]
+    assert (taken.waiting, taken.stored) == (6, 6)
+    assert taken.groups == [snapshot.Group("big", 2), snapshot.Group("small", 1)]
+    assert (taken.memberships, taken.group_count) == (3, 2)
+    assert taken.size > 0
+    assert taken.processes == []
+
+
+def test_nothing_is_written(idle_layer, database):
+    """A database that nobody has open is the same afterwards, and nothing lies beside it."""
+    before = files(database.parent)
+    snapshot.take(idle_layer)
+    assert files(database.parent) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "message"),
+    [
+        (None, ImproperlyConfigured, r"has no file .* run manage\.py migrate"),
+        (b"", ImproperlyConfigured, r"run manage\.py migrate"),
+        (b"these are my notes" * 100, ImproperlyConfigured, "no SQLite database"),
+    ],
+)
+def test_what_cannot_be_read_is_said(tmp_path, content, error, message):
+    """No file, no tables, no database: with the mend, and nothing is made."""
+    path = tmp_path / "channels.sqlite3"
+    if content is not None:
+        path.write_bytes(content)
+    use_database("channels", path)
+    before = files(tmp_path)
+    with pytest.raises(error, match=message):
+        snapshot.take(NotifyChannelLayer(database="channels"))
+    assert files(tmp_path) == before
