@@ -171,6 +171,11 @@ def fork() -> dict[str, Any]:
     return {"child": said, "parent": layer.client_prefix}
 
 
+def replace() -> None:
+    """Runs this very program anew, in the place of what runs now."""
+    os.execv(sys.executable, sys.orig_argv)
+
+
 def stop_at(point: str) -> None:
     """From now on the process stops itself at that fail point."""
     if point == "before_wake":

@@ -64,6 +64,11 @@ class Child:
         assert "error" not in answer, answer["error"]
         return answer["value"]
 
+    def replace(self) -> None:
+        """It runs its program from the start, in the same process."""
+        self.begin("replace")
+        assert self._answers.get(timeout=PATIENCE)["ready"]
+
     def wait_until_stopped(self) -> None:
         """At a fail point."""
         stat = Path(f"/proc/{self.pid}/stat")
