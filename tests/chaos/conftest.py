@@ -7,8 +7,10 @@ takes a fiftieth, ``make chaos`` all.
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,16 @@ class Ledger:
 @pytest.fixture
 def ledger() -> Ledger:
     return Ledger()
+
+
+@pytest.fixture
+def public_folder(empty_database: bytes) -> Iterator[Path]:
+    """A folder with a migrated database that everybody may enter, unlike pytest's own."""
+    path = Path(tempfile.mkdtemp(prefix="cl"))
+    path.chmod(0o755)
+    (path / "default.sqlite3").write_bytes(empty_database)
+    yield path
+    shutil.rmtree(path)
 
 
 @pytest.fixture

@@ -6,8 +6,6 @@ import os
 import shutil
 import stat
 import subprocess
-import tempfile
-from pathlib import Path
 
 import pytest
 
@@ -36,13 +34,8 @@ attempt(lambda: os.mkdir(f"{sidecar}/@mine"))
 
 
 @pytest.fixture
-def folder(empty_database):
-    """A folder that everybody may enter, unlike pytest's own."""
-    path = Path(tempfile.mkdtemp(prefix="cl"))
-    path.chmod(0o755)
-    (path / "default.sqlite3").write_bytes(empty_database)
-    yield path
-    shutil.rmtree(path)
+def folder(public_folder):
+    return public_folder
 
 
 def test_15_modes(start, folder):

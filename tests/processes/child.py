@@ -171,6 +171,13 @@ def fork() -> dict[str, Any]:
     return {"child": said, "parent": layer.client_prefix}
 
 
+def become(user: int) -> None:
+    """From now on the process is somebody else's, and of no group."""
+    os.setgroups([])
+    os.setgid(user)
+    os.setuid(user)
+
+
 def replace() -> None:
     """Runs this very program anew, in the place of what runs now."""
     os.execv(sys.executable, sys.orig_argv)
@@ -211,6 +218,19 @@ def send_many(channel: str, count: int, first: int = 0, *, at_once: bool = False
 
     on_loop(send_all(), patience=600)
     return taken
+
+
+def send_beside(channel: str, message: dict[str, Any]) -> dict[str, Any]:
+    """Sends; the error if there was one, and the turns that another coroutine had meanwhile."""
+
+    async def send() -> dict[str, Any]:
+        sending, turns = asyncio.create_task(layer.send(channel, message)), 0
+        while not sending.done():
+            await asyncio.sleep(0)
+            turns += 1
+        return {"error": repr(sending.exception()), "turns": turns}
+
+    return on_loop(send(), patience=600)
 
 
 def send_for(channel: str, seconds: float) -> int:

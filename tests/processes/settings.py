@@ -19,7 +19,7 @@ INSTALLED_APPS = ["channels_lite"]
 DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
-        "NAME": f"{FOLDER}/default.sqlite3",
+        "NAME": os.environ.get("TEST_NAME", f"{FOLDER}/default.sqlite3"),
         "OPTIONS": json.loads(os.environ.get("TEST_OPTIONS", "{}")),
     },
 }

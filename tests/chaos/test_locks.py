@@ -1,0 +1,66 @@
+"""Others hold the locks of the database, or it cannot be written at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from contextlib import closing
+
+import pytest
+
+from tests.chaos.conftest import SCALE
+
+LAYERS = ["core.SQLiteChannelLayer", "aio.AIOSQLiteChannelLayer", "notify.NotifyChannelLayer"]
+SOON = json.dumps({"polling_interval": 0.3})
+NOBODY = 65534
+
+
+@pytest.fixture(params=LAYERS)
+def layer(request):
+    return request.param
+
+
+@pytest.mark.parametrize("how", ["mode=ro", "permissions"])
+def test_21_read_only(start, public_folder, layer, how):
+    """The first send says so, and each one after it; the file is not touched."""
+    if how == "permissions" and os.geteuid() != 0:
+        pytest.skip("needs root, to be somebody else")
+    path = public_folder / "default.sqlite3"
+    before = path.read_bytes(), path.stat().st_mtime_ns
+    name = f"file:{path}?mode=ro" if how == "mode=ro" else str(path)
+    child = start(layer, TEST_CONFIG=SOON, TEST_FOLDER=str(public_folder), TEST_NAME=name)
+    if how == "permissions":
+        child.do("become", user=NOBODY)
+    for _ in range(2):
+        with pytest.raises(AssertionError, match=r"^StoreUnavailable: .* readonly database"):
+            child.do("send", channel="jobs", message={})
+    with pytest.raises(AssertionError, match=r"^StoreUnavailable: .* readonly database"):
+        child.do("group_add", group="room", channel="jobs")
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+
+
+def test_22_locked_by_a_foreign_writer(start, folder, layer, ledger):
+    """send() waits, then raises, and nobody else on its loop waits; then everything goes on."""
+    timeout = max(1.0, 30 * SCALE)
+    options = json.dumps({"timeout": timeout})
+    receiver, sender = (start(layer, TEST_CONFIG=SOON, TEST_OPTIONS=options) for _ in range(2))
+    mine = sender.do("describe")["prefix"]
+    receiver.do("receive", channel="jobs", count=20)
+    ledger.send(sender, mine, "jobs", 5)
+    ledger.receive(receiver, count=5)
+    with closing(sqlite3.connect(folder / "default.sqlite3", isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE").fetchall()
+        began = time.monotonic()
+        sender.begin("send_beside", channel="jobs", message={"sender": mine, "number": "void"})
+        sent = sender.finish(600)
+        assert time.monotonic() - began >= timeout
+        assert "StoreUnavailable" in sent["error"]
+        assert "stayed locked" in sent["error"]
+        # A loop that is held has one or two.
+        assert sent["turns"] > 50
+        writer.execute("ROLLBACK")
+    ledger.send(sender, mine, "jobs", 5)
+    ledger.receive(receiver, count=5)
+    ledger.check()
