@@ -5,12 +5,27 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from asgiref.sync import async_to_sync
+from channels.consumer import AsyncConsumer
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
-from channels.routing import ProtocolTypeRouter, URLRouter
+from channels.layers import get_channel_layer
+from channels.routing import ChannelNameRouter, ProtocolTypeRouter, URLRouter
 from django.core.asgi import get_asgi_application
+from django.core.wsgi import get_wsgi_application
+from django.http import HttpRequest, HttpResponse
 from django.urls import path
 
-urlpatterns: list[Any] = []
+
+def say(request: HttpRequest, number: int) -> HttpResponse:
+    """A sync view that tells the room, and gives a worker a job."""
+    layer = get_channel_layer()
+    message = {"type": "room.message", "content": {"by": "view", "number": number}}
+    async_to_sync(layer.group_send)("room", message)
+    async_to_sync(layer.send)("jobs", {"type": "job", "number": number})
+    return HttpResponse()
+
+
+urlpatterns: list[Any] = [path("say/<int:number>", say)]
 
 
 class Room(AsyncJsonWebsocketConsumer):
@@ -29,9 +44,19 @@ class Room(AsyncJsonWebsocketConsumer):
         await self.send_json(event["content"])
 
 
+class Job(AsyncConsumer):
+    """For ``manage.py runworker jobs``: tells the room what it was told to do."""
+
+    async def job(self, event: dict[str, Any]) -> None:
+        content = {"by": "worker", "number": event["number"]}
+        await self.channel_layer.group_send("room", {"type": "room.message", "content": content})
+
+
 application = ProtocolTypeRouter(
     {
         "http": get_asgi_application(),
         "websocket": URLRouter([path("ws", Room.as_asgi())]),
+        "channel": ChannelNameRouter({"jobs": Job.as_asgi()}),
     }
 )
+wsgi = get_wsgi_application()

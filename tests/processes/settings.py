@@ -15,7 +15,8 @@ if os.environ.get("TEST_WITHOUT_HOOKS"):
 FOLDER = os.environ["TEST_FOLDER"]
 SECRET_KEY = "only for tests"
 USE_TZ = True
-INSTALLED_APPS = ["channels_lite"]
+# "channels" brings the command runworker.
+INSTALLED_APPS = ["channels", "channels_lite"]
 DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",

@@ -1,0 +1,138 @@
+"""The servers that people run: WebSockets of several processes, views and workers together."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import urllib.request
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+
+from tests.processes.conftest import PATIENCE, wait_until
+from tests.servers.conftest import Run, Server, free_port
+
+MESSAGES = 200
+ASGI = "tests.processes.server:application"
+WSGI = "tests.processes.server:wsgi"
+SERVERS: dict[str, list[str]] = {
+    "daphne": ["daphne", "-b", "127.0.0.1", "-p", "{port}", ASGI],
+    "uvicorn": ["uvicorn", "--workers", "2", "--lifespan", "off", "--port", "{port}", ASGI],
+    "hypercorn": ["hypercorn", "-w", "2", "-b", "127.0.0.1:{port}", ASGI],
+    # "asginl" is ASGI without the lifespan protocol, which Channels does not speak.
+    "granian": ["granian", "--workers", "2", "--interface", "asginl", "--port", "{port}", ASGI],
+    "gunicorn": ["gunicorn", "-w", "2", "-k", "uvicorn_worker.UvicornWorker",
+                 "-b", "127.0.0.1:{port}", ASGI],
+}  # fmt: skip
+# Serves from one process; the others have two behind one port.
+SINGLE = "daphne"
+
+
+async def connected(port: str, server: Server) -> tuple[ClientConnection, int]:
+    """A client, and the process that serves it; the server may still be starting."""
+    while True:
+        assert server.is_running(), server.log.read_text()
+        try:
+            client = await connect(f"ws://127.0.0.1:{port}/ws", open_timeout=PATIENCE)
+        except (ConnectionError, EOFError):
+            await asyncio.sleep(0.05)
+            continue
+        return client, json.loads(await client.recv())["pid"]
+
+
+async def two_clients(servers: dict[str, Server]) -> list[ClientConnection]:
+    """One client in each of two processes."""
+    clients: dict[int, ClientConnection] = {}
+    while len(clients) < 2:
+        for port, server in servers.items():
+            client, pid = await connected(port, server)
+            if pid in clients:
+                await client.close()
+            else:
+                clients[pid] = client
+    return list(clients.values())
+
+
+async def heard(client: ClientConnection, count: int) -> dict[str, list[int]]:
+    """The numbers that ``client`` hears, by sender, in order; ``count``, and no more."""
+    numbers: dict[str, list[int]] = defaultdict(list)
+    for _ in range(count):
+        message = json.loads(await client.recv())
+        numbers[message["by"]].append(message["number"])
+    end = {"by": "end", "number": id(client)}
+    await client.send(json.dumps(end))
+    while (message := json.loads(await client.recv())) != end:
+        numbers[message["by"]].append(message["number"])
+    numbers.pop("end", None)  # the other client's
+    return dict(numbers)
+
+
+def serve(run: Run, name: str) -> dict[str, Server]:
+    """Two processes of that server, by port."""
+    ports = [free_port() for _ in range(2 if name == SINGLE else 1)]
+    return {port: run(*(part.format(port=port) for part in SERVERS[name])) for port in ports}
+
+
+@pytest.mark.parametrize("name", SERVERS)
+async def test_clients_of_two_processes_hear_each_other(run: Run, name: str):
+    """Each of two clients, served by two processes, hears all that both say, in order, once."""
+    clients = await asyncio.wait_for(two_clients(serve(run, name)), PATIENCE)
+
+    async def say(client: ClientConnection, by: str) -> None:
+        for number in range(MESSAGES):
+            await client.send(json.dumps({"by": by, "number": number}))
+
+    saying = asyncio.gather(*(say(client, by) for client, by in zip(clients, "ab", strict=True)))
+    hearing = asyncio.gather(*(heard(client, 2 * MESSAGES) for client in clients))
+    await asyncio.wait_for(saying, PATIENCE)
+    everything = list(range(MESSAGES))
+    assert await asyncio.wait_for(hearing, PATIENCE) == [{"a": everything, "b": everything}] * 2
+    await asyncio.gather(*(client.close() for client in clients))
+
+
+@pytest.mark.parametrize("name", SERVERS)
+async def test_server_ends_and_leaves_nothing(run: Run, start: Any, folder: Path, name: str):
+    """At SIGTERM, with clients connected, all processes end; the next one finds no name of them."""
+    servers = serve(run, name)
+    clients = await asyncio.wait_for(two_clients(servers), PATIENCE)
+    sidecar = folder / "default.sqlite3-wake"
+    dead = {path.name for path in sidecar.iterdir()}
+    assert len([token for token in dead if (sidecar / token).is_fifo()]) == 2
+    for server in servers.values():
+        server.signal(signal.SIGTERM)
+    for client in clients:
+        await asyncio.wait_for(client.wait_closed(), PATIENCE)
+    await asyncio.to_thread(wait_until, lambda: all(each.is_gone() for each in servers.values()))
+    # Some servers end their processes by a signal, so that nothing at exit runs in them.
+    successor = start()
+    successor.do("receive", channel="jobs")
+    wait_until(lambda: not dead & {path.name for path in sidecar.iterdir()})
+
+
+async def test_view_under_wsgi_and_workers_reach_clients(run: Run):
+    """What a sync view says under plain WSGI, and two workers repeat, two clients hear once."""
+    servers = serve(run, "uvicorn")
+    port = free_port()
+    view = run("gunicorn", "-w", "2", "-b", f"127.0.0.1:{port}", WSGI)
+    workers = [run("django", "runworker", "jobs") for _ in range(2)]
+    clients = await asyncio.wait_for(two_clients(servers), PATIENCE)
+
+    def ask() -> None:
+        for number in range(MESSAGES // 4):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/say/{number}", timeout=PATIENCE):
+                pass
+
+    wait_until(lambda: "Booting worker" in view.log.read_text())
+    hearing = asyncio.gather(*(heard(client, MESSAGES // 2) for client in clients))
+    await asyncio.to_thread(ask)
+    everything = list(range(MESSAGES // 4))
+    for numbers in await asyncio.wait_for(hearing, PATIENCE):
+        assert (numbers["view"], sorted(numbers["worker"])) == (everything, everything)
+    await asyncio.gather(*(client.close() for client in clients))
+    for server in [view, *workers]:
+        server.signal(signal.SIGTERM)
+    await asyncio.to_thread(wait_until, lambda: all(s.is_gone() for s in [view, *workers]))
