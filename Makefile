@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.c csrc/*.h csrc/*.py)
 
-.PHONY: help demo test lint bench bench-smoke chaos soak model clean
+.PHONY: help demo test docs lint bench bench-smoke chaos soak model clean
 
 help:
 	@echo "make demo    the chat of example/ on http://127.0.0.1:8000/ (PORT=8001 make demo)"
@@ -13,6 +13,7 @@ help:
 	@echo "make soak    eight processes, killed and stopped at random for another half"
 	@echo "make model   the model of the wake-up, by spin"
 	@echo "make bench   every benchmark, ten minutes; writes benchmarks/results and docs/images"
+	@echo "make docs    the documentation as a site, in build/site"
 	@echo "make lint    ruff and mypy"
 	@echo "make clean   removes .venv and everything that was built"
 
@@ -32,6 +33,11 @@ soak: .venv/.test
 
 model:
 	csrc/model/check
+
+docs: .venv/.docs
+	$(BIN)/python docs/reference.py
+	$(BIN)/sphinx-build -q -E -W --keep-going docs build/site
+	@echo "build/site/index.html"
 
 lint: .venv/.lint
 	$(BIN)/ruff check
@@ -61,6 +67,10 @@ bench-smoke: .venv/.bench
 
 .venv/.test: .venv/.pip $(SOURCES)
 	$(BIN)/pip install --quiet --editable '.[all]' --group test
+	@touch $@
+
+.venv/.docs: .venv/.pip $(SOURCES)
+	$(BIN)/pip install --quiet --editable . --group docs
 	@touch $@
 
 .venv/.bench: .venv/.pip $(SOURCES)

@@ -1,0 +1,203 @@
+"""What the pages tell a reader to do, done as a reader would: real processes, real clients."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shutil
+import subprocess
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidHandshake
+
+from tests.docs.pages import DOCS, ROOT, Block, blocks, filled
+from tests.docs.project import SERVES, Project
+from tests.processes.conftest import PATIENCE
+
+# Seconds until all processes of a server answer; each one imports Django.
+STARTING = 3 * PATIENCE
+
+
+async def enter(project: Project) -> ClientConnection:
+    """A client of the chat; the server may still be starting."""
+    address = f"127.0.0.1:{project.port}"
+    while True:
+        try:
+            return await connect(f"ws://{address}/ws/", origin=f"http://{address}")
+        except (ConnectionError, EOFError, InvalidHandshake):
+            await asyncio.sleep(0.05)
+
+
+async def text(client: ClientConnection) -> str:
+    """The next line that ``client`` hears."""
+    said = await asyncio.wait_for(client.recv(), PATIENCE)
+    return json.loads(said)["text"]
+
+
+async def until_heard(client: ClientConnection, line: str) -> None:
+    """Returns when ``client`` has heard ``line``."""
+    while line not in await text(client):
+        pass
+
+
+async def process_of(client: ClientConnection) -> str:
+    """The number of the process that serves ``client``."""
+    await client.send(json.dumps({"text": "Where am I?"}))
+    return re.search(r"\(process (\d+)\)", await text(client))[1]
+
+
+async def pair(project: Project, stack: AsyncExitStack) -> list[ClientConnection]:
+    """Two clients of two processes."""
+    met: dict[str, ClientConnection] = {}
+    while len(met) < 2:
+        client = await enter(project)
+        process = await process_of(client)
+        if process in met:
+            await client.close()
+        else:
+            met[process] = await stack.enter_async_context(client)
+    return list(met.values())
+
+
+async def test_tutorial(project: Project):
+    """Who follows the tutorial has a chat in two processes, and a shell that joins in."""
+    steps = blocks(DOCS / "tutorial.md")
+    await asyncio.to_thread(project.follow, steps)
+    async with AsyncExitStack() as stack:
+        clients = await asyncio.wait_for(pair(project, stack), STARTING)
+        await clients[0].send(json.dumps({"text": "To the other process"}))
+        await asyncio.gather(*(until_heard(each, "To the other process") for each in clients))
+        await asyncio.to_thread(project.follow, steps)
+        await asyncio.gather(*(until_heard(each, "Hello from the shell!") for each in clients))
+
+
+def servers() -> list[str]:
+    """The commands of the deployment page that serve the chat."""
+    found = [command for block in blocks(DOCS / "deployment.md") for command in block.commands]
+    return [command for command in found if SERVES.match(command) and "asgi" in command]
+
+
+@pytest.mark.parametrize("command", servers(), ids=lambda command: command.split()[0])
+async def test_servers(chat: Project, command: str):
+    """Each server of the deployment page serves the chat; with workers, in two processes."""
+    await asyncio.to_thread(chat.start, command)
+    async with AsyncExitStack() as stack:
+        if "--workers" in command:
+            clients = await asyncio.wait_for(pair(chat, stack), STARTING)
+        else:
+            client = await asyncio.wait_for(enter(chat), STARTING)
+            clients = [await stack.enter_async_context(client)]
+        await clients[0].send(json.dumps({"text": "To all"}))
+        await asyncio.gather(*(until_heard(each, "To all") for each in clients))
+
+
+async def test_recipes(chat: Project):
+    """A view streams, a command speaks, and a worker does what was committed."""
+    steps = blocks(DOCS / "recipes.md")
+    await asyncio.to_thread(chat.follow, steps)  # up to the worker, which runs now
+    await asyncio.to_thread(chat.start, servers()[0])
+    client = await asyncio.wait_for(enter(chat), STARTING)
+    reader, writer = await asyncio.open_connection("127.0.0.1", chat.port)
+    try:
+        writer.write(b"GET /events/ HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        await asyncio.wait_for(reader.readuntil(b": you are in\n\n"), PATIENCE)
+        await asyncio.to_thread(chat.follow, steps)
+        noted = "A note of 3 words: Buy some milk"
+        await until_heard(client, noted)
+        await asyncio.wait_for(reader.readuntil(f'data: "{noted}"\n\n'.encode()), PATIENCE)
+        await asyncio.to_thread(chat.run, 'python manage.py say "Good morning"')
+        await asyncio.wait_for(reader.readuntil(b'data: "Good morning"\n\n'), PATIENCE)
+        await until_heard(client, "Good morning")
+    finally:
+        writer.close()
+        await client.close()
+
+
+def test_rolled_back_note_is_not_told_of(chat: Project):
+    """The recipe sends nothing for a note whose transaction is rolled back."""
+    chat.follow(blocks(DOCS / "recipes.md"))
+    chat.stop()
+    (chat.folder / "rolled_back.py").write_text(
+        "from django.db import transaction\n"
+        "from channels_lite.models import Event\n"
+        "from chat.notes import add_note\n"
+        "try:\n"
+        "    with transaction.atomic():\n"
+        "        add_note('gone')\n"
+        "        raise ValueError\n"
+        "except ValueError:\n"
+        "    add_note('kept')\n"
+        "print('messages:', Event.objects.filter(channel_name='notes').count())\n"
+    )
+    assert "messages: 1\n" in chat.run("python manage.py shell < rolled_back.py")
+
+
+@pytest.mark.parametrize("page", ["checks.md", "deployment.md", "troubleshooting.md"])
+def test_commands(chat: Project, page: str):
+    """Commands of the other pages do their work in the tutorial's project."""
+    steps = [block for block in blocks(DOCS / page) if block.language in {"console", "python"}]
+    chat.follow(step for step in steps if not any(map(SERVES.match, step.commands)))
+
+
+def test_readme(project: Project):
+    """The settings and the migration of the README make a layer that carries a message."""
+    settings = next(blocks(ROOT / "README.md"))
+    project.run("django-admin startproject mysite .")
+    with (project.folder / "mysite/settings.py").open("a") as file:
+        file.write(filled(settings.code))
+    [migrate] = [
+        command
+        for block in blocks(ROOT / "README.md")
+        for command in block.commands
+        if "manage.py" in command
+    ]
+    project.run(migrate)
+    project.run(
+        "DJANGO_SETTINGS_MODULE=mysite.settings python -c '"
+        "import asyncio, django; django.setup()\n"
+        "from channels.layers import get_channel_layer as layer\n"
+        'asyncio.run(layer().send("a", {"type": "b"}))\n'
+        'assert asyncio.run(layer().receive("a")) == {"type": "b"}\''
+    )
+
+
+def test_absent_file_needs_migrate_and_no_restart(chat: Project):
+    """As the deployment page says: without its file the layer names the command that mends it."""
+    for path in chat.folder.glob("channels.sqlite3*"):
+        path.unlink()
+    hello = "python manage.py shell < hello.py"
+    assert "run manage.py migrate --database=channels" in chat.run(f"{hello} || true")
+    [migrate] = {
+        command
+        for block in blocks(DOCS / "deployment.md")
+        for command in block.commands
+        if "--database" in command
+    }
+    chat.run(migrate)
+    chat.run(hello)
+
+
+def unit() -> Block:
+    """The systemd unit of the deployment page."""
+    [block] = [block for block in blocks(DOCS / "deployment.md") if block.language == "ini"]
+    return block
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd")
+def test_systemd_unit(tmp_path: Path):
+    """systemd takes the unit of the deployment page without a complaint."""
+    unit_file = tmp_path / "chat.service"
+    # What it runs, and as whom, is not on this machine.
+    code = re.sub(r"/srv/chat/\.venv/bin/\w+", "/bin/true", unit().code)
+    unit_file.write_text(code.replace("User=chat", "User=root"))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(unit_file)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,79 @@
+"""The site, and what its pages say about the code."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from channels_lite import checks
+from tests.docs.pages import DOCS, ROOT, blocks
+
+
+def test_site_is_built_without_a_warning(tmp_path: Path):
+    """All pages are in the navigation; links, anchors and images of each lead somewhere."""
+    built = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", str(DOCS), str(tmp_path)],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (built.returncode, built.stderr) == (0, "")
+    pages = "".join(page.read_text() for page in tmp_path.glob("**/*.html"))
+    # Whoever reads it offline, or does not want to be seen reading, sees all of it.
+    assert re.findall(r'<(?:script|img|link)[^>]*(?:src|href)="(?:https?:)?//[^"]*', pages) == []
+
+
+def test_configuration_page_is_up_to_date(tmp_path: Path):
+    """docs/configuration.md says what channels_lite/config.py says."""
+    page = DOCS / "configuration.md"
+    said = page.read_text()
+    code = f"import sys; sys.path[:0] = [{str(DOCS)!r}]; import reference; print(reference.page())"
+    written = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert said == written.stdout.removesuffix("\n"), "run python docs/reference.py"
+
+
+def test_each_check_has_its_section():
+    """docs/checks.md has a section for each id that channels_lite/checks.py gives, and no other."""
+    given = set(re.findall(r'id="(channels_lite\.\w+)"', Path(checks.__file__).read_text()))
+    assert set(re.findall(r"^## `(.*)`$", (DOCS / "checks.md").read_text(), re.M)) == given
+
+
+def messages() -> list[re.Pattern[str]]:
+    """The texts of channels_lite, with anything where a value goes."""
+    found = set()
+    for path in (ROOT / "channels_lite").glob("**/*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            parts: list[ast.expr] = []
+            if isinstance(node, ast.JoinedStr):
+                parts = node.values
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                parts = [node]
+            texts = [part.value if isinstance(part, ast.Constant) else "%s" for part in parts]
+            text = "".join(map(str, texts))
+            if len(text) >= 20:
+                pattern = re.escape(text)
+                found.add(re.sub(r"%[sdr]", ".+", pattern))
+    return [re.compile(pattern, re.DOTALL) for pattern in found]
+
+
+LINES = [
+    line
+    for block in blocks(DOCS / "troubleshooting.md")
+    if block.language == "text"
+    for line in block.code.splitlines()
+]
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_log_lines_are_real(line: str):
+    """A log line of the troubleshooting page is one that the code writes."""
+    assert any(pattern.fullmatch(line) for pattern in messages())
