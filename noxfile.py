@@ -1,8 +1,8 @@
 """Every supported Python, Django and Channels, from one command: ``nox``, or ``pipx run nox``.
 
 ``nox`` runs the whole suite on all of them; ``nox -- tests/contract`` a part of it, and
-``nox -s "tests(python=3.10, django=4.2, channels=4.1)"`` one of them; a Python that the machine lacks is
-skipped.
+``nox -s "tests(python=3.10, django=4.2, channels=4.1)"`` one of them; a Python that the machine
+lacks is skipped.
 """
 
 from __future__ import annotations
