@@ -21,6 +21,7 @@ from contextlib import suppress
 from channels_lite.frames import Frame
 from channels_lite.loops import running_loop
 from channels_lite.mailbox import Mailbox, Parcel, fail
+from channels_lite.stats import Stats
 from channels_lite.store.sql import Claimed, FlushMark, Look, Looked, Post, Release, Row
 
 __all__ = ["Inbox"]
@@ -29,8 +30,9 @@ __all__ = ["Inbox"]
 class Inbox:
     """All mailboxes of a layer in this process."""
 
-    def __init__(self, capacity: Callable[[str], int | None]) -> None:
+    def __init__(self, capacity: Callable[[str], int | None], stats: Stats) -> None:
         self._capacity = capacity
+        self._stats = stats
         self._lock = threading.Lock()
         self._mailboxes: dict[str, Mailbox] = {}
         #: Those of plain channels, once more: a look asks for each, and there are few.
@@ -170,7 +172,9 @@ class Inbox:
             if not is_deleted:
                 cursor = row.id
                 self.unreleased += 1
-            if data is not None and row.expires_at > now:
+            if row.expires_at <= now:
+                self._stats.expired += 1
+            elif data is not None:
                 self._put(name, row.recipients, Parcel(row.id, data, row.expires_at))
         if found:
             self._seen[name] = max(self._seen.get(name, 0), found[-1][0].id)
@@ -178,8 +182,9 @@ class Inbox:
                 self._cursors[name] = self._release.read[name] = cursor
 
     def _take_frame(self, frame: Frame, data: bytes | None, now: float) -> None:
-        is_void = frame.expires_at <= now or frame.created_at < self._flushed.created_at
-        if data is not None and not is_void:
+        if frame.expires_at <= now:
+            self._stats.expired += 1
+        elif data is not None and frame.created_at >= self._flushed.created_at:
             parcel = Parcel(0, data, frame.expires_at, frame.created_at)
             self._put(frame.name, frame.recipients, parcel)
 
@@ -249,6 +254,7 @@ class Inbox:
                 parcel = self._pop(channel, mailbox)
                 if parcel.expires_at > now:
                     return parcel
+                self._stats.expired += 1
             return None
 
     def wait(self, channel: str, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
@@ -331,6 +337,7 @@ class Inbox:
             for name, mailbox in list(self._mailboxes.items()):
                 while mailbox.parcels and mailbox.parcels[0].expires_at <= now:
                     self._pop(name, mailbox)
+                    self._stats.expired += 1
                 mailbox.forget_closed_loops()
                 if not mailbox.parcels and not mailbox.receivers:
                     del self._mailboxes[name]

@@ -18,6 +18,7 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
+from channels_lite import signals
 from channels_lite.clock import Clock
 from channels_lite.config import Config
 from channels_lite.failpoints import reach
@@ -25,6 +26,7 @@ from channels_lite.frames import Frame
 from channels_lite.inbox import Inbox
 from channels_lite.loops import TURN, running_loop
 from channels_lite.serializers import BaseMessageSerializer, UndecodableMessage
+from channels_lite.stats import Stats
 from channels_lite.store import Outcome, Store, sql
 from channels_lite.store.upkeep import Sweep, leave_all
 from channels_lite.wake import Waiter
@@ -71,10 +73,13 @@ class Reader:
         self._wake = wake
         self._clock = clock
 
-    def start(self, inbox: Inbox, token: str) -> None:
+    def start(self, inbox: Inbox, token: str, stats: Stats) -> None:
         """Begins, in this process, whose names are by ``token``; once more in a forked child."""
         self._inbox = inbox
         self._token = token
+        self._stats = stats
+        #: Whether it was the clock that asked for the look under way.
+        self._is_by_clock = False
         self._lock = threading.Lock()
         self._looking: asyncio.AbstractEventLoop | None = None
         #: Who asked for another look while one was under way.
@@ -131,16 +136,22 @@ class Reader:
 
     def _looked(self, loop: asyncio.AbstractEventLoop, outcome: Outcome[sql.Looked]) -> None:
         again = None
+        by_clock, self._is_by_clock = self._is_by_clock, False
+        self._stats.looks += 1
         if outcome.error is not None:
+            self._stats.failed_looks += 1
             self._report(outcome.error)
         else:
-            self._last_error = ""
+            if self._last_error:
+                self._last_error = ""
+                signals.send(signals.store_available, self._config.database)
             looked = outcome.result()
             if looked.rows or looked.claimed:
                 reach("after_claim")
             again = loop if self._deliver(looked) else None
             is_fruitless = not looked.rows and not looked.claimed
             self._fruitless = self._fruitless + 1 if is_fruitless else 0
+            self._stats.found_by_clock += by_clock and not is_fruitless
         with self._lock:
             self._looks -= 1
             if self._looking is loop:
@@ -188,6 +199,7 @@ class Reader:
     def _after_delivery(self) -> None:
         if self._inbox.dropped:
             dropped, self._inbox.dropped = self._inbox.dropped, 0
+            self._stats.full += dropped
             logger.info("%d messages of groups were missed by members over capacity", dropped)
         if self._inbox.full:
             self.waiter.accept_frames(is_open=False)
@@ -197,18 +209,22 @@ class Reader:
             self._inbox.fail(error)
         elif str(error) != self._last_error:
             logger.warning("looking for messages failed, and goes on: %s", error)
+        if not self._last_error:
+            signals.send(signals.store_unavailable, self._config.database, error=error)
         self._last_error = str(error)
 
     def _decrypt(self, data: bytes) -> bytes | None:
         try:
             return self._serializer.decrypt(data)
         except UndecodableMessage as error:
+            self._stats.undecodable += 1
             logger.error("a message was dropped: %s", error)
             return None
 
     def tick(self) -> bool:
         """Now and then: looks, and tidies up.  False if nobody waits for messages."""
         context = self._inbox.context_of_a_receiver()
+        self._is_by_clock = True
         # In a receiver's context, in which its code finds its own connection: under Django's
         # TestCase the rows are in a transaction that no other one sees.
         (context.copy().run if context else _run)(self.look)

@@ -6,11 +6,12 @@ import asyncio
 import math
 
 from channels_lite.inbox import Inbox
+from channels_lite.stats import Stats
 from channels_lite.store.sql import Claimed, Looked, Row
 
 
 def inbox_of(limit):
-    inbox = Inbox(lambda channel: limit)
+    inbox = Inbox(lambda channel: limit, Stats())
     inbox.own("p!")
     return inbox
 

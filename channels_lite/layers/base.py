@@ -30,6 +30,7 @@ from channels.exceptions import ChannelFull, MessageTooLarge
 from channels.layers import BaseChannelLayer
 from django.core.exceptions import ImproperlyConfigured
 
+from channels_lite import signals
 from channels_lite.clock import Clock, boot_id, ticks
 from channels_lite.config import Config
 from channels_lite.errors import ForeignChannel, InvalidMessage
@@ -42,6 +43,7 @@ from channels_lite.names import split
 from channels_lite.outbox import Operation, Outbox, T
 from channels_lite.reader import Reader
 from channels_lite.serializers import SerializerDoesNotExist, UndecodableMessage, registry
+from channels_lite.stats import Stats
 from channels_lite.store import Execute, Outcome, Store, is_in_memory, sql, upkeep
 from channels_lite.store.connection import Source
 from channels_lite.store.django import DjangoStore, run_in_transaction_of, transaction_of_caller
@@ -116,7 +118,8 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """What belongs to one process: made anew in a forked child."""
         #: Part of every process-local channel's name, and the name of this process's FIFO.
         self.client_prefix = uuid.uuid4().hex
-        self._inbox = Inbox(self._limit)
+        self.stats = Stats()
+        self._inbox = Inbox(self._limit, self.stats)
         self._rooms = Rooms(self._limit, self._inbox.cursor, self._inbox.buffered)
         self._groups = Groups(self._store)
         self._frames = FrameSender(
@@ -128,7 +131,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self._outboxes: dict[asyncio.AbstractEventLoop, Outbox] = {}
         self._setting_clock: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
         self._lock = threading.Lock()
-        self._reader.start(self._inbox, self.client_prefix)
+        self._reader.start(self._inbox, self.client_prefix, self.stats)
 
     def make_waiter(self, reader: Reader) -> Waiter:
         """How ``reader`` learns of rows."""
@@ -199,7 +202,10 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         else:
             full = await self._post([post])
         if full:
+            self.stats.full += 1
+            signals.send(signals.channel_full, self.database, channel=channel, group=None, count=1)
             raise ChannelFull(channel)
+        self.stats.sent += 1
 
     async def group_send(self, group: str, message: dict[str, Any]) -> None:
         """Gives ``message`` to every member of ``group``; those that are full miss it.
@@ -225,8 +231,11 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         else:
             find = partial(self._groups.members, group=group, now=now)
             full = await self._post(posts(await self._read(find)))
+        self.stats.group_sent += 1
         if full:
+            self.stats.full += full
             logger.info("group %s: %d channels over capacity missed a message", group, full)
+            signals.send(signals.channel_full, self.database, channel=None, group=group, count=full)
 
     def _encode(self, message: dict[str, Any]) -> bytes:
         if not isinstance(message, dict):
@@ -369,6 +378,10 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                 self._taken = self._taken + 1 if receiver is None else 0
                 message = self._decode(channel, parcel.data)
                 if message is not None:
+                    self.stats.received += 1
+                    if self.stats.observe is not None:
+                        sent_at = parcel.expires_at - self.expiry
+                        self.stats.observe(max(0.0, self._clock.now() - sent_at))
                     return message
             receiver = self._inbox.wait(channel, loop)
             try:
@@ -393,6 +406,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         try:
             return self.serializer.decode(data)
         except UndecodableMessage as error:
+            self.stats.undecodable += 1
             logger.error("a message to %s was dropped: %s", channel, error)
             return None
 
