@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 
 import pytest
 from channels.exceptions import ChannelFull
@@ -99,16 +100,17 @@ async def test_wrong_key_is_counted(make_layer):
 async def test_store_that_fails_is_told_of_once(make_layer, monkeypatch, told):
     """When looking begins to fail, and when it works again; the receiver gets its message."""
     layer, sender = make_layer(polling_interval=0.01), make_layer()
-    look, failed = sql.look, []
+    look, failed, thrice = sql.look, [], threading.Event()
 
     def fail(execute, asked):
         failed.append(asked)
+        if len(failed) == 3:
+            thrice.set()
         raise sqlite3.OperationalError("disk I/O error")
 
     monkeypatch.setattr(sql, "look", fail)
     waiting = asyncio.ensure_future(layer.receive("plain"))
-    while len(failed) < 3:
-        await asyncio.sleep(0.001)
+    assert await asyncio.to_thread(thrice.wait, PATIENCE)
     monkeypatch.setattr(sql, "look", look)
     await sender.send("plain", {"type": "x"})
     assert await asyncio.wait_for(waiting, PATIENCE) == {"type": "x"}

@@ -13,7 +13,9 @@ from channels.routing import ChannelNameRouter, ProtocolTypeRouter, URLRouter
 from django.core.asgi import get_asgi_application
 from django.core.wsgi import get_wsgi_application
 from django.http import HttpRequest, HttpResponse
-from django.urls import path
+from django.urls import include, path
+
+from channels_lite import metrics
 
 
 def say(request: HttpRequest, number: int) -> HttpResponse:
@@ -25,7 +27,12 @@ def say(request: HttpRequest, number: int) -> HttpResponse:
     return HttpResponse()
 
 
-urlpatterns: list[Any] = [path("say/<int:number>", say)]
+urlpatterns: list[Any] = [
+    path("say/<int:number>", say),
+    path("health/", include("channels_lite.urls")),
+    path("metrics", metrics.view),
+]
+metrics.install()
 
 
 class Room(AsyncJsonWebsocketConsumer):

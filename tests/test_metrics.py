@@ -1,0 +1,59 @@
+"""Metrics of several workers, as Prometheus scrapes them."""
+
+from __future__ import annotations
+
+import re
+import urllib.request
+
+import pytest
+
+from tests.processes.conftest import wait_until
+from tests.servers.conftest import empty_database, folder, free_port, run
+
+__all__ = ["empty_database", "folder", "run"]
+
+
+def scraped(port, page="metrics"):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}") as answer:
+        return answer.read().decode()
+
+
+def value(text, name):
+    """The sum of a metric's samples of the layer "default"."""
+    found = re.findall(rf'^{name}{{[^}}]*layer="default"[^}}]*}} (\S+)$', text, re.MULTILINE)
+    return sum(map(float, found))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_counters_of_all_workers_are_added_up(run, folder, monkeypatch, workers):
+    """Whichever worker is asked, it tells of all: messages sent and received, rows, processes."""
+    if workers > 1:
+        (folder / "metrics").mkdir()
+        monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(folder / "metrics"))
+    port = free_port()
+    application = "tests.processes.server:wsgi"
+    run("gunicorn", "--workers", str(workers), "-b", f"127.0.0.1:{port}", application)
+    run("django", "runworker", "jobs")
+
+    def is_up():
+        try:
+            return value(scraped(port), "channels_lite_processes") == 1
+        except OSError:
+            return False
+
+    wait_until(is_up)
+    for number in range(20):
+        scraped(port, f"say/{number}")
+    names = [f"channels_lite_{name}_total" for name in ("sent", "group_sent", "received")]
+
+    def counted():
+        text = scraped(port)
+        return [value(text, name) for name in names]
+
+    # Without the multi-process mode a worker tells of itself alone.
+    wait_until(lambda: counted()[0] == 20)
+    if workers > 1:
+        wait_until(lambda: counted() == [20, 40, 20])
+        assert value(scraped(port), "channels_lite_latency_seconds_count") == 20
+        assert value(scraped(port), "channels_lite_full_total") == 0
+    assert value(scraped(port), "channels_lite_database_bytes") > 0
