@@ -68,7 +68,7 @@ def messages() -> list[re.Pattern[str]]:
 LINES = [
     line
     for block in blocks(DOCS / "troubleshooting.md")
-    if block.language == "text"
+    if block.language == "output"
     for line in block.code.splitlines()
 ]
 
