@@ -181,6 +181,18 @@ def test_absent_file_needs_migrate_and_no_restart(chat: Project):
     chat.run(hello)
 
 
+def test_messages_are_moved_to_a_database_that_was_migrated_without_them(chat: Project):
+    """The way out that the troubleshooting page shows when migrate has nothing to apply."""
+    with (chat.folder / "mysite/settings.py").open("a") as settings:
+        settings.write('CHANNEL_LAYERS["default"]["CONFIG"]["database"] = "default"\n')
+    hello = "python manage.py shell < hello.py"
+    assert "No migrations to apply" in chat.run("python manage.py migrate")
+    assert "lacks the tables" in chat.run(f"{hello} || true")
+    [mend] = [block for block in blocks(DOCS / "troubleshooting.md") if "--fake" in block.code]
+    chat.follow([mend])
+    chat.run(hello)
+
+
 def unit() -> Block:
     """The systemd unit of the deployment page."""
     [block] = [block for block in blocks(DOCS / "deployment.md") if block.language == "ini"]
