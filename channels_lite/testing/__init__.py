@@ -1,0 +1,190 @@
+"""For the tests of a project: layers that are fresh for each test, and what was sent by them.
+
+``ChannelLayerMixin`` is for Django's test cases; ``channels_lite.testing.pytest`` has the same as
+fixtures.  Both stand on ``fresh_layers``.
+
+Every layer of ``CHANNEL_LAYERS`` that is ours gets a migrated file of its own, so that what is sent
+inside a ``TestCase``, whose transaction is never committed, goes out at once all the same.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+from asgiref.sync import async_to_sync
+from channels.layers import get_channel_layer
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.migrations.executor import MigrationExecutor
+from django.test import SimpleTestCase, override_settings
+
+from channels_lite.config import database_of, our_layers
+from channels_lite.layers.base import BaseSQLiteChannelLayer
+
+if TYPE_CHECKING:
+    _TestCase = SimpleTestCase
+else:
+    _TestCase = object
+
+__all__ = ["ChannelLayerMixin", "Sent", "fresh_layers"]
+
+Message = dict[str, Any]
+Send = Callable[[str, Message], Awaitable[None]]
+
+
+class Sent:
+    """What this process has sent to channels and groups, since the test began."""
+
+    def __init__(self) -> None:
+        #: Name of the channel or group, and the message as its receivers get it, in order.
+        self.messages: list[tuple[str, Message]] = []
+
+    def assert_sent(self, channel_or_group: str, /, **fields: Any) -> Message:
+        """Returns the first message there with these fields, and any others.
+
+        Raises ``AssertionError``, which lists what was sent there, or all if that is nothing.
+        """
+        there = [message for name, message in self.messages if name == channel_or_group]
+        for message in there:
+            if fields.items() <= message.items():
+                return message
+        wanted = ", ".join(f"{key}={value!r}" for key, value in fields.items())
+        raise AssertionError(
+            f"nothing with {wanted or 'any fields'} was sent to {channel_or_group!r}, "
+            + (f"but {there}" if there else f"and in all: {self.messages}")
+        )
+
+    def assert_nothing_sent(self, channel_or_group: str | None = None) -> None:
+        """None of ``channel_or_group`` was sent anything, and by default nobody.
+
+        Raises ``AssertionError``, which lists what was.
+        """
+        found = [each for each in self.messages if channel_or_group in (None, each[0])]
+        if found:
+            raise AssertionError(f"nothing was to be sent, but {found}")
+
+
+@contextmanager
+def fresh_layers() -> Iterator[Sent]:
+    """Every layer of ``CHANNEL_LAYERS`` that is ours is new, on an empty file, until the exit.
+
+    Raises ``ImproperlyConfigured`` if none is ours.
+    """
+    ours = our_layers()
+    if not ours:
+        raise ImproperlyConfigured("CHANNEL_LAYERS names no layer of channels_lite to be tested")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="channels-lite-")))
+        for alias in {database_of(entry) for entry in ours.values()}:
+            path = folder / f"{alias}.sqlite3"
+            path.write_bytes(_migrated(alias))
+            stack.enter_context(_database(_name(alias), alias, path))
+        entries = {name: _moved(entry) for name, entry in ours.items()}
+        # Channels makes its layers anew when this setting changes.
+        stack.enter_context(
+            override_settings(CHANNEL_LAYERS={**settings.CHANNEL_LAYERS, **entries})
+        )
+        sent = Sent()
+        for name in ours:
+            layer = get_channel_layer(name)
+            stack.callback(async_to_sync(layer.close))
+            _record(layer, sent)
+        yield sent
+
+
+def _moved(entry: Mapping[str, Any]) -> dict[str, Any]:
+    config = {**entry.get("CONFIG", {}), "database": _name(database_of(entry))}
+    return {**entry, "CONFIG": config}
+
+
+def _name(alias: str) -> str:
+    return f"{alias}_of_a_test"
+
+
+@contextmanager
+def _database(alias: str, original: str, path: Path) -> Iterator[None]:
+    """The database file ``path`` under ``alias``, with the settings of ``original``.
+
+    Django and pytest-django guard databases that a test does not name; this one it cannot name.
+    """
+    guarded = BaseDatabaseWrapper.ensure_connection
+
+    def ensure_connection(connection: BaseDatabaseWrapper) -> None:
+        if connection.alias != alias:
+            guarded(connection)
+        elif connection.connection is None:
+            with connection.wrap_database_errors:
+                connection.connect()
+
+    connections.settings[alias] = {**connections.settings[original], "NAME": str(path)}
+    try:
+        with mock.patch.object(BaseDatabaseWrapper, "ensure_connection", ensure_connection):
+            yield
+    finally:
+        connections[alias].close()
+        del connections[alias], connections.settings[alias]
+
+
+@cache
+def _migrated(original: str) -> bytes:
+    """The content of a database with our tables alone, made once, by Django's connection."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="channels-lite-"))
+        path, alias = Path(folder, "migrated.sqlite3"), _name(original)
+        stack.enter_context(_database(alias, original, path))
+        # Whatever the project's routers think of this alias, and with pytest's --nomigrations.
+        stack.enter_context(override_settings(DATABASE_ROUTERS=[], MIGRATION_MODULES={}))
+        executor = MigrationExecutor(connections[alias])
+        executor.migrate(executor.loader.graph.leaf_nodes("channels_lite"))
+        connections[alias].close()
+        return path.read_bytes()
+
+
+def _record(layer: BaseSQLiteChannelLayer, sent: Sent) -> None:
+    """Notes in ``sent`` what ``layer`` sends, once it is sent."""
+
+    def recording(send: Send) -> Send:
+        async def recorded(name: str, message: Message) -> None:
+            await send(name, message)
+            sent.messages.append((name, layer.deserialize(layer.serialize(message))))
+
+        return recorded
+
+    for method in ("send", "group_send"):
+        setattr(layer, method, recording(getattr(layer, method)))
+
+
+class ChannelLayerMixin(_TestCase):
+    """For a Django test case: ``class OrderTests(ChannelLayerMixin, TestCase)``.
+
+    A ``setUp`` of your own calls ``super().setUp()`` first.
+    """
+
+    #: The default layer of this test.
+    channel_layer: BaseSQLiteChannelLayer
+    #: What was sent in this test.
+    sent: Sent
+
+    def setUp(self) -> None:
+        """Makes the layers."""
+        super().setUp()
+        stack = ExitStack()
+        self.addCleanup(stack.close)
+        self.sent = stack.enter_context(fresh_layers())
+        self.channel_layer = get_channel_layer()
+
+    def assert_sent(self, channel_or_group: str, /, **fields: Any) -> Message:
+        """See ``Sent.assert_sent``."""
+        return self.sent.assert_sent(channel_or_group, **fields)
+
+    def assert_nothing_sent(self, channel_or_group: str | None = None) -> None:
+        """See ``Sent.assert_nothing_sent``."""
+        self.sent.assert_nothing_sent(channel_or_group)

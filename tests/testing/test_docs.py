@@ -1,0 +1,103 @@
+"""docs/testing.md, done by the letter in a project of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent.parent / "docs/testing.md"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """The shop, with every snippet of the page in the file that its first line names."""
+    root = shutil.copytree(HERE / "project", tmp_path / "project")
+    for name, code in re.findall(r"```python\n# (\S+)\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        (root / name).write_text(code)
+    return root
+
+
+def ran(project: Path, *command: str) -> str:
+    """What a command said that has to succeed there."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("DJANGO", "PYTEST"))}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", *command],
+        cwd=project,
+        env=environment | {"PYTHONPATH": f"{project}{os.pathsep}{PAGE.parent.parent}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_every_snippet_names_its_file():
+    """No snippet of the page goes untested."""
+    page = PAGE.read_text()
+    assert page.count("```python\n") == len(re.findall(r"```python\n# \S+\.py\n", page)) == 5
+
+
+@pytest.mark.parametrize("engine", ["TestCase", "TransactionTestCase"])
+def test_mixin(project: Path, engine: str):
+    """The page's test case passes under manage.py test, whichever case it is mixed into."""
+    tests = project / "shop/tests.py"
+    tests.write_text(re.sub(r"\bTestCase\b", engine, tests.read_text()))
+    assert "Ran 2 tests" in ran(project, "manage", "test", "shop.tests")
+
+
+@pytest.mark.parametrize("layer", ["core.SQLite", "aio.AIOSQLite", "notify.Notify"])
+@pytest.mark.parametrize("database", ["default", "channels"])
+def test_mixin_on_files(project: Path, layer: str, database: str):
+    """Each layer, on the models' database or its own, really sends inside a TestCase."""
+    settings = project / "shop/settings.py"
+    text = settings.read_text().replace("notify.Notify", layer)
+    settings.write_text(text.replace('"database": "channels"', f'"database": "{database}"'))
+    (project / "shop/test_heard.py").write_text(
+        "from asgiref.sync import async_to_sync\n"
+        "from channels_lite.testing import ChannelLayerMixin\n"
+        "from django.test import TestCase\n"
+        "class Heard(ChannelLayerMixin, TestCase):\n"
+        "    def test(self):\n"
+        "        async_to_sync(self.channel_layer.group_add)('orders', 'plain')\n"
+        "        self.client.post('/pay/7')\n"
+        "        message = async_to_sync(self.channel_layer.receive)('plain')\n"
+        "        self.assertEqual(message, {'type': 'order.paid', 'number': 7})\n"
+        "        with self.assertRaisesRegex(AssertionError, \"number=8 .*'number': 7\"):\n"
+        "            self.assert_sent('orders', number=8)\n"
+        "        with self.assertRaisesRegex(AssertionError, 'but .*order.paid'):\n"
+        "            self.assert_nothing_sent()\n"
+    )
+    assert "Ran 3 tests" in ran(project, "manage", "test", "shop.tests", "shop.test_heard")
+
+
+@pytest.mark.parametrize("arguments", [(), ("-n", "2"), ("--no-migrations",)])
+def test_fixtures(project: Path, arguments: tuple[str, ...]):
+    """The page's fixtures work, in parallel and without migrations, too."""
+    assert "4 passed" in ran(project, "pytest", "test_shop.py", "shop/tests.py", *arguments)
+
+
+def test_fixtures_on_djangos_connection(project: Path):
+    """No guard of Django or pytest-django keeps the core layer from its file."""
+    settings = project / "shop/settings.py"
+    settings.write_text(settings.read_text().replace("notify.Notify", "core.SQLite"))
+    assert "4 passed" in ran(project, "pytest", "test_shop.py", "shop/tests.py")
+
+
+def test_live_server_beside_fresh_layers(project: Path):
+    """The page's live server, another process, hears the test and its views; the mixin works."""
+    assert "Ran 4 tests" in ran(project, "manage", "test", "shop.tests", "shop.test_live")
+
+
+def test_mixin_in_parallel(project: Path):
+    """Test processes of Django's runner keep their layers apart."""
+    shutil.copy(project / "shop/tests.py", project / "shop/more.py")
+    said = ran(project, "manage", "test", "shop.tests", "shop.more", "--parallel", "2")
+    assert "Ran 4 tests" in said
