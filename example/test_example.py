@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 import urllib.parse
 from collections.abc import AsyncIterator
@@ -15,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DEADLINE, Demo, children_of, free_port, is_alive, running, start
+from conftest import DEADLINE, DEMO, Demo, children_of, free_port, is_alive, running, start
 from websockets.asyncio.client import ClientConnection, connect
 
 TRIES = 500
@@ -134,6 +137,19 @@ async def test_a_probe_is_timed_in_both_processes(demo: Demo) -> None:
             pong = await read(client, "pong", id=7)
             assert (pong["mine"], pong["pid"]) == (is_mine, pid)
             assert pong["layer_ms"] > 0
+
+
+def test_the_example_tests_itself(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "manage.py", "test"],
+        cwd=DEMO.parent,
+        env=os.environ | {"DJANGO_SETTINGS_MODULE": "chat.settings", "EXAMPLE_DATA": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "Ran 4 tests" in ran.stderr
 
 
 def test_an_empty_post_is_refused(demo: Demo) -> None:

@@ -61,13 +61,20 @@ def test_mixin_on_files(project: Path, layer: str, database: str):
     text = settings.read_text().replace("notify.Notify", layer)
     settings.write_text(text.replace('"database": "channels"', f'"database": "{database}"'))
     (project / "shop/test_heard.py").write_text(
+        "import sqlite3\n"
+        "from contextlib import closing\n"
         "from asgiref.sync import async_to_sync\n"
         "from channels_lite.testing import ChannelLayerMixin\n"
+        "from django.db import connections\n"
         "from django.test import TestCase\n"
         "class Heard(ChannelLayerMixin, TestCase):\n"
         "    def test(self):\n"
         "        async_to_sync(self.channel_layer.group_add)('orders', 'plain')\n"
         "        self.client.post('/pay/7')\n"
+        "        file = connections.settings[self.channel_layer.database]['NAME']\n"
+        "        with closing(sqlite3.connect(file)) as other:\n"
+        "            count = 'SELECT count(*) FROM channels_lite_event'\n"
+        "            self.assertEqual(other.execute(count).fetchone(), (1,))\n"
         "        message = async_to_sync(self.channel_layer.receive)('plain')\n"
         "        self.assertEqual(message, {'type': 'order.paid', 'number': 7})\n"
         "        with self.assertRaisesRegex(AssertionError, \"number=8 .*'number': 7\"):\n"
@@ -94,6 +101,7 @@ def test_fixtures_on_djangos_connection(project: Path):
 def test_live_server_beside_fresh_layers(project: Path):
     """The page's live server, another process, hears the test and its views; the mixin works."""
     assert "Ran 4 tests" in ran(project, "manage", "test", "shop.tests", "shop.test_live")
+    assert "4 passed" in ran(project, "pytest", "shop/tests.py", "shop/test_live.py", "-n", "2")
 
 
 def test_mixin_in_parallel(project: Path):
