@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 
+import django
 import pytest
 from django.core.checks import run_checks
 from django.db import connections
@@ -107,9 +108,11 @@ def test_settings_of_djangos_connection(database, settings):
     assert found() == {"W004", "W005"}
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("PRAGMA journal_mode = WAL").fetchall()
+    connections["channels"].close()  # an open one need not notice
     assert found() == {"W005"}
 
 
+@pytest.mark.skipif(django.VERSION < (5, 1), reason="Django takes init_command from 5.1 on")
 @pytest.mark.parametrize(
     ("init_command", "expected"),
     [
