@@ -14,7 +14,7 @@ help:
 	@echo "make model   the model of the wake-up, by spin"
 	@echo "make bench   every benchmark, ten minutes; writes benchmarks/results and docs/images"
 	@echo "make docs    the documentation as a site, in build/site"
-	@echo "make lint    ruff and mypy"
+	@echo "make lint    ruff, mypy, and pyright"
 	@echo "make clean   removes .venv and everything that was built"
 
 demo: .venv/.demo
@@ -43,6 +43,9 @@ lint: .venv/.lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/typing/mypy.ini
+	PYTHONPATH=tests/typing $(BIN)/mypy --config-file tests/typing/mypy-plugin.ini
+	$(BIN)/pyright --project tests/typing --pythonpath $(BIN)/python
 
 bench: .venv/.bench
 	$(BIN)/python -m benchmarks all --json benchmarks/results/all.json
@@ -79,7 +82,7 @@ bench-smoke: .venv/.bench
 
 # mypy's plugin for Django loads the tests' settings, hence the package itself.
 .venv/.lint: .venv/.pip $(SOURCES)
-	$(BIN)/pip install --quiet --editable '.[all]' --group lint
+	$(BIN)/pip install --quiet --editable '.[all,testing]' --group lint
 	@touch $@
 
 clean:

@@ -23,10 +23,15 @@ from channels_lite import clock
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
+    # What is assigned, and what is read; at run time Django's field takes no parameters.
+    _Field = models.Field[datetime | float, datetime]
+else:
+    _Field = models.Field
+
 __all__ = ["Boot", "Event", "GroupMembership", "UnixTimeField"]
 
 
-class UnixTimeField(models.Field):  # type: ignore[type-arg]
+class UnixTimeField(_Field):
     """A moment, stored as seconds since 1970 UTC (REAL), seen as a ``datetime``.
 
     Django stores a ``DateTimeField`` on SQLite in UTC or in local time, as ``USE_TZ`` says, so
@@ -90,10 +95,10 @@ class Event(models.Model):
     created_at = UnixTimeField(default=clock.now, editable=False)
     expires_at = UnixTimeField(default=in_a_minute)
     # Up to and including the "!" of a process-local channel.
-    channel_name = models.CharField(max_length=100)
+    channel_name: models.CharField[str, str] = models.CharField(max_length=100)
     # Behind the "!": one part, or those of all a group's members in that process, by commas.
-    recipients = models.TextField(default="", blank=True)
-    data = models.BinaryField()
+    recipients: models.TextField[str, str] = models.TextField(default="", blank=True)
+    data: models.BinaryField[bytes, bytes] = models.BinaryField()
 
     class Meta:
         # Serves the look, the claim and the count; SQLite ends every index with the rowid, so
@@ -107,8 +112,8 @@ class Event(models.Model):
 class GroupMembership(models.Model):
     """A channel in a group, until ``expires_at``."""
 
-    group_name = models.CharField(max_length=100)
-    channel_name = models.CharField(max_length=100)
+    group_name: models.CharField[str, str] = models.CharField(max_length=100)
+    channel_name: models.CharField[str, str] = models.CharField(max_length=100)
     expires_at = UnixTimeField()
     joined_at = UnixTimeField(default=clock.now, editable=False)
 

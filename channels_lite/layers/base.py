@@ -21,7 +21,7 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -185,8 +185,8 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     # Sending
 
-    async def send(self, channel: str, message: dict[str, Any]) -> None:
-        """Gives ``message`` to one receiver of ``channel``, now or later.
+    async def send(self, channel: str, message: Mapping[str, Any]) -> None:
+        """Gives ``message``, a dict or a TypedDict, to one receiver of ``channel``, now or later.
 
         Inside ``atomic()`` on the layer's database it belongs to the transaction.
 
@@ -207,7 +207,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             raise ChannelFull(channel)
         self.stats.sent += 1
 
-    async def group_send(self, group: str, message: dict[str, Any]) -> None:
+    async def group_send(self, group: str, message: Mapping[str, Any]) -> None:
         """Gives ``message`` to every member of ``group``; those that are full miss it.
 
         Raises what ``send`` does, but for ``ChannelFull``.
@@ -237,7 +237,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             logger.info("group %s: %d channels over capacity missed a message", group, full)
             signals.send(signals.channel_full, self.database, channel=None, group=group, count=full)
 
-    def _encode(self, message: dict[str, Any]) -> bytes:
+    def _encode(self, message: Mapping[str, Any]) -> bytes:
         if not isinstance(message, dict):
             raise InvalidMessage(f"a message must be a dict, not a {type(message).__name__}")
         if "__asgi_channel__" in message:
@@ -502,7 +502,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self._frames.close()
         self._store.close()
 
-    def serialize(self, message: dict[str, Any]) -> bytes:
+    def serialize(self, message: Mapping[str, Any]) -> bytes:
         """The ``data`` of an ``Event`` with this message.  Raises as ``send`` does."""
         return self.serializer.encrypt(self._encode(message))
 

@@ -37,7 +37,7 @@ else:
 __all__ = ["ChannelLayerMixin", "Sent", "fresh_layers"]
 
 Message = dict[str, Any]
-Send = Callable[[str, Message], Awaitable[None]]
+Send = Callable[[str, Mapping[str, Any]], Awaitable[None]]
 
 
 class Sent:
@@ -152,7 +152,7 @@ def _record(layer: BaseSQLiteChannelLayer, sent: Sent) -> None:
     """Notes in ``sent`` what ``layer`` sends, once it is sent."""
 
     def recording(send: Send) -> Send:
-        async def recorded(name: str, message: Message) -> None:
+        async def recorded(name: str, message: Mapping[str, Any]) -> None:
             await send(name, message)
             sent.messages.append((name, layer.deserialize(layer.serialize(message))))
 
