@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from zoneinfo import ZoneInfo
 
@@ -33,7 +34,7 @@ def test_rows_of_040_are_kept(tmp_path, settings, use_tz):
     expires = datetime.now(timezone.utc).replace(microsecond=250_000) + timedelta(seconds=60)
     written = expires if use_tz else expires.astimezone(ZoneInfo("America/New_York"))
     text = written.strftime(FOLDER_TIME)
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         for channel, is_delivered in (("jobs", False), ("jobs", True), ("specific.dead!", False)):
             connection.execute(
                 "INSERT INTO channels_lite_event"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from contextlib import closing
 
 import pytest
 
@@ -44,7 +45,7 @@ async def test_reboot_purges_what_was_before(make_layer, database, monkeypatch, 
     after = make_layer()
     await after.group_send("group", {"type": "new"})
     assert await received(after, "jobs") == {"type": "new"}
-    with sqlite3.connect(database) as connection:
+    with closing(sqlite3.connect(database)) as connection, connection:
         members = connection.execute("SELECT channel_name FROM channels_lite_groupmembership")
         assert members.fetchall() == [("jobs",)]
     again = make_layer()
@@ -54,7 +55,7 @@ async def test_reboot_purges_what_was_before(make_layer, database, monkeypatch, 
 
 async def test_rows_of_an_earlier_release_are_kept(make_layer, database):
     """Where nobody has entered a boot yet, nothing is purged: after an upgrade, say."""
-    with sqlite3.connect(database) as connection:
+    with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute(
             "INSERT INTO channels_lite_event"
             " (created_at, expires_at, channel_name, recipients, data)"
