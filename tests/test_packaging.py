@@ -87,6 +87,26 @@ def test_extension_works_on_each_python(wheel: Path, tmp_path: Path, name: str):
     assert checked.returncode == 0, checked.stderr
 
 
+def test_wheel_delivers_where_there_is_no_compiler(wheel: Path, tmp_path: Path):
+    """From the wheel, with no compiler in reach, a message of another process is woken for."""
+    venv.create(tmp_path / "environment", with_pip=True)
+    binaries = tmp_path / "environment/bin"
+    path = {"PATH": str(binaries)}
+    assert not any(shutil.which(name, path=path["PATH"]) for name in ("cc", "gcc", "clang"))
+    pip(binaries / "python", "install", "--only-binary", ":all:", f"{wheel}[notify]", **path)
+    inherited = {key: os.environ[key] for key in os.environ if key[:6] not in {"PYTHON", "DJANGO"}}
+    checked = subprocess.run(
+        [binaries / "python", ROOT / "tests/delivery_check.py"],
+        cwd=tmp_path,
+        env=inherited | path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stderr
+    assert checked.stdout == "delivered\n"
+
+
 def test_installs_without_a_compiler(sources: Path, tmp_path: Path):
     """Without a C compiler the plain installation succeeds, and it brings no server."""
     venv.create(tmp_path / "environment", with_pip=True)
