@@ -149,7 +149,8 @@ def test_06_a_thousand_deaths_leave_nothing(start, folder, query):
 
 def test_07_stopped_receiver_blocks_nobody(start, ledger):
     """A process-local channel of a stopped process fills up; later all comes, in order."""
-    receiver, sender = start(), start()
+    long = json.dumps({"expiry": 3600})
+    receiver, sender = start(TEST_CONFIG=long), start(TEST_CONFIG=long)
     channel = receiver.do("new_channel")
     listen(receiver, channel, 1)
     ledger.send(sender, token(sender), channel, 1)

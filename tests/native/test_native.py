@@ -61,6 +61,7 @@ def test_49_valgrind(folder):
     (folder / "work").mkdir()
     run(
         "valgrind", "-q", "--error-exitcode=9", "--leak-check=full",
-        "--errors-for-leak-kinds=definite", folder / "driver", SQLITE, folder / "work",
+        "--errors-for-leak-kinds=definite", f"--suppressions={HERE / 'valgrind.supp'}",
+        folder / "driver", SQLITE, folder / "work",
         timeout=600,
     )  # fmt: skip

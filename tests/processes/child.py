@@ -71,9 +71,11 @@ def receive(channel: str, count: int = 1) -> None:
             say(received=message, channel=channel)
 
     async def start() -> None:
-        receiving[channel] = asyncio.create_task(work())
-        while not layer._inbox.is_served(channel):  # noqa: ASYNC110 - it is a few iterations
+        task = receiving[channel] = asyncio.create_task(work())
+        while not (task.done() or layer._inbox.is_served(channel)):  # noqa: ASYNC110 - it is short
             await asyncio.sleep(0)
+        if task.done():
+            task.result()
 
     on_loop(start())
 

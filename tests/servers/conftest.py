@@ -27,13 +27,13 @@ Run = Callable[..., "Server"]
 class Server:
     """A command that runs, with the processes that it starts."""
 
-    def __init__(self, command: list[str], place: Path, log: Path) -> None:
+    def __init__(self, command: list[str], place: Path, log: Path, **environment: str) -> None:
         config = '{"polling_interval": 60, "capacity": 10000}'  # nothing comes by a look alone
         self.log = log
         with log.open("w") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", *command],
-                env=child_environment(place, TEST_CONFIG=config),
+                env=child_environment(place, TEST_CONFIG=config, **environment),
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
@@ -66,8 +66,9 @@ def run(folder: Path) -> Iterator[Run]:  # noqa: F811
     """Starts a command: ``run("uvicorn", "--port", "8000", "...")``."""
     servers: list[Server] = []
 
-    def run(*command: str) -> Server:
-        servers.append(Server(list(command), folder, folder / f"server-{len(servers)}.log"))
+    def run(*command: str, **environment: str) -> Server:
+        log = folder / f"server-{len(servers)}.log"
+        servers.append(Server(list(command), folder, log, **environment))
         return servers[-1]
 
     yield run

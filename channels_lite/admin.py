@@ -1,0 +1,183 @@
+"""Django's admin: messages that wait, groups, and a live page.  Nothing here can be changed."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator
+from pprint import pformat
+from typing import Any
+
+from asgiref.sync import async_to_sync, sync_to_async
+from channels.exceptions import ChannelFull
+from channels.layers import channel_layers
+from django.contrib import admin
+from django.core.exceptions import ImproperlyConfigured, PermissionDenied
+from django.core.handlers.asgi import ASGIRequest
+from django.db import router
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path
+from django.utils.translation import gettext_lazy as _
+
+from channels_lite import snapshot
+from channels_lite.config import database_of, our_layers
+from channels_lite.errors import StoreUnavailable
+from channels_lite.models import Event, GroupMembership
+from channels_lite.serializers import UndecodableMessage
+
+__all__ = ["EventAdmin", "GroupMembershipAdmin"]
+
+# Seconds between two pictures of the live page; after so many the browser asks anew.
+EVERY = 1.0
+PICTURES = 600
+# Seconds that a message to oneself may take.
+DEADLINE = 5.0
+
+
+class _ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]
+    """What the layers write is theirs; it may be looked at, and thrown away."""
+
+    show_full_result_count = False
+    list_per_page = 50
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Messages are sent by code."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nor are they changed."""
+        return False
+
+
+@admin.register(Event)
+class EventAdmin(_ReadOnly):
+    """Rows that wait: to a channel, or to the members of a group in one process."""
+
+    list_display = ("id", "channel", "created_at", "expires_at", "size")
+    fields = ("channel_name", "recipients", "created_at", "expires_at", "message")
+    readonly_fields = ("message",)
+    search_fields = ("channel_name",)
+    ordering = ("-id",)
+    actions = ("purge_channels",)
+    change_list_template = "admin/channels_lite/event/change_list.html"
+
+    @admin.display(description=_("channel"), ordering="channel_name")
+    def channel(self, event: Event) -> str:
+        """Its full name, where there is one."""
+        members = event.recipients.count(",") + 1
+        return f"{event.channel_name}{event.recipients if members == 1 else f' ({members})'}"
+
+    @admin.display(description=_("bytes"))
+    def size(self, event: Event) -> int:
+        """Of the encoded message."""
+        return len(event.data)
+
+    @admin.display(description=_("message"))
+    def message(self, event: Event) -> str:
+        """As its receiver will have it."""
+        for alias, entry in our_layers().items():
+            if database_of(entry) == router.db_for_read(Event, instance=event):
+                try:
+                    return pformat(channel_layers[alias].deserialize(bytes(event.data)))
+                except UndecodableMessage as error:
+                    return f"cannot be decoded: {error}"
+        return "no layer uses this database"
+
+    @admin.action(description=_("Delete all messages of the selected ones' channels"))
+    def purge_channels(self, request: HttpRequest, queryset: QuerySet[Event]) -> None:
+        """Of their process, for process-local channels."""
+        names = set(queryset.values_list("channel_name", flat=True))
+        deleted, _each = Event.objects.filter(channel_name__in=names).delete()
+        self.message_user(request, f"{deleted} messages of {len(names)} channels deleted.")
+
+    def get_urls(self) -> list[URLPattern]:
+        """The live page, and what it listens to."""
+        view = self.admin_site.admin_view
+        return [
+            path("live/", view(self.live), name="channels_lite_live"),
+            path("live/stream/", view(self.stream), name="channels_lite_live_stream"),
+            *super().get_urls(),
+        ]
+
+    def live(self, request: HttpRequest) -> HttpResponse:
+        """The page; its numbers come by `stream`."""
+        self._require_permission(request)
+        context = {
+            **self.admin_site.each_context(request),
+            "title": _("Channel layers, live"),
+            "opts": self.opts,
+            "layers": list(our_layers()),
+            "layer": self._asked(request),
+        }
+        return TemplateResponse(request, "admin/channels_lite/live.html", context)
+
+    def stream(self, request: HttpRequest) -> StreamingHttpResponse:
+        """Server-Sent Events: one a second; under WSGI only one, and the browser asks again."""
+        self._require_permission(request)
+        alias = self._asked(request)
+        events: Any
+        if isinstance(request, ASGIRequest):
+            events = _pictures(alias)
+        else:
+            events = iter([f"retry: {1000 * EVERY:.0f}\n{async_to_sync(_picture)(alias)}"])
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        return StreamingHttpResponse(events, content_type="text/event-stream", headers=headers)
+
+    def _require_permission(self, request: HttpRequest) -> None:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+
+    def _asked(self, request: HttpRequest) -> str:
+        layers = list(our_layers())
+        asked = request.GET.get("layer", "")
+        return asked if asked in layers else layers[0] if layers else ""
+
+
+@admin.register(GroupMembership)
+class GroupMembershipAdmin(_ReadOnly):
+    """Channels in groups."""
+
+    list_display = ("group_name", "channel_name", "joined_at", "expires_at")
+    search_fields = ("group_name", "channel_name")
+    ordering = ("group_name", "channel_name")
+
+
+async def _pictures(alias: str) -> AsyncIterator[str]:
+    for _number in range(PICTURES):
+        yield await _picture(alias)
+        await asyncio.sleep(EVERY)
+
+
+async def _picture(alias: str) -> str:
+    """One event: the snapshot, what this process has counted, and how long a message takes."""
+    said: dict[str, Any]
+    try:
+        layer = channel_layers[alias]
+        taken = await sync_to_async(snapshot.take)(layer)
+        said = dataclasses.asdict(taken)
+        counted = {name: getattr(layer.stats, name) for name in ("sent", "group_sent", "received")}
+        said |= {"latency": await _round_trip(layer), "counted": counted, "at": time.time()}
+    except (ChannelFull, ImproperlyConfigured, StoreUnavailable) as error:
+        said = {"error": str(error)}
+    except asyncio.TimeoutError:
+        said = {"error": f"a message did not come back within {DEADLINE:.0f} s"}
+    return f"data: {json.dumps(said)}\n\n"
+
+
+async def _round_trip(layer: Any) -> float:
+    """Seconds of a message to a plain channel of our own: a row, a wake-up, a claim."""
+    channel = f"channels-lite-live.{uuid.uuid4().hex}"
+    receiving = asyncio.ensure_future(layer.receive(channel))
+    try:
+        await asyncio.sleep(0)
+        began = time.perf_counter()
+        await layer.send(channel, {"type": "live"})
+        await asyncio.wait_for(receiving, DEADLINE)
+        return time.perf_counter() - began
+    finally:
+        receiving.cancel()

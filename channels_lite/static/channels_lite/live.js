@@ -1,0 +1,92 @@
+// The live page: one event a second, drawn as it comes.
+"use strict";
+
+(() => {
+  const page = document.getElementById("live");
+  const state = document.getElementById("live-state");
+  const line = document.querySelector("#live-plot polyline");
+  const KEPT = 120;
+  const latencies = [];
+  let last = null;
+
+  const bytes = (count) =>
+    count >= 1e6 ? `${(count / 1e6).toFixed(1)} MB` : `${(count / 1e3).toFixed(0)} kB`;
+
+  const tile = (name, text) => {
+    page.querySelector(`[data-tile="${name}"]`).textContent = text;
+  };
+
+  const fill = (name, rows) => {
+    const body = page.querySelector(`[data-table="${name}"] tbody`);
+    body.replaceChildren(
+      ...(rows.length ? rows : [["–"]]).map((cells) => {
+        const row = document.createElement("tr");
+        for (const cell of cells) {
+          row.insertCell().textContent = cell;
+        }
+        return row;
+      }),
+    );
+  };
+
+  const rate = (now, before, seconds) =>
+    before === undefined ? "–" : (Math.max(0, now - before) / seconds).toFixed(0);
+
+  const plot = () => {
+    const highest = Math.max(...latencies, 0.001);
+    const step = 600 / (KEPT - 1);
+    line.setAttribute(
+      "points",
+      latencies.map((seconds, i) => `${i * step},${115 - (110 * seconds) / highest}`).join(" "),
+    );
+  };
+
+  const draw = (taken) => {
+    const seconds = last ? taken.at - last.at : 1;
+    const sent = (of) => of.counted.sent + of.counted.group_sent;
+    tile("waiting", taken.waiting);
+    tile("stored", rate(taken.stored, last?.stored, seconds));
+    tile("sent", rate(sent(taken), last ? sent(last) : undefined, seconds));
+    tile("received", rate(taken.counted.received, last?.counted.received, seconds));
+    tile("processes", taken.processes.filter((each) => each.is_alive).length);
+    tile("memberships", taken.memberships);
+    tile("size", bytes(taken.size));
+    tile("log_size", bytes(taken.log_size));
+    tile("latency", `${(1000 * taken.latency).toFixed(2)} ms`);
+    latencies.push(taken.latency);
+    latencies.splice(0, latencies.length - KEPT);
+    plot();
+    fill("channels", taken.channels.map((c) => [c.name, c.waiting, `${c.oldest.toFixed(1)} s`]));
+    fill("groups", taken.groups.map((group) => [group.name, group.members]));
+    fill(
+      "processes",
+      taken.processes.map((process) => [
+        process.is_alive ? (process.pid ?? "?") : "killed",
+        process.channels.filter((name) => !name.startsWith("channels-lite-live.")).join(", "),
+        process.token.slice(0, 8),
+      ]),
+    );
+    last = taken;
+  };
+
+  const say = (text, isWrong) => {
+    state.textContent = text;
+    state.classList.toggle("is-wrong", isWrong);
+  };
+
+  const source = new EventSource(page.dataset.stream);
+  source.onmessage = (event) => {
+    const taken = JSON.parse(event.data);
+    if (taken.error) {
+      say(taken.error, true);
+    } else {
+      say(`${taken.database}: ${taken.path.split("/").pop()}`, false);
+      draw(taken);
+    }
+  };
+  source.onerror = () => {
+    if (source.readyState === EventSource.CLOSED) {
+      say("The connection was refused; load the page again.", true);
+    }
+  };
+})();
