@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 import pytest
 from asgiref.sync import async_to_sync
 from channels.exceptions import ChannelFull
-from django.db import transaction
+from django.db import connections, transaction
 
 from channels_lite.frames import MAX_DATAGRAM, SUFFIX, FrameSender
 from tests.conftest import PATIENCE, received
@@ -91,6 +91,7 @@ def test_order_is_kept_after_a_transaction(make_layer_sync, is_same_layer):
                 with transaction.atomic(using="channels"):
                     async_to_sync(many)(channel, start)
                 async_to_sync(many)(channel, start + 5)
+            connections["channels"].close()  # this thread's
 
         viewing = asyncio.create_task(asyncio.to_thread(view))
         numbers = [(await received(receiver, channel))["n"] for _ in range(50)]
