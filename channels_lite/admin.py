@@ -120,11 +120,14 @@ class EventAdmin(_ReadOnly):
         """Server-Sent Events: one a second; under WSGI only one, and the browser asks again."""
         self._require_permission(request)
         alias = self._asked(request)
+        last = request.headers.get("Last-Event-ID", "")
+        after = int(last) if last.isdecimal() else 0
         events: Any
         if isinstance(request, ASGIRequest):
-            events = _pictures(alias)
+            events = _pictures(alias, after)
         else:
-            events = iter([f"retry: {1000 * EVERY:.0f}\n{async_to_sync(_picture)(alias)}"])
+            event, _stored = async_to_sync(_picture)(alias, after)
+            events = iter([f"retry: {1000 * EVERY:.0f}\n{event}"])
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         return StreamingHttpResponse(events, content_type="text/event-stream", headers=headers)
 
@@ -147,26 +150,31 @@ class GroupMembershipAdmin(_ReadOnly):
     ordering = ("group_name", "channel_name")
 
 
-async def _pictures(alias: str) -> AsyncIterator[str]:
+async def _pictures(alias: str, after: int) -> AsyncIterator[str]:
     for _number in range(PICTURES):
-        yield await _picture(alias)
+        event, after = await _picture(alias, after)
+        yield event
         await asyncio.sleep(EVERY)
 
 
-async def _picture(alias: str) -> str:
-    """One event: the snapshot, what this process has counted, and how long a message takes."""
+async def _picture(alias: str, after: int) -> tuple[str, int]:
+    """One event: the snapshot, what this process has counted, and how long a message takes.
+
+    Its id is the number of rows ever stored, which the browser repeats when it asks again.
+    """
     said: dict[str, Any]
     try:
         layer = channel_layers[alias]
-        taken = await sync_to_async(snapshot.take)(layer)
+        taken = await sync_to_async(snapshot.take)(layer, after)
+        after = taken.stored
         said = dataclasses.asdict(taken)
         counted = {name: getattr(layer.stats, name) for name in ("sent", "group_sent", "received")}
-        said |= {"latency": await _round_trip(layer), "counted": counted, "at": time.time()}
+        said |= {"latency": await _round_trip(layer), "counted": counted}
     except (ChannelFull, ImproperlyConfigured, StoreUnavailable) as error:
         said = {"error": str(error)}
     except asyncio.TimeoutError:
         said = {"error": f"a message did not come back within {DEADLINE:.0f} s"}
-    return f"data: {json.dumps(said)}\n\n"
+    return f"id: {after}\ndata: {json.dumps(said)}\n\n", after
 
 
 async def _round_trip(layer: Any) -> float:

@@ -44,6 +44,7 @@ def test_what_waits_is_counted(idle_layer):
     ]
     assert [round(each.oldest, -2) for each in taken.channels] == [300, 200, 100]
     assert (taken.waiting, taken.stored) == (6, 6)
+    assert [each.added for each in snapshot.take(idle_layer, 2).channels] == [3, 1, 0]
     assert taken.groups == [snapshot.Group("big", 2), snapshot.Group("small", 1)]
     assert (taken.memberships, taken.group_count) == (3, 2)
     assert taken.size > 0

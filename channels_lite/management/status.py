@@ -18,10 +18,12 @@ except ImportError as error:
 __all__ = ["draw"]
 
 
-def draw(alias: str, taken: Snapshot, rate: float | None) -> RenderableType:
-    """Totals, channels, groups and processes; ``rate`` is of rows stored a second, if known."""
+def draw(alias: str, taken: Snapshot, before: Snapshot | None = None) -> RenderableType:
+    """Totals, channels, groups and processes; and how fast rows come and go, since ``before``."""
     totals = Table.grid(padding=(0, 2))
-    stored = f"{taken.stored} stored so far" + ("" if rate is None else f", {rate:.0f}/s now")
+    stored = f"{taken.stored} stored so far"
+    if before:
+        stored += f", {_rate(taken.stored - before.stored, taken, before)} now"
     totals.add_row("layer", f"{alias}, in {taken.path}")
     totals.add_row("rows", f"{taken.waiting} wait, {stored}")
     totals.add_row("groups", f"{taken.group_count}, {taken.memberships} memberships")
@@ -30,9 +32,14 @@ def draw(alias: str, taken: Snapshot, rate: float | None) -> RenderableType:
         f"{_bytes(taken.size)}, {_bytes(taken.free)} of it free; journal {taken.journal_mode}, "
         f"{_bytes(taken.log_size)}",
     )
-    channels = _table("channel", "wait", "oldest")
+    channels = _table("channel", "wait", "oldest", *(("come", "go") if before else ()))
+    waited = {channel.name: channel.waiting for channel in before.channels} if before else {}
     for channel in taken.channels:
-        channels.add_row(channel.name, str(channel.waiting), f"{channel.oldest:.1f} s")
+        cells = [channel.name, str(channel.waiting), f"{channel.oldest:.1f} s"]
+        if before:
+            gone = waited.get(channel.name, 0) + channel.added - channel.waiting
+            cells += [_rate(count, taken, before) for count in (channel.added, gone)]
+        channels.add_row(*cells)
     groups = _table("group", "members")
     for group in taken.groups:
         groups.add_row(group.name, str(group.members))
@@ -50,6 +57,10 @@ def _table(name: str, *numbers: str) -> Table:
     for number in numbers:
         table.add_column(number, justify="left" if number == "plain channels" else "right")
     return table
+
+
+def _rate(count: int, taken: Snapshot, before: Snapshot) -> str:
+    return f"{max(0, count) / (taken.at - before.at):.0f}/s"
 
 
 def _bytes(count: int) -> str:

@@ -120,6 +120,13 @@ def test_live_page_shows_what_happens(browser, site, start):
     until(browser, f"{tile('memberships')} === '1'")
     for text in ("thumbnails", "mails", "chat_lobby", str(child.pid)):
         until(browser, f"document.querySelector('.live-tables').textContent.includes('{text}')")
+    come = "document.querySelector('[data-table=channels] tbody tr').cells[3].textContent"
+
+    def rows_come():
+        child.do("create_event", channel="thumbnails", message={"type": "make", "id": 7})
+        return browser.execute_script(f"return {come}") not in "–0"
+
+    wait_until(rows_come)
     until(browser, "document.querySelector('#live-plot polyline').points.length > 2")
     assert until(browser, tile("latency")).endswith(" ms")
     keep_screenshots(browser)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -78,8 +79,9 @@ def test_status_says_what_waits_and_who_receives(manage, start, folder):
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
-def test_status_is_watched(folder):
-    """It is drawn again and again until Ctrl-C, which is no error."""
+def test_status_is_watched(folder, start):
+    """It is drawn again and again, with rates, until Ctrl-C, which is no error."""
+    child = start()
     terminal, end = pty.openpty()
     watching = subprocess.Popen(
         [sys.executable, "-m", "django", "channels_lite", "status", "--watch", "0.1"],
@@ -89,7 +91,8 @@ def test_status_is_watched(folder):
     )
     os.close(end)
     seen = b""
-    while seen.count(b"stored so far") < 3:
+    while seen.count(b"stored so far") < 4 or not re.search(rb" [1-9]\d*/s +0/s", seen):
+        child.do("create_event", channel="thumbnails", message={})
         seen += os.read(terminal, 65536)
     watching.send_signal(signal.SIGINT)
     _, complaint = watching.communicate(timeout=PATIENCE)

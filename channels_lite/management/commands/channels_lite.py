@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -106,11 +106,16 @@ class Command(BaseCommand):
 
         console = Console(file=self.stdout)  # type: ignore[arg-type]
         if not options["watch"]:
-            console.print(draw(alias, snapshot.take(layer), None))
+            console.print(draw(alias, snapshot.take(layer)))
             return
         with suppress(KeyboardInterrupt), Live(console=console, screen=True) as live:
-            for taken, rate in _watch(layer, options["watch"]):
-                live.update(draw(alias, taken, rate), refresh=True)
+            before = snapshot.take(layer)
+            live.update(draw(alias, before), refresh=True)
+            while True:
+                time.sleep(options["watch"])
+                taken = snapshot.take(layer, before.stored)
+                live.update(draw(alias, taken, before), refresh=True)
+                before = taken
 
     def _bench(
         self,
@@ -141,18 +146,6 @@ class Command(BaseCommand):
                 )
         if options["json"]:
             self.stdout.write(json.dumps(measured, indent=2))
-
-
-def _watch(
-    layer: BaseSQLiteChannelLayer, seconds: float
-) -> Iterator[tuple[snapshot.Snapshot, float | None]]:
-    """For ever: what waits, and how many rows were stored a second since the last time."""
-    stored, at = None, 0.0
-    while True:
-        taken, now = snapshot.take(layer), time.monotonic()
-        yield taken, None if stored is None else (taken.stored - stored) / (now - at)
-        stored, at = taken.stored, now
-        time.sleep(seconds)
 
 
 async def _measure(entry: Mapping[str, Any], count: int) -> dict[str, float]:

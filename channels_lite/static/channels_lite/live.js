@@ -32,6 +32,14 @@
   const rate = (now, before, seconds) =>
     before === undefined ? "–" : (Math.max(0, now - before) / seconds).toFixed(0);
 
+  // Rows that came and went since the last event, by channel.
+  const channelRow = (channel, seconds) => {
+    const { name, waiting, oldest, added } = channel;
+    const waited = last?.channels.find((each) => each.name === name)?.waiting ?? 0;
+    const moved = last ? [rate(added, 0, seconds), rate(waited + added, waiting, seconds)] : ["–", "–"];
+    return [name, waiting, `${oldest.toFixed(1)} s`, ...moved];
+  };
+
   const plot = () => {
     const highest = Math.max(...latencies, 0.001);
     const step = 600 / (KEPT - 1);
@@ -56,7 +64,7 @@
     latencies.push(taken.latency);
     latencies.splice(0, latencies.length - KEPT);
     plot();
-    fill("channels", taken.channels.map((c) => [c.name, c.waiting, `${c.oldest.toFixed(1)} s`]));
+    fill("channels", taken.channels.map((channel) => channelRow(channel, seconds)));
     fill("groups", taken.groups.map((group) => [group.name, group.members]));
     fill(
       "processes",
