@@ -106,7 +106,7 @@ class Snapshot:
 def take(layer: BaseSQLiteChannelLayer, after: int = 0) -> Snapshot:
     """A picture of the layer's database and of who receives.
 
-    ``after`` is what an earlier picture had as ``stored``; `WaitingChannel.added` counts from there.
+    ``after`` is what an earlier picture had as ``stored``: `WaitingChannel.added` counts from it.
     Raises ``StoreUnavailable``, or ``ImproperlyConfigured`` where there are no tables.
     """
     source = Source(layer.database)

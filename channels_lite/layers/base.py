@@ -486,14 +486,18 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         if self._source.path == path:
             self._inbox.clear(now)
 
-    async def clean_expired(self) -> int:
-        """Deletes every expired message and membership, in steps.  Returns how many."""
+    async def clean_expired(self, on_step: Callable[[int], None] = lambda seen: None) -> int:
+        """Deletes every expired message and membership, in steps.  Returns how many.
+
+        ``on_step`` is told after each step how many rows, live or expired, were looked at so far.
+        """
         if self._clock.began_at is None:
             await self._set_clock()
         deleted = 0
         sweep = upkeep.Sweep()
         while not sweep.is_done:
             deleted += await self._read(partial(sweep.step, now=self._clock.now()))
+            on_step(sweep.seen)
         return deleted
 
     async def close(self) -> None:

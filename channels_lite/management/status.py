@@ -9,6 +9,7 @@ from channels_lite.snapshot import Snapshot
 try:
     from rich.console import Group as Together
     from rich.console import RenderableType
+    from rich.padding import Padding
     from rich.table import Table
 except ImportError as error:
     raise CommandError(
@@ -48,12 +49,11 @@ def draw(alias: str, taken: Snapshot, before: Snapshot | None = None) -> Rendera
         pid = (str(process.pid) if process.pid else "?") if process.is_alive else "killed"
         processes.add_row(process.token, pid, ", ".join(process.channels))
     tables = [each for each in (processes, channels, groups) if each.row_count]
-    return Together(totals, *tables)
+    return Together(totals, *(Padding(each, (1, 0, 0, 0)) for each in tables))
 
 
 def _table(name: str, *numbers: str) -> Table:
-    table = Table(name, box=None, padding=(1, 2, 0, 0), pad_edge=False, header_style="bold")
-    table.padding = (0, 2, 0, 0)
+    table = Table(name, box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for number in numbers:
         table.add_column(number, justify="left" if number == "plain channels" else "right")
     return table

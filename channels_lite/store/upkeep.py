@@ -67,6 +67,8 @@ class Sweep:
     def __init__(self, dead: Collection[str] = ()) -> None:
         #: Tokens of processes.
         self.dead = dead
+        #: Rows it has looked at.
+        self.seen = 0
         # Memberships first, for as long as there are any of the dead they get rows.
         self._tables = ["channels_lite_groupmembership", "channels_lite_event"]
         self._after = 0
@@ -80,6 +82,7 @@ class Sweep:
         """Returns how many rows were deleted."""
         table = self._tables[0]
         rows = execute(CHUNK.format(table=table), (now, self._after, STEP))
+        self.seen += len(rows)
         gone = [row for row, is_live, name in rows if not is_live or self._is_dead(name)]
         if gone:
             execute(DELETE_ROWS.format(table=table, rows=",".join(map(str, gone))), ())

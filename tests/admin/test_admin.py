@@ -124,7 +124,7 @@ def test_live_page_shows_what_happens(browser, site, start):
 
     def rows_come():
         child.do("create_event", channel="thumbnails", message={"type": "make", "id": 7})
-        return browser.execute_script(f"return {come}") not in "–0"
+        return browser.execute_script(f"return {come} > 0")
 
     wait_until(rows_come)
     until(browser, "document.querySelector('#live-plot polyline').points.length > 2")

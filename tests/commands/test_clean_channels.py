@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
+import pty
+import subprocess
+import sys
 import time
 
 import pytest
@@ -12,6 +16,15 @@ from django.core.management import CommandError, call_command
 
 from channels_lite.models import Event, GroupMembership
 from tests.conftest import LAYERS, use_database
+from tests.processes.conftest import PATIENCE, child_environment, empty_database, folder, start
+
+__all__ = ["empty_database", "folder", "start"]
+
+MANY = """
+    WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 1200)
+    INSERT INTO channels_lite_event (channel_name, recipients, data, created_at, expires_at)
+    SELECT 'channel', '', x'80', 0, 1 FROM numbers
+"""
 
 
 @pytest.fixture(params=["core", "aio", "notify"])
@@ -38,6 +51,27 @@ def test_expired_rows_are_deleted(configured, options):
     assert said.getvalue() == "layer 'default': 1201 expired rows deleted\n"
     assert list(Event.objects.all()) == [kept]
     assert [each.group_name for each in GroupMembership.objects.all()] == ["new"]
+
+
+def test_progress_is_drawn_on_a_terminal(folder, start):
+    """A bar goes to its end where somebody looks, and leaves one line."""
+    child = start()
+    child.do("execute", sql=MANY)
+    terminal, end = pty.openpty()
+    cleaning = subprocess.Popen(
+        [sys.executable, "-m", "django", "clean_channels"],
+        env=child_environment(folder, COLUMNS="100", TERM="xterm"),
+        stdout=end,
+        stderr=subprocess.PIPE,
+    )
+    os.close(end)
+    seen = b""
+    while b"expired rows deleted" not in seen:
+        seen += os.read(terminal, 65536)
+    assert (cleaning.communicate(timeout=PATIENCE)[1], cleaning.returncode) == (b"", 0)
+    os.close(terminal)
+    assert b"100%" in seen
+    assert b"1200 expired rows deleted" in seen
 
 
 def test_missing_tables_are_one_line(configured, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from asgiref.sync import async_to_sync
@@ -11,6 +13,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, connections
 
 from channels_lite.config import our_layers
+from channels_lite.models import Event, GroupMembership
 
 __all__ = ["Command"]
 
@@ -34,10 +37,26 @@ class Command(BaseCommand):
         for alias in layers:
             try:
                 layer = channel_layers[alias]
-                deleted = async_to_sync(layer.clean_expired)()
+                with self._progress(alias, layer.database) as advance:
+                    deleted = async_to_sync(layer.clean_expired)(advance)
                 if not options["no_vacuum"]:
                     with connections[layer.database].cursor() as cursor:
                         cursor.execute("VACUUM")
             except (DatabaseError, ImproperlyConfigured) as error:
                 raise CommandError(f"layer {alias!r}: {error}") from error
             self.stdout.write(f"layer {alias!r}: {deleted} expired rows deleted")
+
+    @contextmanager
+    def _progress(self, alias: str, database: str) -> Iterator[Callable[[int], None]]:
+        """A bar, where somebody looks and rich is installed."""
+        try:
+            from rich.progress import Progress  # noqa: PLC0415 - an extra
+        except ImportError:
+            Progress = None  # type: ignore[assignment, misc]  # noqa: N806
+        if Progress is None or not self.stdout.isatty():
+            yield lambda seen: None
+            return
+        rows = sum(model.objects.using(database).count() for model in (Event, GroupMembership))
+        with Progress(transient=True) as progress:
+            task = progress.add_task(f"layer {alias!r}", total=rows)
+            yield lambda seen: progress.update(task, completed=seen)
