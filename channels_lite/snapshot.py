@@ -197,7 +197,8 @@ def _pids(sidecar: Path) -> dict[str, int]:
     for folder in Path("/proc").glob("[0-9]*/fd"):
         with suppress(OSError):  # it has ended just now, or is another user's
             for fd in folder.iterdir():
-                file = fd.readlink()
-                if file.parent == sidecar:
-                    found[file.name] = int(folder.parent.name)
+                with suppress(FileNotFoundError):  # as the one that has listed our own
+                    file = fd.readlink()
+                    if file.parent == sidecar:
+                        found[file.name] = int(folder.parent.name)
     return found

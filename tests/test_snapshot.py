@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import tempfile
 import time
+from contextlib import ExitStack
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
@@ -49,6 +53,20 @@ def test_what_waits_is_counted(idle_layer):
     assert (taken.memberships, taken.group_count) == (3, 2)
     assert taken.size > 0
     assert taken.processes == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who has a FIFO open")
+async def test_own_process_is_named(database):
+    """The process that asks is among those that receive, with its pid."""
+    layer = NotifyChannelLayer(database="channels")
+    with ExitStack() as files:  # which leave numbers free for what lists the others
+        for _ in range(20):
+            files.enter_context(tempfile.TemporaryFile())
+        await layer.send("mails", {"type": "new"})
+        await layer.receive("mails")
+    (process,) = snapshot.take(layer).processes
+    assert process.pid == os.getpid()
+    await layer.close()
 
 
 def test_nothing_is_written(idle_layer, database):
