@@ -15,8 +15,10 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.db import models
 from django.utils import timezone as django_timezone
+from django.utils.dateparse import parse_datetime
 
 from channels_lite import clock
 
@@ -29,6 +31,14 @@ else:
     _Field = models.Field
 
 __all__ = ["Boot", "Event", "GroupMembership", "UnixTimeField"]
+
+
+def _moment(text: str) -> datetime:
+    # fromisoformat() knows the "Z" of Django's fixtures only from Python 3.11 on.
+    moment = parse_datetime(text)
+    if moment is None:
+        raise ValidationError(f"{text!r} is neither a number nor an ISO 8601 date and time.")
+    return moment
 
 
 class UnixTimeField(_Field):
@@ -65,12 +75,15 @@ class UnixTimeField(_Field):
         return moment if settings.USE_TZ else django_timezone.make_naive(moment)
 
     def to_python(self, value: Any) -> Any:
-        """From a form or a fixture: numbers and ISO 8601 text as well."""
+        """From a form or a fixture: numbers and ISO 8601 text as well.
+
+        Raises Django's ``ValidationError`` for other text.
+        """
         if isinstance(value, str):
             try:
                 value = float(value)
             except ValueError:
-                return datetime.fromisoformat(value)
+                return _moment(value)
         if isinstance(value, (int, float)):
             return self.from_db_value(value, None, None)  # type: ignore[arg-type]
         return value

@@ -16,8 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
 from asgiref.sync import AsyncToSync, sync_to_async
@@ -55,6 +54,7 @@ class DjangoStore:
         self._lock = threading.Lock()
         self._gate = Gate()
         self._thread: ThreadPoolExecutor | None = None
+        self._connection: Future[Any]  # that thread's
         self._tasks: set[asyncio.Task[None]] = set()
 
     def submit(self, work: Work[T], done: Done[T], *, write: bool) -> None:
@@ -73,6 +73,7 @@ class DjangoStore:
         with self._lock:
             if self._thread is None:
                 self._thread = ThreadPoolExecutor(1, thread_name_prefix="channels-lite-core")
+                self._connection = self._thread.submit(connections.__getitem__, self._alias)
                 self._source.opened()
             self._thread.submit(job)
 
@@ -80,13 +81,15 @@ class DjangoStore:
         """Not known: any thread's connection may be asked."""
 
     def close(self) -> None:
-        """Closes the thread's connection, and ends the thread."""
+        """Ends the thread, and closes its connection."""
         with self._lock:
-            thread, self._thread = self._thread, None
-        if thread is not None:
-            with suppress(RuntimeError):  # at exit, when Python has ended the thread already
-                thread.submit(_close, self._alias)
-            thread.shutdown()
+            if self._thread is None:
+                return
+            thread, connection, self._thread = self._thread, self._connection, None
+        thread.shutdown()
+        # From here, for at exit Python has ended the thread before.
+        connection.result().inc_thread_sharing()
+        connection.result().close()
 
     def tidy(self) -> None:
         """Opens the file anew if it was replaced."""
@@ -102,13 +105,11 @@ class DjangoStore:
         self._gate.open()
 
     def abandon(self) -> None:
-        """In a forked child: the parent's thread is not here."""
+        """In a forked child: the parent's thread is not here, its connection not ours."""
+        if self._thread is not None:
+            self._source.abandoned.append(self._connection)
         self._thread, self._tasks = None, set()
         self._lock, self._gate = threading.Lock(), Gate()
-
-
-def _close(alias: str) -> None:
-    connections[alias].close()
 
 
 def _perform_patiently(work: Work[T], alias: str, *, write: bool) -> Outcome[T]:
