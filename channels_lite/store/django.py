@@ -86,10 +86,12 @@ class DjangoStore:
             if self._thread is None:
                 return
             thread, connection, self._thread = self._thread, self._connection, None
+        try:
+            thread.submit(connection.result().close)
+        except RuntimeError:  # at exit, when Python has ended the thread already
+            connection.result().inc_thread_sharing()
+            connection.result().close()
         thread.shutdown()
-        # From here, for at exit Python has ended the thread before.
-        connection.result().inc_thread_sharing()
-        connection.result().close()
 
     def tidy(self) -> None:
         """Opens the file anew if it was replaced."""
