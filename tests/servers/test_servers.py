@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import signal
 import urllib.request
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
+from tests.chaos.conftest import SCALE
 from tests.processes.conftest import PATIENCE, wait_until
 from tests.servers.conftest import Run, Server, free_port
 
@@ -71,6 +73,11 @@ async def heard(client: ClientConnection, count: int) -> dict[str, list[int]]:
         numbers[message["by"]].append(message["number"])
     numbers.pop("end", None)  # the other client's
     return dict(numbers)
+
+
+async def numbers(client: ClientConnection, count: int) -> list[int]:
+    """The next ``count`` numbers that ``client`` hears."""
+    return [json.loads(await client.recv())["number"] for _ in range(count)]
 
 
 def serve(run: Run, name: str) -> dict[str, Server]:
@@ -140,3 +147,31 @@ async def test_view_under_wsgi_and_workers_reach_clients(run: Run):
     for server in [view, *workers]:
         server.signal(signal.SIGTERM)
     await asyncio.to_thread(wait_until, lambda: all(s.is_gone() for s in [view, *workers]))
+
+
+async def test_32_clients_that_stay_miss_nothing(run: Run):
+    """While others come and go, politely or not, those who stay hear all, in order, once."""
+    [(port, server)] = serve(run, "uvicorn").items()
+    clients = await asyncio.wait_for(two_clients({port: server}), PATIENCE)
+
+    async def come_and_go(visits: int) -> None:
+        for visit in range(visits):
+            client, _ = await connected(port, server)
+            if visit % 2:
+                client.transport.abort()  # as a laptop that is shut
+            else:
+                await client.close()
+
+    visits = max(25, int(1_000 * SCALE))
+    churn = asyncio.gather(*(come_and_go(visits) for _ in range(4)))
+    for first in itertools.count(step=10):
+        burst = list(range(first, first + 10))
+        for number in burst:
+            await clients[0].send(json.dumps({"by": "a", "number": number}))
+        hearing = asyncio.gather(*(numbers(client, 10) for client in clients))
+        assert await asyncio.wait_for(hearing, PATIENCE) == [burst, burst]
+        if churn.done():
+            break
+    await churn
+    assert [await heard(client, 0) for client in clients] == [{}, {}]
+    await asyncio.gather(*(client.close() for client in clients))
