@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import time
-from contextlib import closing
+from contextlib import closing, suppress
+from pathlib import Path
 
 import pytest
 
@@ -64,3 +66,41 @@ def test_22_locked_by_a_foreign_writer(start, folder, layer, ledger):
     ledger.send(sender, mine, "jobs", 5)
     ledger.receive(receiver, count=5)
     ledger.check()
+
+
+def locks(pid: int, file: Path) -> list[str]:
+    """What a process has locked of ``file``, by each descriptor of it, as the kernel tells it."""
+    held = []
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            if fd.readlink() == file:
+                told = Path(f"/proc/{pid}/fdinfo/{fd.name}").read_text()
+                held += re.findall(r"POSIX\s+ADVISORY\s+(READ|WRITE)", told)
+    return held
+
+
+def test_25_locks_are_kept(start, folder, layer):
+    """Closing a descriptor drops all locks of its file, so nothing here opens it beside SQLite."""
+    file = folder / "default.sqlite3"
+    with closing(sqlite3.connect(file)) as connection:
+        # Where locks are held between transactions, too.
+        connection.execute("PRAGMA journal_mode = WAL").fetchall()
+    child = start(layer, TEST_CONFIG=SOON)
+    child.do("receive", channel="jobs", count=3)
+    child.do("send", channel="jobs", message={})
+    child.received()
+    assert "READ" in locks(child.pid, file)
+    channel = child.do("new_channel")
+    for command, arguments in [
+        ("look_after", {}),
+        ("group_add", {"group": "room", "channel": channel}),
+        ("group_send", {"group": "room", "message": {}}),
+        ("sync_send", {"channel": "jobs", "message": {}}),
+        ("checkpoint", {}),
+        ("fork", {}),
+        ("send", {"channel": "jobs", "message": {}}),
+    ]:
+        child.do(command, **arguments)
+        assert "READ" in locks(child.pid, file), command
+    child.messages(2)
+    assert str(file) not in child.do("opens_by_hand")

@@ -7,6 +7,7 @@ ASGI server.  Each command answers with one line; each finished ``receive`` adds
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import resource
@@ -255,6 +256,38 @@ def checkpoint() -> None:
     from channels_lite.store.connection import Source
 
     checkpoint(Source("default"))
+
+
+def look_after() -> None:
+    """What a process does beside sending and receiving: checks, commands, a picture, health."""
+    from django.core.management import call_command
+    from django.test import Client
+
+    from channels_lite import snapshot
+
+    quiet = {"stdout": io.StringIO(), "stderr": io.StringIO()}
+    call_command("check", deploy=True, **quiet)
+    call_command("clean_channels", **quiet)
+    call_command("channels_lite", "status", **quiet)
+    snapshot.take(layer)
+    assert Client().get("/health/ready/", HTTP_HOST="localhost").status_code == 200
+    assert Client().get("/metrics", HTTP_HOST="localhost").status_code == 200
+
+
+def opens_by_hand() -> list[str]:
+    """Files beside the database that Python code has opened itself, not through SQLite."""
+    return opened
+
+
+opened: list[str] = []
+
+
+def _note(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "open" and isinstance(arguments[0], str) and ".sqlite3" in arguments[0]:
+        opened.append(arguments[0])
+
+
+sys.addaudithook(_note)
 
 
 def die_in_forks(count: int) -> None:
