@@ -6,12 +6,14 @@ outside of tests; ``E003`` a database on a network file system; ``W001`` two lay
 
 With ``check --deploy``, which may look into the database and never writes to it: ``W003`` missing
 tables; ``W004`` a rollback journal; ``W005`` a disk that each message waits for; ``W006``
-ATOMIC_REQUESTS; ``W007`` CONN_MAX_AGE under ASGI; ``I001`` a SQLite that may corrupt a database.
+ATOMIC_REQUESTS; ``W007`` CONN_MAX_AGE under ASGI; ``W008`` two copies of SQLite; ``I001`` one that may corrupt a
+database.
 """
 
 from __future__ import annotations
 
 import sqlite3
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +258,30 @@ def check_settings(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
                 )
             )
     return found
+
+
+# Packages with a SQLite of their own.
+COPIES = ["apsw", "pysqlcipher3", "pysqlite3", "sqlcipher3"]
+
+
+@register(deploy=True)
+def check_copies(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
+    """W008: a second SQLite in the process, which knows nothing of the first one's locks.
+
+    If it opens the same file and closes it, those are gone (sqlite.org/howtocorrupt.html 2.2.1).
+    """
+    # A project may have put one of them in the place of Python's; then there is one copy still.
+    loaded = [name for name in COPIES if name in sys.modules and sqlite3.__name__ != name]
+    if not loaded or not layer_databases():
+        return []
+    return [
+        Warning(
+            f"{loaded[0]} is loaded, with a SQLite of its own beside Python's. A file that both "
+            "open in one process can be corrupted.",
+            hint="Never open the channels' database with it; if you do not, silence this.",
+            id="channels_lite.W008",
+        )
+    ]
 
 
 @register(deploy=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 from contextlib import closing
+from types import ModuleType
 
 import django
 import pytest
@@ -34,6 +36,15 @@ def test_24_sqlite_with_the_reset_bug_is_named(monkeypatch):
     assert [info.id for info in checks.check_sqlite(None)] == ["channels_lite.I001"]
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 51, 3))
     assert checks.check_sqlite(None) == []
+
+
+def test_25_second_sqlite_is_named(monkeypatch):
+    """A package that brings its own is told of when it is loaded, unless it took the place of Python's."""
+    assert checks.check_copies(None) == []
+    monkeypatch.setitem(sys.modules, "apsw", ModuleType("apsw"))
+    assert [warning.id for warning in checks.check_copies(None)] == ["channels_lite.W008"]
+    monkeypatch.setattr(checks, "sqlite3", ModuleType("apsw"))
+    assert checks.check_copies(None) == []
 
 
 def layers(**databases):
