@@ -6,8 +6,8 @@ outside of tests; ``E003`` a database on a network file system; ``W001`` two lay
 
 With ``check --deploy``, which may look into the database and never writes to it: ``W003`` missing
 tables; ``W004`` a rollback journal; ``W005`` a disk that each message waits for; ``W006``
-ATOMIC_REQUESTS; ``W007`` CONN_MAX_AGE under ASGI; ``W008`` two copies of SQLite; ``I001`` one that may corrupt a
-database.
+ATOMIC_REQUESTS; ``W007`` CONN_MAX_AGE under ASGI; ``W008`` two copies of
+SQLite; ``I001`` one that may corrupt a database.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def test_24_sqlite_with_the_reset_bug_is_named(monkeypatch):
 
 
 def test_25_second_sqlite_is_named(monkeypatch):
-    """A package that brings its own is told of when it is loaded, unless it took the place of Python's."""
+    """A package that brings its own is told of, unless it took the place of Python's."""
     assert checks.check_copies(None) == []
     monkeypatch.setitem(sys.modules, "apsw", ModuleType("apsw"))
     assert [warning.id for warning in checks.check_copies(None)] == ["channels_lite.W008"]
