@@ -37,6 +37,7 @@ PAGES = {
     "SECURITY.md": "reporting.md",
     "benchmarks/README.md": "benchmarks.md",
     "csrc/model/README.md": "model.md",
+    "tests/chaos/README.md": "faults.md",
 }
 LINK = re.compile(r"(\]\()([^)#\s:]+)(#[^)\s]*)?\)")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from asgiref.sync import async_to_sync
@@ -29,6 +31,35 @@ def test_a_thousand_loops_leave_nothing(make_layer_sync):
     for _ in range(1000):
         async_to_sync(layer.send)("channel", {"type": "x"})
     assert held() <= before + ONCE
+
+
+def test_30_threads_that_come_and_go_leave_nothing(make_layer_sync):
+    """Threads as a WSGI server's send by async_to_sync: all arrives, none and no file stays."""
+    layer = make_layer_sync(enforce_capacity=False)
+    channel = async_to_sync(layer.new_channel)()
+
+    def view(thread):
+        for number in range(10):
+            async_to_sync(layer.send)(channel, {"thread": thread, "number": number})
+
+    def serve(first, count):
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(view, range(first, first + count)))
+
+    async def receive_all(count):
+        numbers = defaultdict(list)
+        for _ in range(count):
+            message = await received(layer, channel)
+            numbers[message["thread"]].append(message["number"])
+        return numbers
+
+    serve(0, 8)
+    before = held()
+    for first in range(8, 80, 8):
+        serve(first, 8)
+    assert held() <= before + ONCE
+    numbers = asyncio.run(receive_all(800))
+    assert numbers == {thread: list(range(10)) for thread in range(80)}
 
 
 def test_receiving_loops_leave_nothing(make_layer_sync):
