@@ -24,7 +24,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from channels.exceptions import ChannelFull, MessageTooLarge
 from channels.layers import BaseChannelLayer
@@ -58,6 +58,15 @@ logger = logging.getLogger(__name__)
 #: Bytes of an encoded message at most.  The specification asks for 1 MB; a row could be 1 GB, but
 #: every reader of the table, and the log, would have to carry it.
 MAX_MESSAGE_SIZE = 64 * 1024 * 1024
+# The key under which a message carries the trace that it was sent in; no handler sees it.
+TRACE = "__channels_lite_trace__"
+
+
+class Traced(Protocol):
+    """From what a message carried, which can be anything, to the message that is received."""
+
+    def __call__(self, channel: str, message: dict[str, Any], carrier: object) -> dict[str, Any]:
+        """Raises nothing."""
 
 
 class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
@@ -67,6 +76,9 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     """
 
     extensions: ClassVar[list[str]] = ["groups", "flush"]
+
+    #: What `channels_lite.otel.install` makes of a message that carries a trace.
+    traced: ClassVar[Traced | None] = None
 
     #: Where rows are.
     store_class: ClassVar[type[Store]]
@@ -404,11 +416,16 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     def _decode(self, channel: str, data: bytes) -> dict[str, Any] | None:
         try:
-            return self.serializer.decode(data)
+            message = self.serializer.decode(data)
         except UndecodableMessage as error:
             self.stats.undecodable += 1
             logger.error("a message to %s was dropped: %s", channel, error)
             return None
+        # Also where nothing is traced: the sender's process may do it.
+        carrier = message.pop(TRACE, None)
+        if carrier is not None and self.traced is not None:
+            return self.traced(channel, message, carrier)
+        return message
 
     def _own(self, channel: str) -> bool:
         self.require_valid_channel_name(channel)
