@@ -8,12 +8,13 @@ import socket
 import sqlite3
 from contextlib import closing, suppress
 
+import msgspec
 import pytest
 from asgiref.sync import async_to_sync
 from channels.exceptions import ChannelFull
 from django.db import connections, transaction
 
-from channels_lite.frames import MAX_DATAGRAM, SUFFIX, FrameSender
+from channels_lite.frames import MAX_DATAGRAM, SUFFIX, Frame, FrameSender
 from tests.conftest import PATIENCE, received
 
 
@@ -158,6 +159,24 @@ async def test_garbage_is_dropped(make_layer, database, caplog):
     await sender.send(channel, {"type": "x"})
     assert await received(receiver, channel) == {"type": "x"}
     assert "no frames were dropped" in caplog.text
+
+
+async def test_frame_for_another_process_is_dropped(make_layer, database):
+    """A frame is taken only for this process's own channels: plain ones go through the table."""
+    receiver = make_layer()
+    await listening(receiver)
+    waiting = asyncio.create_task(received(receiver, "jobs"))
+    await asyncio.sleep(0)
+    [path] = sockets(database)
+    now = receiver._clock.now()
+    data = receiver.serialize({"type": "stranger's"})
+    frame = Frame("jobs", "", data, now, now + 60, 0)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
+        folder = os.open(path.parent, os.O_RDONLY)
+        stranger.sendto(msgspec.msgpack.encode([frame]), f"/proc/self/fd/{folder}/{path.name}")
+        os.close(folder)
+    await make_layer().send("jobs", {"type": "ours"})
+    assert await waiting == {"type": "ours"}
 
 
 @pytest.mark.parametrize("what", ["file", "symlink", "dead socket"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -104,3 +105,22 @@ def test_25_locks_are_kept(start, folder, layer):
         assert "READ" in locks(child.pid, file), command
     child.messages(2)
     assert str(file) not in child.do("opens_by_hand")
+
+
+def test_24_one_process_checkpoints(start, folder):
+    """Who finds another process at it leaves it to that: two at once may corrupt the file."""
+    child = start()
+    channel = child.do("new_channel")
+    child.do("receive", channel=channel, count=1)
+    child.do("group_add", group="room", channel=channel)
+    file = folder / "default.sqlite3"
+    directory = os.open(folder / "default.sqlite3-wake", os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        before = file.read_bytes()
+        child.do("checkpoint")
+        assert file.read_bytes() == before
+    finally:
+        os.close(directory)
+    child.do("checkpoint")
+    assert file.read_bytes() != before

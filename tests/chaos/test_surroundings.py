@@ -58,9 +58,28 @@ def test_10_plain_channels_are_linked_again(start, folder):
     assert receiver.received()["received"] == {"type": "job"}
 
 
+def test_12_name_replaced(start, folder, ledger):
+    """A process whose own name leads elsewhere takes it back, and is woken by it again."""
+    receiver, sender = start(TEST_CONFIG=SOON), start(TEST_CONFIG=SOON)
+    channel = receiver.do("new_channel")
+    listen(receiver, channel, 20)
+    name = sidecar(folder) / token(receiver)
+    name.unlink()
+    name.write_bytes(b"precious")
+    ledger.send(sender, token(sender), channel, 10)
+    ledger.receive(receiver, count=10)
+    wait_until(name.is_fifo)
+    ledger.send(sender, token(sender), channel, 10)
+    ledger.receive(receiver, count=10)
+    ledger.check()
+
+
 @needs_root
-@pytest.mark.parametrize("fault", ["a file", "open to others", "another user's"])
-def test_11_15_sidecar_refused(start, folder, ledger, fault):
+@pytest.mark.parametrize(
+    ("fault", "mend"),
+    [("a file", "remove it"), ("open to others", "chmod 700"), ("another user's", "as one user")],
+)
+def test_11_15_sidecar_refused(start, folder, ledger, fault, mend):
     """What is no directory of ours is not trusted: it polls, says why and the mend, and works."""
     if fault == "a file":
         sidecar(folder).write_text("")
@@ -76,7 +95,7 @@ def test_11_15_sidecar_refused(start, folder, ledger, fault):
     ledger.check()
     said = receiver.log.read_text()
     assert said.count("the notify layer polls") == 1
-    assert any(mend in said for mend in ("remove it", "chmod 700", "as one user"))
+    assert mend in said
 
 
 @pytest.mark.parametrize("plant", ["file", "symlink", "socket", "device"])

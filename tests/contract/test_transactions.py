@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+from contextlib import closing, nullcontext
 
 import pytest
 from asgiref.sync import async_to_sync
 from django.db import transaction
 
+from channels_lite.errors import StoreUnavailable
 from channels_lite.models import Event
 from tests.conftest import PATIENCE, received
 
@@ -50,6 +52,25 @@ def test_refused_send_leaves_the_transaction_whole(make_layer_sync):
         with pytest.raises(TypeError):
             async_to_sync(layer.send)("channel", {"type": object()})
     assert first(layer) == {"type": "real"}
+
+
+@pytest.mark.parametrize("is_atomic", [False, True])
+def test_failed_send_writes_nothing(make_layer_sync, database, is_atomic):
+    """When SQLite refuses one row of several, none is left; what was before and comes then is."""
+    layer = make_layer_sync()
+    for channel in ("channel", "refused"):
+        async_to_sync(layer.group_add)("group", channel)
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute(
+            "CREATE TRIGGER refusing BEFORE INSERT ON channels_lite_event"
+            " WHEN new.channel_name = 'refused' BEGIN SELECT RAISE(ABORT, 'refused'); END"
+        )
+    with transaction.atomic(using="channels") if is_atomic else nullcontext():
+        async_to_sync(layer.send)("channel", {"number": 1})
+        with pytest.raises(StoreUnavailable, match="refused"):
+            async_to_sync(layer.group_send)("group", {"number": "void"})
+        async_to_sync(layer.send)("channel", {"number": 2})
+    assert [first(layer)["number"] for _ in range(2)] == [1, 2]
 
 
 def test_transaction_on_another_database_is_not_joined(make_layer_sync):
