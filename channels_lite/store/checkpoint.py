@@ -18,6 +18,7 @@ from pathlib import Path
 
 from channels_lite.failpoints import reach
 from channels_lite.store.connection import Source
+from channels_lite.store.gate import Gate
 
 try:
     import fcntl
@@ -41,8 +42,9 @@ EVERY = 32
 class Checkpointer:
     """Counts what a connection does, and starts the thread when it is time."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, gate: Gate) -> None:
         self._source = source
+        self._gate = gate
         self._log = Path(f"{source.path}-wal")
         self._works = 0
         self._size = 0
@@ -62,9 +64,13 @@ class Checkpointer:
         self._works, self._size = 0, size
         # A daemon: a process that exits need not wait for it, SQLite recovers what is missing.
         self._thread = threading.Thread(
-            target=checkpoint, args=(self._source,), name="channels-lite-checkpoint", daemon=True
+            target=self._run, name="channels-lite-checkpoint", daemon=True
         )
         self._thread.start()
+
+    def _run(self) -> None:
+        with self._gate:
+            checkpoint(self._source)
 
 
 def checkpoint(source: Source) -> None:

@@ -23,7 +23,7 @@ from typing import Any, Generic
 from channels_lite.store import Done, Outcome, T, Work, is_locked, perform, refuse, writing
 from channels_lite.store.checkpoint import Checkpointer
 from channels_lite.store.connection import Source
-from channels_lite.store.gate import PATIENCE
+from channels_lite.store.gate import PATIENCE, Gate
 
 __all__ = ["DirectStore"]
 
@@ -49,6 +49,7 @@ class DirectStore:
         self._source = Source(alias)
         self._timeout = self._source.timeout
         self._lock = threading.Lock()
+        self._gate = Gate()  # of the checkpointer's thread
         self._is_paused = False
         #: What waits for a timer, and the loop that has it, which may be closed before.
         self._waiting: dict[_Attempt[Any], asyncio.AbstractEventLoop] = {}
@@ -101,7 +102,7 @@ class DirectStore:
             # fsync took 10 ms now and then: the checkpointer has a thread for them.
             self._connection = self._source.connect(timeout=0)
             self._connection.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
-            self._checkpointer = Checkpointer(self._source)
+            self._checkpointer = Checkpointer(self._source, self._gate)
             self._opened += 1
         return self._connection.execute(sql, parameters).fetchall()
 
@@ -125,9 +126,11 @@ class DirectStore:
     def pause(self) -> None:
         """Before a fork."""
         self._is_paused = self._lock.acquire(timeout=PATIENCE)
+        self._gate.shut()
 
     def resume(self) -> None:
         """After it, in the parent."""
+        self._gate.open()
         if self._is_paused:
             self._lock.release()
 
@@ -136,4 +139,4 @@ class DirectStore:
         self._source.abandoned.append(self._connection)
         self._connection = self._checkpointer = None
         self._waiting = {}
-        self._lock = threading.Lock()
+        self._lock, self._gate = threading.Lock(), Gate()
