@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from contextlib import closing
 
 import pytest
 
+from channels_lite import failpoints
 from channels_lite.errors import StoreUnavailable
+from channels_lite.store import checkpoint, gate
 from channels_lite.store.direct import DirectStore
+from tests.conftest import PATIENCE
 
 
 def test_work_is_given_up_with_its_loop(database):
@@ -32,3 +36,34 @@ def test_work_is_given_up_with_its_loop(database):
     with pytest.raises(StoreUnavailable, match="event loop was closed"):
         given_up.result()
     assert done.result() == [(1,)]
+
+
+def test_26_fork_waits_for_a_checkpoint(database, monkeypatch):
+    """A child has SQLite's mutexes as they were: nobody is inside when it is made."""
+    monkeypatch.setattr(checkpoint, "GROWTH", 0)
+    monkeypatch.setattr(checkpoint, "EVERY", 1)
+    monkeypatch.setattr(gate, "PATIENCE", PATIENCE)
+    is_inside, may_end = threading.Event(), threading.Event()
+
+    def checkpointing():
+        is_inside.set()
+        may_end.wait(PATIENCE)
+
+    monkeypatch.setitem(failpoints.actions, "holding_checkpoint", checkpointing)
+    store = DirectStore("channels", 1)
+
+    async def write():
+        store.submit(lambda execute: None, lambda outcome: None, write=True)
+
+    ending = threading.Timer(0.1, may_end.set)
+    try:
+        asyncio.run(write())
+        assert is_inside.wait(PATIENCE)
+        ending.start()
+        store.pause()
+        is_over = may_end.is_set()
+        store.resume()
+        assert is_over
+    finally:
+        may_end.set()
+        store.close()
