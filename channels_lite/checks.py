@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from channels.layers import channel_layers
+from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Info, Warning, register  # noqa: A004
 from django.core.exceptions import ImproperlyConfigured
@@ -159,16 +160,22 @@ def check_router(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
 @register(deploy=True)
 def check_tables(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
     """W003: not without --deploy, for ``migrate`` runs the others before it makes the tables."""
-    return [
-        Warning(
-            f"Database {alias!r} lacks migrations of channels_lite: {', '.join(missing)}.",
-            hint=f"Run manage.py migrate --database={alias}",
-            id="channels_lite.W003",
-        )
-        for alias in sqlite_databases()
-        for missing in [missing_migrations(alias)]
-        if missing
-    ]
+    found: list[CheckMessage] = []
+    for alias in sqlite_databases():
+        if missing := missing_migrations(alias):
+            fault = f"lacks migrations of channels_lite: {', '.join(missing)}."
+            mend = f"Run manage.py migrate --database={alias}"
+        elif missing := missing_tables(alias):
+            # The router kept them out as long as CONFIG named another database.
+            fault = f"is noted as migrated, and lacks the tables {', '.join(missing)}."
+            mend = (
+                f"Run manage.py migrate channels_lite zero --fake --database={alias}, and then "
+                f"manage.py migrate channels_lite --database={alias}"
+            )
+        else:
+            continue
+        found.append(Warning(f"Database {alias!r} {fault}", hint=mend, id="channels_lite.W003"))
+    return found
 
 
 def missing_migrations(alias: str) -> list[str]:
@@ -182,6 +189,12 @@ def missing_migrations(alias: str) -> list[str]:
         loader = MigrationLoader(None, ignore_no_migrations=True)
     ours = {key for key in loader.disk_migrations or {} if key[0] == "channels_lite"}
     return sorted(name for _, name in ours - set(loader.applied_migrations or {}))
+
+
+def missing_tables(alias: str) -> list[str]:
+    """Their names, where all migrations are noted as applied."""
+    tables = {model._meta.db_table for model in apps.get_app_config("channels_lite").get_models()}
+    return sorted(tables.difference(connections[alias].introspection.table_names()))
 
 
 @register(deploy=True)

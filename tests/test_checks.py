@@ -110,6 +110,16 @@ def test_missing_tables(tmp_path, content):
     assert not path.exists() or path.read_bytes() == content
 
 
+def test_tables_that_the_router_kept_out(database):
+    """W003 also where migrations are noted as applied, as before CONFIG named this database."""
+    assert checks.check_tables(None) == []
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("DROP TABLE channels_lite_event")
+    [warning] = checks.check_tables(None)
+    assert (warning.id, "channels_lite_event" in warning.msg) == ("channels_lite.W003", True)
+    assert "zero --fake --database=channels" in warning.hint
+
+
 def test_settings_of_djangos_connection(database, settings):
     """W004 and W005: where it is the one that messages go through, SQLite's defaults are slow."""
     with closing(sqlite3.connect(database)) as connection:

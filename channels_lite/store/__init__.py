@@ -149,7 +149,8 @@ def refuse(error: Exception, alias: str) -> Outcome[Any]:
     elif any(lack in text for lack in ("no such table", "no such column", "has no column")):
         ours = ImproperlyConfigured(
             f"database {alias!r} lacks the tables of channels_lite ({text}): "
-            f"run manage.py migrate --database={alias}"
+            f"run manage.py migrate --database={alias}, or manage.py check --deploy if that has "
+            "nothing to apply"
         )
     elif "not a database" in text:
         ours = ImproperlyConfigured(
