@@ -107,7 +107,12 @@ def publish() -> None:
     """Hands on what was counted since the last time; `install` has it called every second."""
     with _lock:
         for alias in our_layers():
-            stats = channel_layers[alias].stats
+            # Channels makes a layer at its first use, without a lock: to make it here could leave
+            # this thread with a second one, which nobody sends to.
+            layer = channel_layers.backends.get(alias)
+            if layer is None:
+                continue
+            stats = layer.stats
             stats.observe = LATENCY.labels(alias).observe
             known, before = _published.get(alias, (None, {}))
             if known is not stats:  # the first time in this process
