@@ -15,8 +15,12 @@ from pathlib import Path
 from tests.docs.pages import ROOT, Block
 from tests.processes.conftest import PATIENCE
 
+#: Where commands are looked for: beside this Python first.
+TOOLS = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 #: Commands that go on until they are stopped.
-SERVES = re.compile(r"(uvicorn|hypercorn|granian|gunicorn|daphne) |python manage.py runworker ")
+SERVES = re.compile(
+    r"(uvicorn|hypercorn|granian|gunicorn|daphne|litestream replicate) |python manage.py runworker "
+)
 #: What is not run, because the tests' own environment has what it would install.
 INSTALLS = re.compile(r"python3 -m venv|source |pip install ")
 
@@ -29,11 +33,10 @@ class Project:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         # Settings are the project's own, whatever pytest has set.
         self.environment = {
             key: value for key, value in os.environ.items() if key != "DJANGO_SETTINGS_MODULE"
-        } | {"PATH": path, "PYTHONPATH": str(ROOT)}
+        } | {"PATH": TOOLS, "PYTHONPATH": str(ROOT)}
         self._serving: list[subprocess.Popen[bytes]] = []
 
     def write(self, block: Block) -> None:

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidHandshake
 
 from tests.docs.pages import DOCS, ROOT, Block, blocks, filled
-from tests.docs.project import SERVES, Project
-from tests.processes.conftest import PATIENCE
+from tests.docs.project import SERVES, TOOLS, Project
+from tests.processes.conftest import PATIENCE, wait_until
 
 # Seconds until all processes of a server answer; each one imports Django.
 STARTING = 3 * PATIENCE
@@ -145,7 +146,11 @@ def test_commands(chat: Project, page: str):
             'MAILERS = {"default": {"BACKEND": "django.core.mail.backends.smtp.EmailBackend"}}\n'
         )
     steps = [block for block in blocks(DOCS / page) if block.language in {"console", "python"}]
-    chat.follow(step for step in steps if not any(map(SERVES.match, step.commands)))
+    chat.follow(
+        step
+        for step in steps
+        if not any(map(SERVES.match, step.commands)) and "litestream" not in step.code
+    )
 
 
 def test_readme(project: Project):
@@ -183,6 +188,41 @@ def test_absent_file_needs_migrate_and_no_restart(chat: Project):
         if "--database" in command
     }
     chat.run(migrate)
+    chat.run(hello)
+
+
+@pytest.mark.skipif(shutil.which("litestream", path=TOOLS) is None, reason="no Litestream")
+def test_litestream(chat: Project):
+    """The backup of the deployment page brings the project's data back, and the channels' file."""
+    here = {
+        "/etc/": f"{chat.folder}/",
+        "/var/lib/chat": str(chat.folder),
+        "s3://backups/chat": (chat.folder / "replica").as_uri(),
+    }
+    pattern = re.compile("|".join(map(re.escape, here)))
+    configuration, replication, recovery = (
+        replace(block, code=pattern.sub(lambda found: here[found[0]], block.code))
+        for block in blocks(DOCS / "deployment.md")
+        if "litestream" in block.code
+    )
+    users = 'python manage.py shell -c "from django.contrib.auth.models import User; {}"'
+    hello = "python manage.py shell < hello.py"
+    copy = chat.folder / "copy"
+    restore = recovery.commands[0].replace("restore", f"restore -o {copy}")
+
+    def is_anna_safe() -> bool:
+        copy.unlink(missing_ok=True)
+        chat.run(f"{restore} || true")  # fails as long as there is no snapshot
+        return copy.exists() and b"anna" in copy.read_bytes()
+
+    chat.follow([configuration, replication])
+    chat.run(users.format("User.objects.create(username='anna')"))
+    chat.run(hello)
+    wait_until(is_anna_safe)
+    chat.stop()
+    chat.run("rm -r *.sqlite3* .db.sqlite3-litestream")
+    chat.follow([recovery])
+    assert "anna" in chat.run(users.format("print(User.objects.get())"))
     chat.run(hello)
 
 
