@@ -1,3 +1,3 @@
 """A Django Channels layer on SQLite whose receivers sleep until a row is committed."""
 
-__version__ = "1.0.0b1"
+__version__ = "0.5.0"
