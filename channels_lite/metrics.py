@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 from channels.layers import channel_layers
 from django.core.exceptions import ImproperlyConfigured
@@ -130,6 +131,10 @@ def install() -> None:
         _is_installed = True
         REGISTRY.register(DatabaseCollector())
         os.register_at_fork(after_in_child=_start)
+        for alias in our_layers():
+            with suppress(ImproperlyConfigured):  # check E001 says so, or who asks for the layer
+                channel_layers[alias]
+        publish()  # and observes from the first message on
         _start()
 
 

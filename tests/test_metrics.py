@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import urllib.request
 
 import pytest
@@ -31,6 +33,17 @@ def test_publishing_makes_no_layer(monkeypatch):
     monkeypatch.setattr(channel_layers, "backends", {})
     publish()
     assert channel_layers.backends == {}
+
+
+def test_latency_is_observed_from_the_first_message_on():
+    """Not from the first round of the thread on, a second later."""
+    code = (
+        "import django; django.setup()\n"
+        "from channels.layers import get_channel_layer\n"
+        "from channels_lite.metrics import install; install()\n"
+        "assert get_channel_layer().stats.observe is not None\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
