@@ -83,7 +83,7 @@ class Inbox:
                 for name, mailbox in self._plain.items()
                 if len(mailbox.receivers) > len(mailbox.parcels)
             }
-            return Look(now, dict(self._cursors), wanted, deletes)
+            return Look(now, dict(self._cursors), wanted, self._give_up(), deletes)
 
     def deliver(
         self,
@@ -299,15 +299,31 @@ class Inbox:
         with self._lock:
             return {name for name, mailbox in self._plain.items() if mailbox.receivers}
 
-    def to_release(self) -> Release:
-        """What this process is through with, to tell the table; ``restore`` it if that fails."""
+    def has_unclaimed(self) -> bool:
+        """Whether there are claimed rows that nobody waits for, which the next look gives back."""
         with self._lock:
-            for name, mailbox in self._plain.items():
-                while mailbox.parcels and not mailbox.receivers:
-                    claimed = mailbox.claimed[mailbox.parcels[0].id]
-                    self._release.unclaimed.append((name, claimed))
-                    self._pop(name, mailbox)
-            through, self._release = self._release, Release()
+            return bool(self._release.unclaimed) or any(
+                mailbox.parcels and not mailbox.receivers for mailbox in self._plain.values()
+            )
+
+    def _give_up(self) -> list[tuple[str, Claimed]]:
+        unclaimed, self._release.unclaimed = self._release.unclaimed, []
+        for name, mailbox in self._plain.items():
+            while mailbox.parcels and not mailbox.receivers:
+                claimed = mailbox.claimed[mailbox.parcels[0].id]
+                unclaimed.append((name, claimed))
+                self._pop(name, mailbox)
+        return unclaimed
+
+    def to_release(self, *, is_closing: bool) -> Release:
+        """What this process is through with, to tell the table; ``restore`` it if that fails.
+
+        With claimed rows that nobody waits for only if no look will come, to give them back.
+        """
+        with self._lock:
+            unclaimed = self._give_up() if is_closing else []
+            through, self._release = self._release, Release(unclaimed=self._release.unclaimed)
+            through.unclaimed = unclaimed
             self.unreleased = 0
             return through
 

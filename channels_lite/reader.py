@@ -128,18 +128,25 @@ class Reader:
             self._looks += 1
         self._held_before = len(self._held)
         asked = self._inbox.ask(self._clock.now(), deletes=self._is_in_memory)
-        self._store.submit(partial(sql.look, asked=asked), partial(self._looked, loop), write=False)
+        done = partial(self._looked, loop, asked.unclaimed)
+        self._store.submit(partial(sql.look, asked=asked), done, write=False)
 
     def is_woken_in_vain(self) -> bool:
         """Whether many wake-ups have brought nothing: somebody else writes them."""
         return self._fruitless > FRUITLESS
 
-    def _looked(self, loop: asyncio.AbstractEventLoop, outcome: Outcome[sql.Looked]) -> None:
+    def _looked(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        unclaimed: list[tuple[str, sql.Claimed]],
+        outcome: Outcome[sql.Looked],
+    ) -> None:
         again = None
         by_clock, self._is_by_clock = self._is_by_clock, False
         self._stats.looks += 1
         if outcome.error is not None:
             self._stats.failed_looks += 1
+            self._inbox.restore(sql.Release(unclaimed=unclaimed))
             self._report(outcome.error)
         else:
             if self._last_error:
@@ -152,6 +159,7 @@ class Reader:
             is_fruitless = not looked.rows and not looked.claimed
             self._fruitless = self._fruitless + 1 if is_fruitless else 0
             self._stats.found_by_clock += by_clock and not is_fruitless
+            self._wake({name: row.id for name, row in unclaimed})
         with self._lock:
             self._looks -= 1
             if self._looking is loop:
@@ -251,7 +259,9 @@ class Reader:
         self._releasing = None
         if not self._inbox.full:
             self.waiter.accept_frames(is_open=True)
-        through = self._inbox.to_release()
+        if self._is_open and self._inbox.has_unclaimed():
+            self.look()
+        through = self._inbox.to_release(is_closing=not self._is_open)
         if through:
             self._store.submit(
                 partial(sql.release, through=through),

@@ -43,7 +43,7 @@ async def test_claimed_message_without_receiver_is_given_back():
     claimed = Claimed(1, b"message", math.inf, 0.0)
     deliver(inbox, claimed=[claimed])
     inbox.leave("jobs", receiver)
-    assert inbox.to_release().unclaimed == [("jobs", claimed)]
+    assert inbox.to_release(is_closing=True).unclaimed == [("jobs", claimed)]
     assert inbox.take("jobs", 0.0) is None
 
 
@@ -54,7 +54,7 @@ def test_full_member_of_a_group_misses_the_message():
         deliver(inbox, [Row(number, "a,b", b"message", math.inf)])
         inbox.take("p!b", 0.0)
     assert (inbox.buffered("p!a"), inbox.buffered("p!b"), inbox.dropped) == (2, 0, 1)
-    assert inbox.to_release().park == []
+    assert inbox.to_release(is_closing=True).park == []
 
 
 def test_direct_message_beyond_capacity_is_kept_and_parked():
@@ -62,10 +62,10 @@ def test_direct_message_beyond_capacity_is_kept_and_parked():
     inbox = inbox_of(2)
     deliver(inbox, [Row(number, "a", b"message", math.inf) for number in (1, 2, 3)])
     assert inbox.buffered("p!a") == 3
-    assert inbox.to_release().park == [(3, "p!")]
+    assert inbox.to_release(is_closing=True).park == [(3, "p!")]
     for _ in range(3):
         inbox.take("p!a", 0.0)
-    assert inbox.to_release().received == [(3, "p!a")]
+    assert inbox.to_release(is_closing=True).received == [(3, "p!a")]
 
 
 def test_overlapping_looks_deliver_once():

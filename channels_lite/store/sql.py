@@ -73,11 +73,12 @@ PARK = """
     WHERE id = ? AND channel_name = ?
 """
 DELETE_ROW = "DELETE FROM channels_lite_event WHERE id = ? AND channel_name = ?"
-# Unless there was a flush since.
+# Unless there was a flush since; after Django's ids begin again, and it may be another's.
 GIVE_BACK = """
     INSERT INTO channels_lite_event (id, created_at, expires_at, channel_name, recipients, data)
     SELECT ?, ?, ?, ?, '', ?
     WHERE ? >= coalesce((SELECT max(flushed_id) FROM channels_lite_boot), 0)
+    ON CONFLICT (id) DO NOTHING
 """
 JOIN = """
     INSERT INTO channels_lite_groupmembership (group_name, channel_name, expires_at, joined_at)
@@ -161,13 +162,18 @@ def group_members(execute: Execute, group: str, now: float) -> list[Member]:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a process asks for: rows behind a cursor, and claims for receivers that wait."""
+    """What a process asks for: rows behind a cursor, and claims for receivers that wait.
+
+    It first gives back what it has claimed in vain, so that a claim finds that in its old place.
+    """
 
     now: float
     #: Process-local names, with the id of the last row read of each.
     cursors: Mapping[str, int]
     #: Plain channels, with how many receivers wait.
     wanted: Mapping[str, int]
+    #: Claimed rows that nobody here waits for any more, with their channel.
+    unclaimed: list[tuple[str, Claimed]] = field(default_factory=list)
     #: Whether rows are deleted as they are read, which leaves no cursor behind: in an in-memory
     #: database, where reading may be part of a test's transaction, which takes ids back.
     deletes: bool = False
@@ -217,7 +223,8 @@ def look(execute: Execute, asked: Look) -> Looked:
 
     Rows of its process-local channels need no claim: no other process may read them.  Those of a
     plain channel do, and a claim takes the write lock, so it is tried only where a row waits.
-    Each statement is a transaction of its own: no read is held open.
+    Each statement is a transaction of its own: no read is held open.  Only writes are one together,
+    and the last thing done: a failure leaves every row in its place.
     """
     rows, claimed = {}, {}
     is_all = True
@@ -236,9 +243,17 @@ def look(execute: Execute, asked: Look) -> Looked:
             is_all = is_all and len(found) < READ_LIMIT
             if asked.deletes:
                 execute(DELETE_READ, (name, found[-1][0]))
-    for name, receivers in asked.wanted.items():
-        if execute(IS_WAITING, (name, asked.now))[0][0]:
-            taken = execute(CLAIM, (name, asked.now, receivers))
+    back = {name for name, _ in asked.unclaimed}
+    waiting = [
+        name
+        for name in asked.wanted
+        if name in back or execute(IS_WAITING, (name, asked.now))[0][0]
+    ]
+    are_several = len(waiting) + len(asked.unclaimed) > 1 and not asked.deletes
+    with writing(execute) if are_several else nullcontext():
+        give_back(execute, asked.unclaimed)
+        for name in waiting:
+            taken = execute(CLAIM, (name, asked.now, asked.wanted[name]))
             # RETURNING promises no order (sqlite.org/lang_returning.html).
             claimed[name] = sorted(Claimed(*columns) for columns in taken)
     return Looked(rows, claimed, flushed, is_all, asked.deletes)
@@ -270,9 +285,12 @@ def release(execute: Execute, through: Release) -> None:
         execute(DELETE_READ, (name, last))
     for row in through.received:
         execute(DELETE_ROW, row)
-    for name, claimed in through.unclaimed:
-        # Under its old id, and so in its old place of the order.
-        row_id, data, expires_at, created_at = claimed
+    give_back(execute, through.unclaimed)
+
+
+def give_back(execute: Execute, unclaimed: Iterable[tuple[str, Claimed]]) -> None:
+    """Puts claimed rows back under their old ids, and so in their old places of the order."""
+    for name, (row_id, data, expires_at, created_at) in unclaimed:
         execute(GIVE_BACK, (row_id, created_at, expires_at, name, data, row_id))
 
 
