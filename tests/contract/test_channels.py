@@ -108,6 +108,32 @@ async def test_cancelled_reader_leaves_the_message_to_another_layer(make_layer):
         assert outcome == {"number": number}
 
 
+async def test_what_a_cancelled_reader_had_claimed_comes_first(make_layer, monkeypatch):
+    """The next reader, a moment later, gets it before what was sent after it."""
+    layer = make_layer()
+    for number in range(2):
+        await layer.send("jobs", {"number": number})
+    loop, submit = asyncio.get_running_loop(), layer._store.submit
+    reading = asyncio.create_task(layer.receive("jobs"))
+
+    def submit_slowly(work, done, *, write):
+        def done_and_cancelled(outcome):
+            done(outcome)
+            reading.cancel()
+
+        def done_on_the_loop(outcome):
+            loop.call_soon_threadsafe(done_and_cancelled, outcome)
+
+        # A write of its own would come late.
+        loop.call_later(0.05 * write, lambda: submit(work, done_on_the_loop, write=write))
+
+    monkeypatch.setattr(layer._store, "submit", submit_slowly)
+    await asyncio.wait([reading])
+    assert reading.cancelled()
+    layer._reader.release()
+    assert [(await received(layer, "jobs"))["number"] for _ in range(2)] == [0, 1]
+
+
 async def test_a_busy_channel_does_not_starve_a_quiet_one(make_layer):
     """A message to a quiet channel is received though another channel of the process is full."""
     layer = make_layer(capacity=5)

@@ -29,7 +29,6 @@ THOROUGH = {"max_examples": 300, "stateful_step_count": 60, "print_blob": True}
 #: Two layers on one file are to each other as two processes, with tokens and sockets of their own.
 PROCESSES = st.integers(0, 1)
 NUMBERS = st.integers(0, 5)
-PLAIN = ["plain", "small"]
 GROUPS = st.sampled_from(["one", "two"])
 SMALL = 3
 #: Such a message becomes a row, between others that are handed over.
@@ -76,7 +75,7 @@ class Machine(RuleBasedStateMachine):
         ]
         self.model = Model()
         self.numbers = itertools.count()
-        #: Channels, and who receives on each; both may on a plain one.
+        #: Channels, and who receives on each.
         self.channels = [("plain", 0), ("small", 1)]
         for process in (0, 1):
             self.new_channel(process)
@@ -127,13 +126,6 @@ class Machine(RuleBasedStateMachine):
         channel, process = self.pick(number)
         if self.model.expected(channel):
             self.model.receive(channel, self.run(self.layers[process].receive(channel)))
-
-    @rule(number=NUMBERS)
-    def receive_by_the_other(self, number):
-        """A plain channel is everybody's."""
-        channel = PLAIN[number % 2]
-        if self.model.expected(channel):
-            self.model.receive(channel, self.run(self.layers[number % 2].receive(channel)))
 
     @rule(number=NUMBERS, turns=st.integers(0, 6), sends=st.booleans(), process=PROCESSES)
     def receive_and_cancel(self, number, turns, sends, process):

@@ -83,3 +83,34 @@ def test_ids_that_began_anew_are_not_deleted(database):
     sql.release(execute, sql.Release(park=[(taken, "p.mine!")], received=[(taken, "p.mine!a")]))
     assert execute("SELECT channel_name FROM channels_lite_event", ()) == [("jobs",)]
     connection.close()
+
+
+def test_claims_that_fail_take_nothing(database):
+    """A look that claims for several channels, and fails at one, leaves the rows of all."""
+    connection = sqlite3.connect(database, isolation_level=None)
+
+    def execute(statement, parameters):
+        if statement == sql.CLAIM and parameters[0] == "second":
+            raise sqlite3.OperationalError("disk I/O error")
+        return connection.execute(statement, parameters).fetchall()
+
+    for name in ("first", "second"):
+        execute(sql.INSERT, (0.0, 9e9, name, "", b""))
+    with pytest.raises(sqlite3.OperationalError, match="disk"):
+        sql.look(execute, sql.Look(now=1.0, cursors={}, wanted={"first": 1, "second": 1}))
+    assert Event.objects.count() == 2
+    connection.close()
+
+
+def test_what_is_given_back_after_ids_began_anew_replaces_nobody(database):
+    """Its id is another message's by now, which stays; it was flushed itself."""
+    connection = sqlite3.connect(database, isolation_level=None)
+
+    def execute(statement, parameters):
+        return connection.execute(statement, parameters).fetchall()
+
+    [(taken,)] = execute(sql.INSERT, (0.0, 9e9, "jobs", "", b"new"))
+    unclaimed = [("jobs", sql.Claimed(taken, b"old", 9e9, 0.0))]
+    looked = sql.look(execute, sql.Look(1.0, {}, wanted={"jobs": 2}, unclaimed=unclaimed))
+    assert [row.data for row in looked.claimed["jobs"]] == [b"new"]
+    connection.close()
