@@ -83,10 +83,12 @@ class Inbox:
                 for name, mailbox in self._plain.items()
                 if len(mailbox.receivers) > len(mailbox.parcels)
             }
-            return Look(now, dict(self._cursors), wanted, self._give_up(), deletes)
+            cursors, unclaimed = dict(self._cursors), self._give_up()
+            return Look(now, cursors, wanted, unclaimed, self._flushed, deletes)
 
     def deliver(
         self,
+        asked: Look,
         looked: Looked,
         frames: list[Frame],
         now: float,
@@ -107,7 +109,17 @@ class Inbox:
             for name, found in looked.claimed.items()
         }
         with self._lock:
-            if looked.flushed is not None and looked.flushed != self._flushed:
+            if asked.flushed != self._flushed:  # of what was found some was before the flush
+                first = self._flushed.id
+                rows = {
+                    name: [row for row in found if row[0].id >= first]
+                    for name, found in rows.items()
+                }
+                claimed = {
+                    name: [row for row in taken if row[0].id >= first]
+                    for name, taken in claimed.items()
+                }
+            if looked.flushed is not None and looked.flushed.at > self._flushed.at:
                 self._void(looked.flushed)
             if looked.is_rewound:
                 self._cursors = dict.fromkeys(self._cursors, 0)
@@ -184,7 +196,7 @@ class Inbox:
     def _take_frame(self, frame: Frame, data: bytes | None, now: float) -> None:
         if frame.expires_at <= now:
             self._stats.expired += 1
-        elif data is not None and frame.created_at >= self._flushed.created_at:
+        elif data is not None and frame.created_at >= self._flushed.at:
             parcel = Parcel(0, data, frame.expires_at, frame.created_at)
             self._put(frame.name, frame.recipients, parcel)
 
@@ -359,10 +371,10 @@ class Inbox:
                     del self._mailboxes[name]
                     self._plain.pop(name, None)
 
-    def clear(self, now: float) -> None:
-        """Forgets every message, and those to come that were sent before ``now``."""
+    def clear(self, flushed: FlushMark) -> None:
+        """Forgets every message, and those to come that were sent before the flush."""
         with self._lock:
-            self._flushed = FlushMark(self._flushed.id, now)
+            self._flushed = max(self._flushed, flushed, key=lambda mark: mark.at)
             for mailbox in self._mailboxes.values():
                 mailbox.parcels.clear()
                 mailbox.claimed.clear()
@@ -375,7 +387,7 @@ class Inbox:
         def is_void(parcel: Parcel) -> bool:
             if parcel.id:
                 return parcel.id < flushed.id
-            return parcel.created_at < flushed.created_at
+            return parcel.created_at < flushed.at
 
         for channel, mailbox in self._mailboxes.items():
             while mailbox.parcels and is_void(mailbox.parcels[0]):

@@ -128,7 +128,7 @@ class Reader:
             self._looks += 1
         self._held_before = len(self._held)
         asked = self._inbox.ask(self._clock.now(), deletes=self._is_in_memory)
-        done = partial(self._looked, loop, asked.unclaimed)
+        done = partial(self._looked, loop, asked)
         self._store.submit(partial(sql.look, asked=asked), done, write=False)
 
     def is_woken_in_vain(self) -> bool:
@@ -138,7 +138,7 @@ class Reader:
     def _looked(
         self,
         loop: asyncio.AbstractEventLoop,
-        unclaimed: list[tuple[str, sql.Claimed]],
+        asked: sql.Look,
         outcome: Outcome[sql.Looked],
     ) -> None:
         again = None
@@ -146,7 +146,7 @@ class Reader:
         self._stats.looks += 1
         if outcome.error is not None:
             self._stats.failed_looks += 1
-            self._inbox.restore(sql.Release(unclaimed=unclaimed))
+            self._inbox.restore(sql.Release(unclaimed=asked.unclaimed))
             self._report(outcome.error)
         else:
             if self._last_error:
@@ -155,11 +155,11 @@ class Reader:
             looked = outcome.result()
             if looked.rows or looked.claimed:
                 reach("after_claim")
-            again = loop if self._deliver(looked) else None
+            again = loop if self._deliver(asked, looked) else None
             is_fruitless = not looked.rows and not looked.claimed
             self._fruitless = self._fruitless + 1 if is_fruitless else 0
             self._stats.found_by_clock += by_clock and not is_fruitless
-            self._wake({name: row.id for name, row in unclaimed})
+            self._wake({name: row.id for name, row in asked.unclaimed})
         with self._lock:
             self._looks -= 1
             if self._looking is loop:
@@ -171,7 +171,7 @@ class Reader:
             self._last_message = time.monotonic()
             _soon(loop, partial(self.release_later, loop))
 
-    def _deliver(self, looked: sql.Looked) -> bool:
+    def _deliver(self, asked: sql.Look, looked: sql.Looked) -> bool:
         """Takes in rows, and the frames before and between them.  True: look again."""
         with self._frames_lock:
             self._held += self.waiter.frames()
@@ -182,7 +182,7 @@ class Reader:
                     break
                 ready += 1
             frames, self._held = self._held[:ready], self._held[ready:]
-            again = self._inbox.deliver(looked, frames, self._clock.now(), self._decrypt)
+            again = self._inbox.deliver(asked, looked, frames, self._clock.now(), self._decrypt)
             again |= bool(self._held)
         self._after_delivery()
         return again

@@ -7,7 +7,7 @@ import math
 
 from channels_lite.inbox import Inbox
 from channels_lite.stats import Stats
-from channels_lite.store.sql import Claimed, Looked, Row
+from channels_lite.store.sql import Claimed, FlushMark, Looked, Row
 
 
 def inbox_of(limit):
@@ -16,9 +16,25 @@ def inbox_of(limit):
     return inbox
 
 
-def deliver(inbox, rows=(), claimed=()):
-    looked = Looked({"p!": list(rows)}, {"jobs": list(claimed)})
-    inbox.deliver(looked, [], 0.0, lambda data: data)
+def deliver(inbox, rows=(), claimed=(), asked=None):
+    looked = Looked({"p!": list(rows)}, {"jobs": list(claimed)}, FlushMark(0, 0.0))
+    asked = asked or inbox.ask(0.0, deletes=False)
+    inbox.deliver(asked, looked, [], 0.0, lambda data: data)
+
+
+async def test_what_a_look_found_before_a_flush_is_void():
+    """A look that was under way when this process flushed brings back only what came after."""
+    inbox = inbox_of(10)
+    receiver = inbox.wait("jobs", asyncio.get_running_loop())
+    asked = inbox.ask(0.0, deletes=False)
+    inbox.clear(FlushMark(5, 1.0))
+    claims = [Claimed(number, b"%d" % number, math.inf, 0.0) for number in (4, 5)]
+    deliver(
+        inbox, [Row(number, "a", b"row %d" % number, math.inf) for number in (3, 6)], claims, asked
+    )
+    assert inbox.take("jobs", 0.0, receiver).data == b"5"
+    assert inbox.take("p!a", 0.0).data == b"row 6"
+    assert (inbox.buffered("jobs"), inbox.buffered("p!a")) == (0, 0)
 
 
 async def test_cancelled_receiver_passes_its_message_on():

@@ -490,18 +490,18 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             await self._set_clock()
         boot, began_at = boot_id(), self._clock.began_at or 0.0
 
-        def operation(execute: Execute, batch: sql.Batch) -> float:
+        def operation(execute: Execute, batch: sql.Batch) -> sql.FlushMark:
             upkeep.flush(execute, batch.now, boot, began_at)
-            return batch.now
+            return sql.FlushMark(*execute(sql.FLUSH_MARK, ())[0])
 
-        flushed_at = await self._write(operation)
+        flushed = await self._write(operation)
         for layer in list(_layers):  # others of this process need not look to know
-            layer._after_flush(self._source.path, flushed_at)
+            layer._after_flush(self._source.path, flushed)
         hooks.wake_all(self._source.sidecar_bytes)
 
-    def _after_flush(self, path: Path, now: float) -> None:
+    def _after_flush(self, path: Path, flushed: sql.FlushMark) -> None:
         if self._source.path == path:
-            self._inbox.clear(now)
+            self._inbox.clear(flushed)
 
     async def clean_expired(self, on_step: Callable[[int], None] = lambda seen: None) -> int:
         """Deletes every expired message and membership, in steps.  Returns how many.

@@ -160,6 +160,13 @@ def group_members(execute: Execute, group: str, now: float) -> list[Member]:
     return [Member(*row) for row in execute(MEMBERS, (group, now))]
 
 
+class FlushMark(NamedTuple):
+    """The last flush: rows before this id, and other messages before this time, are void."""
+
+    id: int
+    at: float
+
+
 @dataclass(frozen=True, slots=True)
 class Look:
     """What a process asks for: rows behind a cursor, and claims for receivers that wait.
@@ -174,6 +181,8 @@ class Look:
     wanted: Mapping[str, int]
     #: Claimed rows that nobody here waits for any more, with their channel.
     unclaimed: list[tuple[str, Claimed]] = field(default_factory=list)
+    #: The last flush that the process knows of.
+    flushed: FlushMark = FlushMark(0, 0.0)
     #: Whether rows are deleted as they are read, which leaves no cursor behind: in an in-memory
     #: database, where reading may be part of a test's transaction, which takes ids back.
     deletes: bool = False
@@ -194,13 +203,6 @@ class Claimed(NamedTuple):
     id: int
     data: bytes
     expires_at: float
-    created_at: float
-
-
-class FlushMark(NamedTuple):
-    """The last flush: rows before this id, and other messages before this time, are void."""
-
-    id: int
     created_at: float
 
 

@@ -88,9 +88,10 @@ def test_claimed_message_outlives_the_process_that_did_not_receive_it(make_layer
     """At exit, a message that was claimed for a receiver, and not received, is given back."""
     layer = make_layer_sync()
     asyncio.run(layer.send("jobs", {"type": "x"}))
-    claimed = sql.look(connected(database), sql.Look(0, {}, {"jobs": 1}))
+    asked = sql.Look(0, {}, {"jobs": 1})
+    claimed = sql.look(connected(database), asked)
     assert rows(database) == 0
-    layer._inbox.deliver(claimed, [], 0, lambda data: data)
+    layer._inbox.deliver(asked, claimed, [], 0, lambda data: data)
     layer._reader.leave()
     assert asyncio.run(received(layer, "jobs")) == {"type": "x"}
 
