@@ -59,6 +59,14 @@ class Cases:
         """Nor is one that nobody received."""
         assert not Event.objects.exists()
 
+    async def test_6_flush(self) -> None:
+        """A flush, too, belongs to the test's transaction."""
+        layer = get_channel_layer()
+        await layer.send("channel", {"number": 6})
+        await layer.flush()
+        assert not await Event.objects.aexists()
+        assert await turn(6) == {"number": 6}
+
 
 @override_settings(CHANNEL_LAYERS=LAYERS)
 class WithinTransactions(Cases, TestCase):

@@ -329,11 +329,16 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     async def _ask_for_clock(self) -> None:
         boot, began_at = boot_id(), time.time() - ticks()
+
+        def operation(execute: Execute, batch: sql.Batch) -> float:
+            with batch.transaction(execute):
+                return upkeep.begin_boot(execute, boot, began_at)
+
         known = None
         if transaction_of_caller(self.database) is None:  # which could keep others from reading
             known = await self._read(partial(upkeep.boot, boot_id=boot))
         if known is None:
-            known = await self._write(lambda execute, _: upkeep.begin_boot(execute, boot, began_at))
+            known = await self._write(operation)
         self._clock.set(known)
 
     def _outbox(self) -> Outbox:
@@ -491,7 +496,8 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         boot, began_at = boot_id(), self._clock.began_at or 0.0
 
         def operation(execute: Execute, batch: sql.Batch) -> sql.FlushMark:
-            upkeep.flush(execute, batch.now, boot, began_at)
+            with batch.transaction(execute):
+                upkeep.flush(execute, batch.now, boot, began_at)
             return sql.FlushMark(*execute(sql.FLUSH_MARK, ())[0])
 
         flushed = await self._write(operation)

@@ -10,7 +10,7 @@ that process, so that a group message is one row per process.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -120,10 +120,14 @@ class Batch:
 
     now: float
     rooms: Rooms
-    #: Whether there is no transaction, for there is one write only: it makes its own if it must.
+    #: Whether there is no transaction, for there is one write only.
     is_alone: bool = False
     #: Non-local names that got a row: whose readers are to be woken after the commit.  With its id.
     posted: dict[str, int] = field(default_factory=dict)
+
+    def transaction(self, execute: Execute) -> AbstractContextManager[None]:
+        """For a write of several statements, which makes its own if it is alone."""
+        return writing(execute) if self.is_alone else nullcontext()
 
 
 def post(execute: Execute, batch: Batch, message: Post) -> bool:
@@ -131,7 +135,7 @@ def post(execute: Execute, batch: Batch, message: Post) -> bool:
     row = (batch.now, message.expires_at, message.name, message.recipients, message.data)
     is_in = execute(INSERT_IF_ROOM, (*row, *batch.rooms.safe(message.channel)))
     if not is_in:
-        with writing(execute) if batch.is_alone else nullcontext():
+        with batch.transaction(execute):
             if batch.rooms.count(execute, message.name, message.channel, batch.now):
                 is_in = execute(INSERT, row)
     if is_in:

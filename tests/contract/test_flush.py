@@ -6,6 +6,8 @@ import asyncio
 
 import pytest
 
+from channels_lite.errors import StoreUnavailable
+from channels_lite.store import upkeep
 from tests.conftest import PATIENCE, is_empty, received
 
 
@@ -70,3 +72,13 @@ async def test_flush_may_be_repeated(layer, turns):
     for _ in range(turns):
         await layer.flush()
     assert await is_empty(layer, "channel")
+
+
+async def test_flush_is_one_transaction(make_layer, monkeypatch):
+    """One that fails has deleted nothing; nobody sees one that is half done."""
+    layer = make_layer()
+    await layer.send("jobs", {"type": "x"})
+    monkeypatch.setattr(upkeep, "SET_FLUSHED", "UPDATE nothing SET flushed_at = ?")
+    with pytest.raises(StoreUnavailable):
+        await layer.flush()
+    assert await received(layer, "jobs") == {"type": "x"}
