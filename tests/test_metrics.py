@@ -75,6 +75,7 @@ def test_counters_of_all_workers_are_added_up(run, folder, monkeypatch, workers)
     if workers > 1:
         wait_until(lambda: count("group_sent") == 40)  # by the views, and by the worker
         wait_until(lambda: count("received") == 20)
+        assert (count("sent"), count("group_sent")) == (20, 40)
         assert value(scraped(port), "channels_lite_latency_seconds_count") == 20
         assert value(scraped(port), "channels_lite_full_total") == 0
     assert value(scraped(port), "channels_lite_database_bytes") > 0

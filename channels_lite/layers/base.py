@@ -498,7 +498,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         def operation(execute: Execute, batch: sql.Batch) -> sql.FlushMark:
             with batch.transaction(execute):
                 upkeep.flush(execute, batch.now, boot, began_at)
-            return sql.FlushMark(*execute(sql.FLUSH_MARK, ())[0])
+                return sql.FlushMark(*execute(sql.FLUSH_MARK, ())[0])
 
         flushed = await self._write(operation)
         for layer in list(_layers):  # others of this process need not look to know
