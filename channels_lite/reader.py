@@ -28,7 +28,7 @@ from channels_lite.loops import TURN, running_loop
 from channels_lite.serializers import BaseMessageSerializer, UndecodableMessage
 from channels_lite.stats import Stats
 from channels_lite.store import Outcome, Store, sql
-from channels_lite.store.upkeep import Sweep, leave_all
+from channels_lite.store.upkeep import KEPT, Sweep, leave_all
 from channels_lite.wake import Waiter
 
 __all__ = ["Reader"]
@@ -287,7 +287,7 @@ class Reader:
         dead = self.waiter.dead()
         if dead is not None and (dead or self._config.auto_trim):
             self._sweeping = asyncio.get_running_loop()
-            self._step(self._sweeping, Sweep(dead))
+            self._step(self._sweeping, Sweep(dead, None if self._is_in_memory else KEPT))
 
     def _step(self, loop: asyncio.AbstractEventLoop, sweep: Sweep) -> None:
         def done(outcome: Outcome[int]) -> None:
@@ -298,6 +298,8 @@ class Reader:
             self._next_sweep = time.monotonic() + SWEEP_EVERY
             if outcome.error is None:  # else the next sweep does it
                 self.waiter.bury(sweep.dead)
+                if sweep.gave_back:
+                    self._store.checkpoint()
 
         if not self._is_open:
             self._sweeping = None

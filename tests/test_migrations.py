@@ -59,3 +59,19 @@ def test_rows_of_040_are_kept(tmp_path, settings, use_tz):
     assert (member.group_name, member.channel_name) == ("g", "jobs")
     assert member.expires_at.timestamp() == pytest.approx(expires.timestamp(), abs=0.01)
     connections["channels"].close()
+
+
+@pytest.mark.parametrize(("table", "mode"), [(None, 2), ("shop_order", 0)], ids=["own", "shared"])
+def test_own_database_can_give_pages_back(tmp_path, table, mode):
+    """A database that has others' tables, too, is not rebuilt."""
+    path = tmp_path / "channels.sqlite3"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("PRAGMA journal_mode = WAL").fetchall()
+        connection.execute(f"CREATE TABLE {table or 'django_migrations_old'} (id)")
+        if table is None:
+            connection.execute("DROP TABLE django_migrations_old")
+    use_database("channels", path)
+    call_command("migrate", database="channels", verbosity=0)
+    connections["channels"].close()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA auto_vacuum").fetchone() == (mode,)

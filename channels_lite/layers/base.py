@@ -509,15 +509,19 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         if self._source.path == path:
             self._inbox.clear(flushed)
 
-    async def clean_expired(self, on_step: Callable[[int], None] = lambda seen: None) -> int:
+    async def clean_expired(
+        self, on_step: Callable[[int], None] = lambda seen: None, kept: int = upkeep.KEPT
+    ) -> int:
         """Deletes every expired message and membership, in steps.  Returns how many.
 
         ``on_step`` is told after each step how many rows, live or expired, were looked at so far.
+        Then free pages, but for ``kept`` (1000), go back to the file system, where migrations
+        could see to it: in a database of the channels' own.
         """
         if self._clock.began_at is None:
             await self._set_clock()
         deleted = 0
-        sweep = upkeep.Sweep()
+        sweep = upkeep.Sweep((), None if is_in_memory(self.database) else kept)
         while not sweep.is_done:
             deleted += await self._read(partial(sweep.step, now=self._clock.now()))
             on_step(sweep.seen)

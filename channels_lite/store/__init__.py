@@ -88,6 +88,9 @@ class Store(Protocol):
     def tidy(self) -> None:
         """Called now and then: opens the file anew if it was replaced."""
 
+    def checkpoint(self) -> None:
+        """Moves the log into the database, in a thread: only that makes the file shorter."""
+
     def pause(self) -> None:
         """Before a fork: returns when no thread is inside SQLite for this store."""
 

@@ -19,6 +19,7 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 
 from channels_lite.store import Done, T, Work, perform, refuse, writing
+from channels_lite.store.checkpoint import checkpoint_in_thread
 from channels_lite.store.connection import Source
 from channels_lite.store.gate import Gate
 
@@ -149,6 +150,10 @@ class AioStore:
         """Opens the file anew if it was replaced."""
         if self._source.is_replaced():
             threading.Thread(target=self.close, daemon=True).start()  # it waits for what is queued
+
+    def checkpoint(self) -> None:
+        """Starts one."""
+        checkpoint_in_thread(self._source, self._gate)
 
     def pause(self) -> None:
         """Before a fork."""

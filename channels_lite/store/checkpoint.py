@@ -25,7 +25,7 @@ try:
 except ImportError:  # Windows: every process checkpoints in its turn
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Checkpointer"]
+__all__ = ["Checkpointer", "checkpoint", "checkpoint_in_thread"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,9 @@ GROWTH = 4_096_000
 WORKS = 1000
 # Pages of the log that a checkpoint had to leave, worth a warning: 64 MB.
 LARGE_LOG = 16_000
+# Bytes that the log keeps when it is begun anew: SQLite never shortens it by itself, so what a
+# long reader made of it would stay.
+KEPT = 4 * GROWTH
 # Works between two looks at the log's size.
 EVERY = 32
 
@@ -45,7 +48,7 @@ class Checkpointer:
     def __init__(self, source: Source, gate: Gate) -> None:
         self._source = source
         self._gate = gate
-        self._log = Path(f"{source.path}-wal")
+        self._log = source.log
         self._works = 0
         self._size = 0
         self._thread: threading.Thread | None = None
@@ -62,19 +65,26 @@ class Checkpointer:
         if size < GROWTH or (size - self._size < GROWTH and self._works < WORKS):
             return
         self._works, self._size = 0, size
-        # A daemon: a process that exits need not wait for it, SQLite recovers what is missing.
-        self._thread = threading.Thread(
-            target=self._run, name="channels-lite-checkpoint", daemon=True
-        )
-        self._thread.start()
+        self._thread = checkpoint_in_thread(self._source, self._gate)
 
-    def _run(self) -> None:
-        with self._gate:
-            checkpoint(self._source)
+
+def checkpoint_in_thread(source: Source, gate: Gate) -> threading.Thread:
+    """Starts a checkpoint."""
+
+    def run() -> None:
+        with gate:
+            checkpoint(source)
+
+    # A daemon: a process that exits need not wait for it, SQLite recovers what is missing.
+    thread = threading.Thread(target=run, name="channels-lite-checkpoint", daemon=True)
+    thread.start()
+    return thread
 
 
 def checkpoint(source: Source) -> None:
-    """One checkpoint, unless another process is at it.  Blocks; runs in a thread."""
+    """One checkpoint, unless another process is at it, or there is no log.  Blocks."""
+    if not source.log.exists():
+        return
     try:
         with _elected(source.sidecar), closing(source.connect()) as connection:
             reach("holding_checkpoint")
@@ -88,6 +98,7 @@ def checkpoint(source: Source) -> None:
                 )
             if frames == moved:
                 # The commit that restarts the log: any write does, this one changes nothing.
+                connection.execute(f"PRAGMA journal_size_limit = {KEPT}").fetchall()
                 connection.execute("BEGIN IMMEDIATE").fetchall()
                 [version] = connection.execute("PRAGMA user_version").fetchone()
                 connection.execute(f"PRAGMA user_version = {version}").fetchall()

@@ -64,6 +64,11 @@ class Source:
         return self._resolved()[1]
 
     @property
+    def log(self) -> Path:
+        """The write-ahead log, if there is one."""
+        return Path(f"{self.path}-wal")
+
+    @property
     def sidecar(self) -> Path:
         """The directory of FIFOs beside the database."""
         return Path(os.fsdecode(self.sidecar_bytes))

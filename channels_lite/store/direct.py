@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Generic
 
 from channels_lite.store import Done, Outcome, T, Work, is_locked, perform, refuse, writing
-from channels_lite.store.checkpoint import Checkpointer
+from channels_lite.store.checkpoint import Checkpointer, checkpoint_in_thread
 from channels_lite.store.connection import Source
 from channels_lite.store.gate import PATIENCE, Gate
 
@@ -122,6 +122,10 @@ class DirectStore:
         """Opens the file anew if it was replaced."""
         if self._source.is_replaced():
             self.close()
+
+    def checkpoint(self) -> None:
+        """Starts one."""
+        checkpoint_in_thread(self._source, self._gate)
 
     def pause(self) -> None:
         """Before a fork."""

@@ -34,6 +34,7 @@ from channels_lite.store import (
     perform,
     writing,
 )
+from channels_lite.store.checkpoint import checkpoint_in_thread
 from channels_lite.store.connection import Source
 from channels_lite.store.gate import Gate
 
@@ -97,6 +98,10 @@ class DjangoStore:
         """Opens the file anew if it was replaced."""
         if self._source.is_replaced():
             threading.Thread(target=self.close, daemon=True).start()  # it waits for what is queued
+
+    def checkpoint(self) -> None:
+        """Starts one."""
+        checkpoint_in_thread(self._source, self._gate)
 
     def pause(self) -> None:
         """Before a fork."""

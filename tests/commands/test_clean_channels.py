@@ -6,9 +6,11 @@ import asyncio
 import io
 import os
 import pty
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 
 import pytest
 from channels.layers import channel_layers
@@ -51,6 +53,19 @@ def test_expired_rows_are_deleted(configured, options):
     assert said.getvalue() == "layer 'default': 1201 expired rows deleted\n"
     assert list(Event.objects.all()) == [kept]
     assert [each.group_name for each in GroupMembership.objects.all()] == ["new"]
+
+
+@pytest.mark.parametrize("mode", ["INCREMENTAL", "NONE"], ids=["own", "shared"])
+def test_file_becomes_small(configured, database, mode):
+    """By steps in a database of the channels' own, else by a VACUUM."""
+    with closing(sqlite3.connect(database)) as connection:
+        connection.executescript(f"PRAGMA auto_vacuum = {mode}; VACUUM")
+        connection.execute(MANY.replace("x'80'", "zeroblob(4000)"))
+        connection.commit()
+    call_command("clean_channels", no_vacuum=True, stdout=io.StringIO())
+    assert database.stat().st_size > 3_000_000
+    call_command("clean_channels", stdout=io.StringIO())
+    assert database.stat().st_size < 100_000
 
 
 def test_progress_is_drawn_on_a_terminal(folder, start):

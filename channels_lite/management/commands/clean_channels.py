@@ -14,12 +14,20 @@ from django.db import DatabaseError, connections
 
 from channels_lite.config import our_layers
 from channels_lite.models import Event, GroupMembership
+from channels_lite.store.checkpoint import checkpoint
+from channels_lite.store.connection import Source
+from channels_lite.store.upkeep import INCREMENTAL, KEPT
 
 __all__ = ["Command"]
 
 
 class Command(BaseCommand):
-    """Safe while traffic runs; receivers do the same by themselves, but for the VACUUM."""
+    """Safe while traffic runs; receivers do the same by themselves, now and then.
+
+    A database of the channels' own gives its free pages back step by step.  One that has other
+    tables, too, is rebuilt, unless its owner has set ``auto_vacuum`` to INCREMENTAL: senders wait
+    for that.
+    """
 
     help = "Delete expired messages and group memberships of all SQLite channel layers."
 
@@ -38,10 +46,10 @@ class Command(BaseCommand):
             try:
                 layer = channel_layers[alias]
                 with self._progress(alias, layer.database) as advance:
-                    deleted = async_to_sync(layer.clean_expired)(advance)
+                    kept = KEPT if options["no_vacuum"] else 0
+                    deleted = async_to_sync(layer.clean_expired)(advance, kept)
                 if not options["no_vacuum"]:
-                    with connections[layer.database].cursor() as cursor:
-                        cursor.execute("VACUUM")
+                    _shrink(layer.database)
             except (DatabaseError, ImproperlyConfigured) as error:
                 raise CommandError(f"layer {alias!r}: {error}") from error
             self.stdout.write(f"layer {alias!r}: {deleted} expired rows deleted")
@@ -60,3 +68,12 @@ class Command(BaseCommand):
         with Progress(transient=True) as progress:
             task = progress.add_task(f"layer {alias!r}", total=rows)
             yield lambda seen: progress.update(task, completed=seen)
+
+
+def _shrink(database: str) -> None:
+    """Makes the file as small as what is in it; a log has to be moved into it for that."""
+    with connections[database].cursor() as cursor:
+        cursor.execute("PRAGMA auto_vacuum")
+        if cursor.fetchone() != (INCREMENTAL,):
+            cursor.execute("VACUUM")
+    checkpoint(Source(database))
