@@ -158,7 +158,7 @@ async def _pictures(alias: str, after: int) -> AsyncIterator[str]:
 
 
 async def _picture(alias: str, after: int) -> tuple[str, int]:
-    """One event: the snapshot, what this process has counted, and how long a message takes.
+    """One event: the snapshot, and how long a message takes.
 
     Its id is the number of rows ever stored, which the browser repeats when it asks again.
     """
@@ -168,8 +168,7 @@ async def _picture(alias: str, after: int) -> tuple[str, int]:
         taken = await sync_to_async(snapshot.take)(layer, after)
         after = taken.stored
         said = dataclasses.asdict(taken)
-        counted = {name: getattr(layer.stats, name) for name in ("sent", "group_sent", "received")}
-        said |= {"latency": await _round_trip(layer), "counted": counted}
+        said["latency"] = await _round_trip(layer)
     except (ChannelFull, ImproperlyConfigured, StoreUnavailable) as error:
         said = {"error": str(error)}
     except asyncio.TimeoutError:

@@ -49,6 +49,7 @@ COUNTERS = {
     "expired": Counter("channels_lite_expired", "Messages that expired unread", ["layer"]),
     "full": Counter("channels_lite_full", "Messages that found a channel full", ["layer"]),
     "undecodable": Counter("channels_lite_undecodable", "Messages dropped as garbage", ["layer"]),
+    "wakes": Counter("channels_lite_wakes", "Wake-ups by a commit", ["layer"]),
     "looks": Counter("channels_lite_looks", "Looks into the table", ["layer"]),
     "found_by_clock": Counter(
         "channels_lite_found_by_clock", "Looks by the clock that found unannounced rows", ["layer"]

@@ -131,6 +131,11 @@ class Reader:
         done = partial(self._looked, loop, asked)
         self._store.submit(partial(sql.look, asked=asked), done, write=False)
 
+    def woken(self) -> None:
+        """The same, for somebody committed a row or flushed."""
+        self._stats.wakes += 1
+        self.look()
+
     def is_woken_in_vain(self) -> bool:
         """Whether many wake-ups have brought nothing: somebody else writes them."""
         return self._fruitless > FRUITLESS
@@ -241,6 +246,7 @@ class Reader:
             self._inbox.sweep(self._clock.now())
             self._store.tidy()
         self.waiter.tidy(self._inbox.plain_channels())
+        self.waiter.report(self._stats.received)
         self.release()
         self.sweep()
         # While messages wait in memory a flush elsewhere must be heard of.

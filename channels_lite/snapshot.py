@@ -20,7 +20,7 @@ from channels_lite.frames import SUFFIX
 from channels_lite.layers.base import BaseSQLiteChannelLayer
 from channels_lite.store import refuse
 from channels_lite.store.connection import Source
-from channels_lite.wake.fifo import is_dead
+from channels_lite.wake.fifo import REPORT, is_dead, report_of
 
 __all__ = ["Group", "Process", "Snapshot", "WaitingChannel", "processes_of", "take"]
 
@@ -74,14 +74,17 @@ class Process:
     pid: int | None
     #: Plain channels it listens on.
     channels: list[str]
+    #: Messages that it has received, and in each of the last seconds.
+    received: int
+    rate: float
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """One layer's.
 
-    Messages that are handed over from process to process never wait in the table, and are counted
-    nowhere here.
+    Messages that are handed over from process to process are in `Process.received` only: they never
+    wait in the table.
     """
 
     database: str
@@ -183,12 +186,15 @@ def processes_of(sidecar: Path) -> list[Process]:
             with suppress(FileNotFoundError):
                 for path in directory.iterdir():
                     listening.setdefault(path.name, []).append(directory.name[1:])
-    pids = _pids(sidecar)
-    return [
-        Process(path.name, not is_dead(path), pids.get(path.name), listening.get(path.name, []))
-        for path in paths
-        if path.name[0] not in ".@" and not path.name.endswith(SUFFIX)
-    ]
+    pids, now = _pids(sidecar), time.monotonic()
+    found = []
+    for path in paths:
+        if path.name[0] not in ".@" and path.suffix not in (SUFFIX, REPORT):
+            token, is_alive, report = path.name, not is_dead(path), report_of(path)
+            rate = report.rate if is_alive and now < report.until else 0.0
+            told = listening.get(token, []), report.received, rate
+            found.append(Process(token, is_alive, pids.get(token), *told))
+    return found
 
 
 def _pids(sidecar: Path) -> dict[str, int]:

@@ -15,6 +15,11 @@ from channels_lite import snapshot
 from channels_lite.layers.notify import NotifyChannelLayer
 from channels_lite.models import Event, GroupMembership
 from tests.conftest import use_database
+from tests.processes.conftest import empty_database, folder, start, wait_until
+
+__all__ = ["empty_database", "folder", "start"]
+
+SOON = '{"polling_interval": 0.1}'
 
 
 def files(folder):
@@ -67,6 +72,26 @@ async def test_own_process_is_named(database):
     (process,) = snapshot.take(layer).processes
     assert process.pid == os.getpid()
     await layer.close()
+
+
+@pytest.mark.parametrize("way", ["frames", "rows"])
+def test_processes_tell_what_they_receive(start, folder, way):
+    """How many messages, whether they were rows or not, and how many a second."""
+    receiver, sender = start(TEST_CONFIG=SOON), start()
+    channel = receiver.do("new_channel") if way == "frames" else "jobs"
+    receiver.do("receive", channel=channel, count=30)
+
+    def process():
+        [found] = snapshot.processes_of(folder / "default.sqlite3-wake")
+        return found
+
+    sender.do("send_many", channel=channel, count=20)
+    wait_until(lambda: process().received == 20)
+    assert 0 < process().rate <= 20
+    wait_until(lambda: process().rate == 0)
+    assert process().received == 20
+    receiver.kill()
+    assert (process().is_alive, process().rate) == (False, 0)
 
 
 def test_nothing_is_written(idle_layer, database):

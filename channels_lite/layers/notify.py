@@ -28,7 +28,7 @@ class NotifyChannelLayer(BaseSQLiteChannelLayer):
                 reader.look, reader.tick, reader.interval, "an in-memory database is of one process"
             )
         return Listener(
-            reader.look,
+            reader.woken,
             reader.tick,
             reader.interval,
             take_frames=reader.take_frames,

@@ -26,6 +26,9 @@ def draw(alias: str, taken: Snapshot, before: Snapshot | None = None) -> Rendera
     if before:
         stored += f", {_rate(taken.stored - before.stored, taken, before)} now"
     totals.add_row("layer", f"{alias}, in {taken.path}")
+    alive = [process for process in taken.processes if process.is_alive]
+    said = f"{len(alive)} receive, {sum(process.rate for process in alive):.0f} messages/s"
+    totals.add_row("processes", said if alive else "none of the notify layer receives")
     totals.add_row("rows", f"{taken.waiting} wait, {stored}")
     totals.add_row("groups", f"{taken.group_count}, {taken.memberships} memberships")
     totals.add_row(
@@ -44,10 +47,11 @@ def draw(alias: str, taken: Snapshot, before: Snapshot | None = None) -> Rendera
     groups = _table("group", "members")
     for group in taken.groups:
         groups.add_row(group.name, str(group.members))
-    processes = _table("process", "pid", "plain channels")
+    processes = _table("process", "pid", "received", "now", "plain channels")
     for process in taken.processes:
         pid = (str(process.pid) if process.pid else "?") if process.is_alive else "killed"
-        processes.add_row(process.token, pid, ", ".join(process.channels))
+        received = str(process.received), f"{process.rate:.0f}/s"
+        processes.add_row(process.token, pid, *received, ", ".join(process.channels))
     tables = [each for each in (processes, channels, groups) if each.row_count]
     return Together(totals, *(Padding(each, (1, 0, 0, 0)) for each in tables))
 

@@ -81,14 +81,19 @@ def checkpoint_in_thread(source: Source, gate: Gate) -> threading.Thread:
     return thread
 
 
-def checkpoint(source: Source) -> None:
-    """One checkpoint, unless another process is at it, or there is no log.  Blocks."""
+def checkpoint(source: Source) -> bool:
+    """One checkpoint, unless another process is at it, or there is no log.  Blocks.
+
+    Returns whether all of the log is in the database now.
+    """
     if not source.log.exists():
-        return
+        return True
     try:
         with _elected(source.sidecar), closing(source.connect()) as connection:
             reach("holding_checkpoint")
-            _, frames, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            busy, frames, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            if busy:
+                return False  # who checkpoints without asking: SQLite itself, in a commit
             if frames - moved > LARGE_LOG:
                 logger.warning(
                     "the log of %s holds %d pages that cannot be moved into it: some connection "
@@ -103,10 +108,12 @@ def checkpoint(source: Source) -> None:
                 [version] = connection.execute("PRAGMA user_version").fetchone()
                 connection.execute(f"PRAGMA user_version = {version}").fetchall()
                 connection.execute("COMMIT").fetchall()
+            return bool(frames == moved)
     except BlockingIOError:
-        pass  # another process is at it
+        return False  # another process is at it
     except sqlite3.Error as error:
         logger.warning("checkpoint of %s failed, the next one may do: %s", source.path, error)
+        return False
 
 
 @contextmanager

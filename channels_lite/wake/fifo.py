@@ -3,6 +3,7 @@
 Beside the database ``x.sqlite3`` is ``x.sqlite3-wake/``, mode 0700, and in it one FIFO for each
 process that receives, named by its token; ``@channel/token`` is a second name (a hard link) for
 each plain channel it waits on.  Senders need no list of processes: the name says where to write.
+Beside it, ``token.received`` says how many messages the process has received, for who watches.
 
 A name without a reader (``ENXIO``) belongs to the dead, whatever killed it; the upkeep removes it,
 with what the dead have left in the tables.  So the name must not exist before its reader does: it
@@ -19,14 +20,27 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
+
 from channels_lite.frames import SUFFIX
 
-__all__ = ["Fifo", "SidecarRefused", "is_dead"]
+__all__ = ["REPORT", "Fifo", "Report", "SidecarRefused", "is_dead", "report_of"]
 
+REPORT = ".received"
 # Bytes read at once; a Linux pipe holds as many.
 DRAIN = 65536
 # Seconds after which a dot-name is no longer in the making: its maker was killed.
 MAKING = 60.0
+
+
+class Report(msgspec.Struct, array_like=True):
+    """What a process tells those who watch it."""
+
+    #: Messages since it began, and in each of the last seconds.
+    received: int = 0
+    rate: float = 0.0
+    #: Of ``time.monotonic()``, which all processes share: then it says so again, unless it stopped.
+    until: float = 0.0
 
 
 class SidecarRefused(OSError):
@@ -101,6 +115,16 @@ class Fifo:
             return False
         return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
+    def report(self, report: Report) -> None:
+        """Leaves it beside the FIFO."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        with suppress(OSError):  # nobody's messages wait for it
+            fd = os.open(self._path.with_suffix(REPORT), flags, 0o600)
+            try:
+                os.write(fd, msgspec.json.encode(report))
+            finally:
+                os.close(fd)
+
     def dead(self) -> set[str] | None:
         """The tokens of processes that have died without removing their names.
 
@@ -116,15 +140,15 @@ class Fifo:
         return found
 
     def bury(self, tokens: Collection[str]) -> None:
-        """Removes their names, and sockets whose FIFO is gone."""
+        """Removes their names, and what lies beside a FIFO that is gone."""
         for path in list(self._sidecar.iterdir()):
             if path.name.startswith("@"):
                 for token in tokens:
                     _remove(path / token)
                 _remove_directory(path)
-            elif path.name.endswith(SUFFIX):
-                # A socket is made after its FIFO and removed before it.
-                fifo = path.with_name(path.name.strip(".")[: -len(SUFFIX)])
+            elif path.suffix in (SUFFIX, REPORT):
+                # Made after their FIFO, and removed before it.
+                fifo = path.with_name(path.stem.strip("."))
                 if fifo.name in tokens or not fifo.exists():
                     _remove(path)
             elif path.name.startswith(".") and path.stat().st_mtime < time.time() - MAKING:
@@ -135,6 +159,7 @@ class Fifo:
     def close(self) -> None:
         """Removes the names, and the directory if nobody else is in it."""
         self.keep(set())
+        _remove(self._path.with_suffix(REPORT))
         if self.is_in_place():
             _remove(self._path)
         self.abandon()
@@ -153,6 +178,14 @@ def is_dead(path: Path) -> bool:
     except OSError as error:
         return error.errno == errno.ENXIO and path.is_fifo()
     return False
+
+
+def report_of(fifo: Path) -> Report:
+    """What its process has last said; it may have said nothing yet."""
+    try:
+        return msgspec.json.decode(fifo.with_suffix(REPORT).read_bytes(), type=Report)
+    except (OSError, ValueError):  # msgspec's: it is being written just now
+        return Report()
 
 
 def _make_directory(sidecar: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 from channels_lite.failpoints import reach
 from channels_lite.frames import Frame, FrameReceiver
 from channels_lite.loops import call_on
-from channels_lite.wake.fifo import Fifo
+from channels_lite.wake.fifo import Fifo, Report
 from channels_lite.wake.hooks import hooks
 from channels_lite.wake.poll import PollWaiter
 
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 # Seconds between two looks while somebody floods the FIFO.
 BREATH = 0.01
+# Seconds between two reports at least.
+REPORT_EVERY = 1.0
 
 
 class Listener:
@@ -49,12 +52,14 @@ class Listener:
         self._clock = PollWaiter(look, tick, interval, self.reason)
         self._sidecar = sidecar
         self._token = token
+        self._interval = interval
         self._lock = threading.Lock()
         self._fifo: Fifo | None = None
         self._frames: FrameReceiver | None = None
         #: What a socket still held when it was closed.
         self._left: list[Frame] = []
         self._loops: list[asyncio.AbstractEventLoop] = []
+        self._last_report, self._reported_at = Report(), 0.0
         if self.reason:
             self._say_why()
 
@@ -71,6 +76,7 @@ class Listener:
                 if self._fifo is None:
                     self._fifo = Fifo(self._sidecar(), self._token())
                     self._frames = self._make_frames()
+                    self._reported_at = time.monotonic()
                 loop.add_reader(self._fifo.fd, self._on_readable, loop)
                 if self._frames is not None:
                     loop.add_reader(self._frames.fd, self._take_frames)
@@ -133,6 +139,17 @@ class Listener:
             self.listen(channel)
         self._look()
 
+    def report(self, received: int) -> None:
+        """Says so beside the FIFO, if messages came since the last time, or until then."""
+        now = time.monotonic()
+        if self._fifo is None or now - self._reported_at < REPORT_EVERY:
+            return
+        rate = (received - self._last_report.received) / (now - self._reported_at)
+        self._reported_at = now
+        if rate or self._last_report.rate:
+            self._last_report = Report(received, rate, now + 2 * self._interval())
+            self._fifo.report(self._last_report)
+
     def frames(self, limit: int | None = None) -> list[Frame]:
         """What other processes have handed over since the last call, in the order of sending."""
         left, self._left = self._left, []
@@ -188,3 +205,4 @@ class Listener:
                 mine.abandon()
         self._fifo = self._frames = None
         self._left, self._loops, self._lock = [], [], threading.Lock()
+        self._last_report = Report()

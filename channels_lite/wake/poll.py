@@ -60,6 +60,9 @@ class PollWaiter:
     def tidy(self, channels: set[str]) -> None:
         """Nothing to do."""
 
+    def report(self, received: int) -> None:
+        """Nothing to do: whoever polls reads rows, and those can be counted."""
+
     def frames(self, limit: int | None = None) -> list[Frame]:
         """None: who polls reads rows."""
         return []

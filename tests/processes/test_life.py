@@ -12,6 +12,7 @@ import pytest
 from channels_lite.snapshot import processes_of
 from tests.processes.conftest import PATIENCE, child_environment, wait_until
 
+SOON = '{"polling_interval": 0.1}'
 LAYERS = ["core.SQLiteChannelLayer", "aio.AIOSQLiteChannelLayer", "notify.NotifyChannelLayer"]
 
 
@@ -26,24 +27,24 @@ def names(folder):
 
 
 def test_sidecar_is_gone_after_an_orderly_end(start, folder):
-    """A process that ends leaves no FIFO, no socket and, if it was the last, no directory."""
-    child = start()
-    child.do("receive", channel="jobs")
-    assert names(folder) == {
-        child.do("describe")["prefix"],
-        f"{child.do('describe')['prefix']}.frames",
-        "@jobs",
-        f"@jobs/{child.do('describe')['prefix']}",
-    }
+    """A process that ends leaves nothing of its own and, if it was the last, no directory."""
+    child = start(TEST_CONFIG=SOON)
+    child.do("receive", channel="jobs", count=2)
+    child.do("send", channel="jobs", message={})
+    token = child.do("describe")["prefix"]
+    left = {token, f"{token}.frames", f"{token}.received", "@jobs", f"@jobs/{token}"}
+    wait_until(lambda: names(folder) == left)
     child.end()
     assert not (folder / "default.sqlite3-wake").exists()
 
 
 def test_sidecar_is_reclaimed_after_a_kill(start, folder):
     """What a killed process left behind is removed by the next one that listens."""
-    killed = start()
-    killed.do("receive", channel="jobs")
+    killed = start(TEST_CONFIG=SOON)
+    killed.do("receive", channel="jobs", count=2)
+    killed.do("send", channel="jobs", message={})
     dead = killed.do("describe")["prefix"]
+    wait_until(lambda: f"{dead}.received" in names(folder))
     killed.kill()
     assert dead in names(folder)
     successor = start()

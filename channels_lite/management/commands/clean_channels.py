@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,10 @@ from channels_lite.store.connection import Source
 from channels_lite.store.upkeep import INCREMENTAL, KEPT
 
 __all__ = ["Command"]
+
+# How often to try to move the log, which another process may be at, and seconds in between.
+TRIES = 10
+PAUSE = 0.1
 
 
 class Command(BaseCommand):
@@ -76,4 +81,8 @@ def _shrink(database: str) -> None:
         cursor.execute("PRAGMA auto_vacuum")
         if cursor.fetchone() != (INCREMENTAL,):
             cursor.execute("VACUUM")
-    checkpoint(Source(database))
+    source = Source(database)
+    for _ in range(TRIES):
+        if checkpoint(source):
+            return
+        time.sleep(PAUSE)

@@ -51,12 +51,11 @@
 
   const draw = (taken) => {
     const seconds = last ? taken.at - last.at : 1;
-    const sent = (of) => of.counted.sent + of.counted.group_sent;
+    const alive = taken.processes.filter((each) => each.is_alive);
     tile("waiting", taken.waiting);
     tile("stored", rate(taken.stored, last?.stored, seconds));
-    tile("sent", rate(sent(taken), last ? sent(last) : undefined, seconds));
-    tile("received", rate(taken.counted.received, last?.counted.received, seconds));
-    tile("processes", taken.processes.filter((each) => each.is_alive).length);
+    tile("received", alive.reduce((sum, each) => sum + each.rate, 0).toFixed(0));
+    tile("processes", alive.length);
     tile("memberships", taken.memberships);
     tile("size", bytes(taken.size));
     tile("log_size", bytes(taken.log_size));
@@ -70,6 +69,8 @@
       "processes",
       taken.processes.map((process) => [
         process.is_alive ? (process.pid ?? "?") : "killed",
+        process.received,
+        process.rate.toFixed(0),
         process.channels.filter((name) => !name.startsWith("channels-lite-live.")).join(", "),
         process.token.slice(0, 8),
       ]),
