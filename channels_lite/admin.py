@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-import time
-import uuid
 from collections.abc import AsyncIterator
 from pprint import pformat
 from typing import Any
@@ -24,7 +22,7 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 from django.utils.translation import gettext_lazy as _
 
-from channels_lite import snapshot
+from channels_lite import probe, snapshot
 from channels_lite.config import database_of, our_layers
 from channels_lite.errors import StoreUnavailable
 from channels_lite.models import Event, GroupMembership
@@ -32,11 +30,10 @@ from channels_lite.serializers import UndecodableMessage
 
 __all__ = ["EventAdmin", "GroupMembershipAdmin"]
 
-# Seconds between two pictures of the live page; after so many the browser asks anew.
+# Seconds between two pictures of the live page.  After so many the browser asks anew: a server that
+# is to end waits for its streams.
 EVERY = 1.0
-PICTURES = 600
-# Seconds that a message to oneself may take.
-DEADLINE = 5.0
+PICTURES = 10
 
 
 class _ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -88,7 +85,9 @@ class EventAdmin(_ReadOnly):
                     return f"cannot be decoded: {error}"
         return "no layer uses this database"
 
-    @admin.action(description=_("Delete all messages of the selected ones' channels"))
+    @admin.action(
+        description=_("Delete all messages of the selected ones' channels"), permissions=["delete"]
+    )
     def purge_channels(self, request: HttpRequest, queryset: QuerySet[Event]) -> None:
         """Of their process, for process-local channels."""
         names = set(queryset.values_list("channel_name", flat=True))
@@ -168,23 +167,9 @@ async def _picture(alias: str, after: int) -> tuple[str, int]:
         taken = await sync_to_async(snapshot.take)(layer, after)
         after = taken.stored
         said = dataclasses.asdict(taken)
-        said["latency"] = await _round_trip(layer)
+        said["latency"] = await probe.round_trip(layer)
     except (ChannelFull, ImproperlyConfigured, StoreUnavailable) as error:
         said = {"error": str(error)}
     except asyncio.TimeoutError:
-        said = {"error": f"a message did not come back within {DEADLINE:.0f} s"}
+        said = {"error": f"no message came back in {probe.DEADLINE:.0f} s"}
     return f"id: {after}\ndata: {json.dumps(said)}\n\n", after
-
-
-async def _round_trip(layer: Any) -> float:
-    """Seconds of a message to a plain channel of our own: a row, a wake-up, a claim."""
-    channel = f"channels-lite-live.{uuid.uuid4().hex}"
-    receiving = asyncio.ensure_future(layer.receive(channel))
-    try:
-        await asyncio.sleep(0)
-        began = time.perf_counter()
-        await layer.send(channel, {"type": "live"})
-        await asyncio.wait_for(receiving, DEADLINE)
-        return time.perf_counter() - began
-    finally:
-        receiving.cancel()

@@ -1,13 +1,13 @@
 """System checks: what is wrong with the settings, before the first message.
 
-Always: ``channels_lite.E001`` a CONFIG that the layer would refuse; ``E002`` an in-memory database
+Always: ``channels_lite.E001`` a layer that cannot be made; ``E002`` an in-memory database
 outside of tests; ``E003`` a database on a network file system; ``W001`` two layers on one database;
 ``W002`` a router that writes ``Event`` elsewhere.
 
 With ``check --deploy``, which may look into the database and never writes to it: ``W003`` missing
 tables; ``W004`` a rollback journal; ``W005`` a disk that each message waits for; ``W006``
-ATOMIC_REQUESTS; ``W007`` CONN_MAX_AGE under ASGI; ``W008`` two copies of
-SQLite; ``I001`` one that may corrupt a database.
+ATOMIC_REQUESTS; ``W007`` CONN_MAX_AGE under ASGI; ``W008`` two copies of SQLite; ``W009`` a notify
+layer that polls; ``I001`` a SQLite that may corrupt a database.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from django.db.migrations.loader import MigrationLoader
 from django.test.utils import _TestState
 from django.utils.module_loading import import_string
 
-from channels_lite.config import database_of, layer_databases, our_layers
-from channels_lite.store import is_in_memory
+from channels_lite.config import database_of, layer_databases, misnamed_layers, our_layers
+from channels_lite.store import is_in_memory, migrate_command, refuse
 from channels_lite.store.connection import Source
+from channels_lite.wake.hooks import hooks
 
 __all__ = [
     "check_databases",
@@ -63,14 +64,20 @@ def sqlite_databases() -> list[str]:
 @register()
 def check_layers(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
     """E001: makes each layer of ours, as Channels will."""
-    errors: list[CheckMessage] = []
+    faults = misnamed_layers()
     for alias in our_layers():
         try:
             channel_layers[alias]
         except (ImproperlyConfigured, TypeError) as error:
-            hint = f"Mend CHANNEL_LAYERS[{alias!r}] in your settings."
-            errors.append(Error(str(error), hint=hint, id="channels_lite.E001"))
-    return errors
+            faults[alias] = str(error)
+    return [
+        Error(
+            fault,
+            hint=f"Mend CHANNEL_LAYERS[{alias!r}] in your settings.",
+            id="channels_lite.E001",
+        )
+        for alias, fault in faults.items()
+    ]
 
 
 @register()
@@ -126,15 +133,18 @@ def check_shared(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
     """W001: one set of tables is one set of channels and groups."""
     sharing: dict[str, list[str]] = {}
     for alias, entry in our_layers().items():
-        sharing.setdefault(database_of(entry), []).append(alias)
+        database = database_of(entry)
+        if database in sqlite_databases():
+            file = database if is_in_memory(database) else str(Source(database).path)
+            sharing.setdefault(file, []).append(alias)
     return [
         Warning(
             f"The layers {', '.join(map(repr, layers))} keep their messages in one database, "
-            f"{database!r}: a group of one is a group of the other.",
+            f"{file}: a group of one is a group of the other.",
             hint="Give each layer a database of its own.",
             id="channels_lite.W001",
         )
-        for database, layers in sharing.items()
+        for file, layers in sharing.items()
         if len(layers) > 1
     ]
 
@@ -162,39 +172,38 @@ def check_tables(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
     """W003: not without --deploy, for ``migrate`` runs the others before it makes the tables."""
     found: list[CheckMessage] = []
     for alias in sqlite_databases():
-        if missing := missing_migrations(alias):
-            fault = f"lacks migrations of channels_lite: {', '.join(missing)}."
-            mend = f"Run manage.py migrate --database={alias}"
-        elif missing := missing_tables(alias):
-            # The router kept them out as long as CONFIG named another database.
-            fault = f"is noted as migrated, and lacks the tables {', '.join(missing)}."
-            mend = (
-                f"Run manage.py migrate channels_lite zero --fake --database={alias}, and then "
-                f"manage.py migrate channels_lite --database={alias}"
-            )
-        else:
-            continue
-        found.append(Warning(f"Database {alias!r} {fault}", hint=mend, id="channels_lite.W003"))
+        if is_in_memory(alias):
+            continue  # E002, but in tests
+        try:
+            fault, mend = _lack(alias)
+        except (DatabaseError, OSError) as error:
+            fault, mend = str(refuse(error, alias, is_reading=True).error), "As it says."
+        if fault:
+            found.append(Warning(fault, hint=mend, id="channels_lite.W003"))
     return found
 
 
-def missing_migrations(alias: str) -> list[str]:
-    """Their names.  A file that is not there is not made; one that cannot be read lacks all."""
-    is_there = is_in_memory(alias) or Source(alias).path.exists()
-    try:
-        loader = MigrationLoader(
-            connections[alias] if is_there else None, ignore_no_migrations=True
-        )
-    except DatabaseError:
-        loader = MigrationLoader(None, ignore_no_migrations=True)
+def _lack(alias: str) -> tuple[str, str]:
+    """What is not there, and what brings it; a file that is not there is not made."""
+    is_there = Source(alias).path.exists()
+    loader = MigrationLoader(connections[alias] if is_there else None, ignore_no_migrations=True)
     ours = {key for key in loader.disk_migrations or {} if key[0] == "channels_lite"}
-    return sorted(name for _, name in ours - set(loader.applied_migrations or {}))
-
-
-def missing_tables(alias: str) -> list[str]:
-    """Their names, where all migrations are noted as applied."""
+    if missing := sorted(name for _, name in ours - set(loader.applied_migrations or {})):
+        fault = f"Database {alias!r} lacks migrations of channels_lite: {', '.join(missing)}."
+        return fault, f"Run {migrate_command(alias)}"
     tables = {model._meta.db_table for model in apps.get_app_config("channels_lite").get_models()}
-    return sorted(tables.difference(connections[alias].introspection.table_names()))
+    missing = sorted(tables.difference(connections[alias].introspection.table_names()))
+    if not missing:
+        return "", ""
+    if len(missing) < len(tables):
+        mend = "Somebody dropped them: put a backup in its place, or delete the file and migrate."
+    else:  # the router kept them out as long as CONFIG named another database
+        mend = (
+            f"Run manage.py migrate channels_lite zero --fake --database={alias}, and then "
+            f"manage.py migrate channels_lite --database={alias}"
+        )
+    lacks = f"lacks the tables {', '.join(missing)}"
+    return f"Database {alias!r} is noted as migrated, and {lacks}.", mend
 
 
 @register(deploy=True)
@@ -235,14 +244,14 @@ def check_journal(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
 
 def is_wal(alias: str) -> bool:
     """Whether the file's header says so; True for none, which says nothing."""
-    if is_in_memory(alias) or not Source(alias).path.exists():
-        return True
-    with connections[alias].cursor() as cursor:
-        try:
-            cursor.execute("PRAGMA journal_mode")
-        except DatabaseError:
+    try:
+        if is_in_memory(alias) or not Source(alias).path.exists():
             return True
-        return bool(cursor.fetchone() == ("wal",))
+        with connections[alias].cursor() as cursor:
+            cursor.execute("PRAGMA journal_mode")
+            return bool(cursor.fetchone() == ("wal",))
+    except (DatabaseError, OSError):
+        return True  # W003 says so
 
 
 @register(deploy=True)
@@ -293,6 +302,23 @@ def check_copies(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
             "open in one process can be corrupted.",
             hint="Never open the channels' database with it; if you do not, silence this.",
             id="channels_lite.W008",
+        )
+    ]
+
+
+@register(deploy=True)
+def check_wake_up(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
+    """W009: the extension is not there, or failed its test."""
+    from channels_lite.layers.notify import NotifyChannelLayer  # noqa: PLC0415 - the same
+
+    backends = [import_string(entry["BACKEND"]) for entry in our_layers().values()]
+    if not hooks.reason or not any(issubclass(each, NotifyChannelLayer) for each in backends):
+        return []
+    return [
+        Warning(
+            f"The notify layer polls, and messages take up to 0.1 s: {hooks.reason}",
+            hint="See docs/troubleshooting.md, The notify layer polls.",
+            id="channels_lite.W009",
         )
     ]
 

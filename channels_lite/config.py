@@ -17,7 +17,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django.utils.connection import ConnectionDoesNotExist
 from django.utils.module_loading import import_string
 
-__all__ = ["Config", "database_of", "layer_databases", "our_layers"]
+__all__ = ["Config", "database_of", "layer_databases", "misnamed_layers", "our_layers"]
 
 
 def _is_number(value: object) -> bool:
@@ -123,15 +123,32 @@ def our_layers() -> dict[str, Mapping[str, Any]]:
     """The entries of ``CHANNEL_LAYERS`` whose backend is one of ours, by alias."""
     from channels_lite.layers.base import BaseSQLiteChannelLayer  # noqa: PLC0415 - it imports us
 
-    ours = {}
-    for alias, entry in getattr(settings, "CHANNEL_LAYERS", {}).items():
+    ours: dict[str, Mapping[str, Any]] = {}
+    for alias, entry in _entries().items():
         try:
             backend = import_string(entry["BACKEND"])
         except (ImportError, KeyError, TypeError):
-            continue  # Channels tells its user, when the layer is asked for
+            continue  # see misnamed_layers
         if isinstance(backend, type) and issubclass(backend, BaseSQLiteChannelLayer):
             ours[alias] = entry
     return ours
+
+
+def misnamed_layers() -> dict[str, str]:
+    """What is wrong with the entries whose backend means to be ours and cannot be imported."""
+    faults = {}
+    for alias, entry in _entries().items():
+        backend = entry.get("BACKEND")
+        if isinstance(backend, str) and backend.startswith("channels_lite."):
+            try:
+                import_string(backend)
+            except ImportError as error:
+                faults[alias] = f"BACKEND {backend!r} cannot be imported: {error}"
+    return faults
+
+
+def _entries() -> Mapping[str, Mapping[str, Any]]:
+    return getattr(settings, "CHANNEL_LAYERS", None) or {}
 
 
 def layer_databases() -> list[str]:
@@ -143,4 +160,4 @@ def layer_databases() -> list[str]:
 
 def database_of(layer: Mapping[str, Any]) -> str:
     """The database that an entry of ``CHANNEL_LAYERS`` keeps its messages in."""
-    return str(layer.get("CONFIG", {}).get("database", DEFAULT_DB_ALIAS))
+    return str((layer.get("CONFIG") or {}).get("database", DEFAULT_DB_ALIAS))

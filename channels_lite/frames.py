@@ -147,7 +147,8 @@ class FrameReceiver:
             self._socket.shutdown(socket.SHUT_RD)
         frames = self.drain()
         for name in (self._path, self._hidden):
-            name.unlink(missing_ok=True)
+            with suppress(OSError):  # gone already, or another user's now
+                name.unlink()
         self.abandon()
         return frames
 

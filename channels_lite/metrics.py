@@ -8,6 +8,7 @@ each scrape by `DatabaseCollector`; it is the same whichever process is asked.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
@@ -136,6 +137,7 @@ def install() -> None:
             with suppress(ImproperlyConfigured):  # check E001 says so, or who asks for the layer
                 channel_layers[alias]
         publish()  # and observes from the first message on
+        atexit.register(publish)  # a command may take less than a second
         _start()
 
 

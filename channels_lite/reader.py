@@ -246,7 +246,7 @@ class Reader:
             self._inbox.sweep(self._clock.now())
             self._store.tidy()
         self.waiter.tidy(self._inbox.plain_channels())
-        self.waiter.report(self._stats.received)
+        self.waiter.report(self._stats.received, self._stats.full)
         self.release()
         self.sweep()
         # While messages wait in memory a flush elsewhere must be heard of.

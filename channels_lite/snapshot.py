@@ -18,22 +18,34 @@ from django.core.exceptions import ImproperlyConfigured
 from channels_lite.clock import boot_id, ticks
 from channels_lite.frames import SUFFIX
 from channels_lite.layers.base import BaseSQLiteChannelLayer
-from channels_lite.store import refuse
+from channels_lite.probe import PREFIX
+from channels_lite.store import is_in_memory, migrate_command, refuse
 from channels_lite.store.connection import Source
 from channels_lite.wake.fifo import REPORT, is_dead, report_of
 
-__all__ = ["Group", "Process", "Snapshot", "WaitingChannel", "processes_of", "take"]
+__all__ = [
+    "Group",
+    "Process",
+    "Snapshot",
+    "WaitingChannel",
+    "connect",
+    "processes_of",
+    "require_file",
+    "take",
+]
 
+# Seconds to wait for a lock: somebody looks at the screen.
+PATIENCE = 2.0
 #: Channels and groups that are named, the fullest first; the rest is in the totals.
 LIMIT = 50
 
-# Each by an index alone: a million rows take a tenth of a second.
 CHANNELS = """
     SELECT channel_name, n, first, added, sum(n) OVER () FROM
         (SELECT channel_name, count(*) AS n, min(id) AS first, sum(id > ?) AS added
-         FROM channels_lite_event GROUP BY 1)
+         FROM channels_lite_event WHERE expires_at + 0.0 > ? GROUP BY 1)
     ORDER BY n DESC LIMIT ?
 """
+ROWS = "SELECT count(*) FROM channels_lite_event"
 GROUPS = """
     SELECT group_name, n, sum(n) OVER (), count(*) OVER () FROM
         (SELECT group_name, count(*) AS n FROM channels_lite_groupmembership GROUP BY 1)
@@ -74,9 +86,11 @@ class Process:
     pid: int | None
     #: Plain channels it listens on.
     channels: list[str]
-    #: Messages that it has received, and in each of the last seconds.
+    #: Messages that it has received, and in each of the last seconds; that were refused by full
+    #: channels, or missed by members of groups.
     received: int
     rate: float
+    full: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +105,9 @@ class Snapshot:
     path: str
     #: Seconds of a clock that nobody sets.
     at: float
-    #: Rows, and how many have been written since the table was made.
+    #: Rows that wait, that have expired, and that have been written since the table was made.
     waiting: int
+    expired: int
     stored: int
     channels: list[WaitingChannel]
     memberships: int
@@ -112,24 +127,37 @@ def take(layer: BaseSQLiteChannelLayer, after: int = 0) -> Snapshot:
     ``after`` is what an earlier picture had as ``stored``: `WaitingChannel.added` counts from it.
     Raises ``StoreUnavailable``, or ``ImproperlyConfigured`` where there are no tables.
     """
-    source = Source(layer.database)
-    if not source.path.exists():
+    if is_in_memory(layer.database):
         raise ImproperlyConfigured(
-            f"database {source.alias!r} has no file {source.path} yet: "
-            f"run manage.py migrate --database={source.alias}"
+            f"database {layer.database!r} is in memory, where nobody else can look into it"
         )
+    source = Source(layer.database)
     try:
-        with closing(_connect(source)) as connection:
+        require_file(source)
+        with closing(connect(source)) as connection:
             return _picture(source, connection, after)
     except (sqlite3.Error, OSError) as error:
-        refuse(error, layer.database).result()
+        refuse(error, layer.database, is_reading=True).result()
         raise
 
 
-def _connect(source: Source) -> sqlite3.Connection:
+def require_file(source: Source) -> None:
+    """Raises ``ImproperlyConfigured`` where there is none yet, which a connection would make."""
+    if source.path.exists():
+        return
+    if source.path.parent.is_dir():
+        fault = f"has no file {source.path} yet: run {migrate_command(source.alias)}"
+    else:
+        fault = f"is to be in {source.path.parent}, which is no directory: make it"
+    raise ImproperlyConfigured(f"database {source.alias!r} {fault}")
+
+
+def connect(source: Source) -> sqlite3.Connection:
+    """One that cannot write, and does not wait for long."""
     # Not mode=ro, which leaves a -wal and a -shm behind where there were none.
     uri = f"{source.path.as_uri()}?mode=rw"
-    connection = sqlite3.connect(uri, uri=True, timeout=source.timeout, isolation_level=None)
+    timeout = min(source.timeout, PATIENCE)
+    connection = sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None)
     connection.execute("PRAGMA query_only = ON")
     return connection
 
@@ -145,12 +173,14 @@ def _picture(source: Source, connection: sqlite3.Connection, after: int) -> Snap
 
     connection.execute("BEGIN")
     now = _now(ask(BOOT))
-    channels, groups = ask(CHANNELS, after, LIMIT), ask(GROUPS, LIMIT)
+    channels, groups = ask(CHANNELS, after, now, LIMIT), ask(GROUPS, LIMIT)
+    waiting = channels[0][4] if channels else 0
     return Snapshot(
         database=source.alias,
         path=str(source.path),
         at=time.monotonic(),
-        waiting=channels[0][4] if channels else 0,
+        waiting=waiting,
+        expired=ask(ROWS)[0][0] - waiting,
         stored=ask(LAST_ID)[0][0],
         channels=[
             WaitingChannel(name, count, max(0.0, now - ask(CREATED_AT, first)[0][0]), added)
@@ -184,16 +214,17 @@ def processes_of(sidecar: Path) -> list[Process]:
     for directory in paths:
         if directory.name.startswith("@"):
             with suppress(FileNotFoundError):
-                for path in directory.iterdir():
-                    listening.setdefault(path.name, []).append(directory.name[1:])
+                channel = directory.name[1:]
+                for path in directory.iterdir() if not channel.startswith(PREFIX) else ():
+                    listening.setdefault(path.name, []).append(channel)
     pids, now = _pids(sidecar), time.monotonic()
     found = []
     for path in paths:
         if path.name[0] not in ".@" and path.suffix not in (SUFFIX, REPORT):
             token, is_alive, report = path.name, not is_dead(path), report_of(path)
             rate = report.rate if is_alive and now < report.until else 0.0
-            told = listening.get(token, []), report.received, rate
-            found.append(Process(token, is_alive, pids.get(token), *told))
+            told = report.received, rate, report.full
+            found.append(Process(token, is_alive, pids.get(token), listening.get(token, []), *told))
     return found
 
 

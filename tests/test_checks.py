@@ -13,6 +13,7 @@ from django.core.checks import run_checks
 from django.db import connections
 
 from channels_lite import checks
+from channels_lite.wake.hooks import Hooks
 from tests.conftest import use_database
 
 MOUNTS = """\
@@ -84,6 +85,9 @@ def test_two_layers_on_one_database(database, settings):
     assert found() == {"W001"}
     settings.CHANNEL_LAYERS = layers(default="channels", other="default")
     assert "W001" not in found()
+    use_database("default", database)  # another alias, the same file
+    assert "W001" in found()
+    use_database("default", "unused-default.sqlite3")
 
 
 def test_missing_router(database, settings):
@@ -92,8 +96,15 @@ def test_missing_router(database, settings):
     assert found(deploy=False) == {"W002"}
 
 
-@pytest.mark.parametrize("content", [None, b"", b"these are my notes"])
-def test_missing_tables(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "0001_initial"),
+        (b"", "0001_initial"),
+        (b"these are my notes", "no SQLite database"),
+    ],
+)
+def test_missing_tables(tmp_path, content, said):
     """W003, with --deploy alone: a file without tables, or none, which is not made."""
     path = tmp_path / "channels.sqlite3"
     if content is not None:
@@ -103,7 +114,7 @@ def test_missing_tables(tmp_path, content):
         assert found(deploy=False) == set()
         assert "W003" in found()
         [warning] = checks.check_tables(None)
-        assert "0001_initial" in warning.msg
+        assert said in warning.msg
     finally:
         connections["channels"].close()
     assert path.exists() == (content is not None)
@@ -113,11 +124,38 @@ def test_missing_tables(tmp_path, content):
 def test_tables_that_the_router_kept_out(database):
     """W003 also where migrations are noted as applied, as before CONFIG named this database."""
     assert checks.check_tables(None) == []
-    with closing(sqlite3.connect(database)) as connection:
-        connection.execute("DROP TABLE channels_lite_event")
-    [warning] = checks.check_tables(None)
-    assert (warning.id, "channels_lite_event" in warning.msg) == ("channels_lite.W003", True)
-    assert "zero --fake --database=channels" in warning.hint
+    for table, mend in (
+        ("event", "delete the file and migrate"),
+        ("boot", "delete the file and migrate"),
+        ("groupmembership", "zero --fake --database=channels"),
+    ):
+        with closing(sqlite3.connect(database)) as connection:
+            connection.execute(f"DROP TABLE channels_lite_{table}")
+        [warning] = checks.check_tables(None)
+        assert warning.id == "channels_lite.W003"
+        assert f"channels_lite_{table}" in warning.msg
+        assert mend in warning.hint
+
+
+def test_misspelt_backend(database, settings):
+    """E001: no layer of ours would be found, and nothing else would say so."""
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "channels_lite.layers.notif.Notify"}}
+    [error] = checks.check_layers(None)
+    assert (error.id, "layers.notif" in error.msg) == ("channels_lite.E001", True)
+
+
+def test_config_that_is_none(database, settings):
+    """E001: as Channels cannot make the layer."""
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": CORE["default"]["BACKEND"], "CONFIG": None}}
+    assert "E001" in found(deploy=False)
+
+
+def test_notify_layer_that_polls(database, settings, monkeypatch):
+    """W009: what everybody uses is fast, but for this machine; other layers poll anyway."""
+    monkeypatch.setattr(Hooks, "reason", "there is no compiler here")
+    assert found() == {"W009"}
+    settings.CHANNEL_LAYERS = CORE
+    assert "W009" not in found()
 
 
 def test_settings_of_djangos_connection(database, settings):

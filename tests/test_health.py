@@ -13,8 +13,8 @@ import pytest
 from channels.layers import channel_layers
 from django.test import AsyncRequestFactory
 
-from channels_lite import health
-from tests.conftest import LAYERS, use_database
+from channels_lite import health, probe
+from tests.conftest import LAYERS, PATIENCE, use_database
 from tests.processes.conftest import wait_until
 from tests.servers.conftest import empty_database, folder, free_port, run
 
@@ -54,7 +54,7 @@ async def test_not_ready_without_tables(configured, tmp_path):
 
 async def test_not_ready_when_nothing_comes_back(configured, database, monkeypatch):
     """503 after the deadline: here the row is gone before it was read."""
-    monkeypatch.setattr(health, "DEADLINE", 0.2)
+    monkeypatch.setattr(probe, "DEADLINE", 0.2)
     with closing(sqlite3.connect(database, isolation_level=None)) as other:
         other.execute(
             "CREATE TRIGGER lost AFTER INSERT ON channels_lite_event "
@@ -63,6 +63,22 @@ async def test_not_ready_when_nothing_comes_back(configured, database, monkeypat
     status, said = await ask(health.ready)
     assert (status, said["layers"]["default"]["status"]) == (503, "failed")
     assert "no message came back" in said["layers"]["default"]["reason"]
+
+
+async def test_not_ready_while_the_database_is_locked(configured, database, monkeypatch):
+    """503 after the deadline, not after the time-out of the lock."""
+    monkeypatch.setattr(probe, "DEADLINE", 0.2)
+    with closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE").close()
+        status, said = await asyncio.wait_for(ask(health.ready), PATIENCE)
+        other.execute("ROLLBACK").close()
+    assert (status, said["layers"]["default"]["status"]) == (503, "failed")
+
+
+async def test_not_ready_without_a_layer(settings):
+    """503 where the settings name none of ours, as after a misspelling."""
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "channels_lite.layers.notif.Notify"}}
+    assert (await ask(health.ready)) == (503, {"status": "failed", "layers": {}})
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from channels.layers import channel_layers
 
 from channels_lite.metrics import publish
-from tests.processes.conftest import wait_until
+from tests.processes.conftest import child_environment, wait_until
 from tests.servers.conftest import empty_database, folder, free_port, run
 
 __all__ = ["empty_database", "folder", "run"]
@@ -44,6 +44,31 @@ def test_latency_is_observed_from_the_first_message_on():
         "assert get_channel_layer().stats.observe is not None\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+SEND = """
+import django; django.setup()
+from asgiref.sync import async_to_sync
+from channels.layers import get_channel_layer
+from channels_lite.metrics import install; install()
+async_to_sync(get_channel_layer().send)("jobs", {"type": "job"})
+"""
+SCRAPE = """
+import django; django.setup()
+from channels_lite.metrics import view
+print(view(None).content.decode())
+"""
+
+
+def test_a_short_command_is_counted(folder):
+    """One that ends before the thread has published what it sent."""
+    (folder / "metrics").mkdir()
+    environment = child_environment(folder, PROMETHEUS_MULTIPROC_DIR=str(folder / "metrics"))
+    for code in (SEND, SEND, SCRAPE):
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, check=True, capture_output=True
+        )
+    assert value(done.stdout.decode(), "channels_lite_sent_total") == 2
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -41,11 +41,12 @@ def test_rows_of_040_are_kept(tmp_path, settings, use_tz):
                 " (created_at, expires_at, channel_name, data, delivered) VALUES (?, ?, ?, ?, ?)",
                 (text, text, channel, b'{"type": "x"}', is_delivered),
             )
-        connection.execute(
-            "INSERT INTO channels_lite_groupmembership"
-            " (group_name, channel_name, expires_at, joined_at) VALUES ('g', 'jobs', ?, ?)",
-            (text, text),
-        )
+        for channel in ("jobs", "specific.dead!browser"):
+            connection.execute(
+                "INSERT INTO channels_lite_groupmembership"
+                " (group_name, channel_name, expires_at, joined_at) VALUES ('g', ?, ?, ?)",
+                (channel, text, text),
+            )
     connection.close()
     call_command("migrate", database="channels", verbosity=0)
     with connections["channels"].cursor() as cursor:

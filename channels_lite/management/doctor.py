@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +26,11 @@ from channels_lite.wake.hooks import hooks
 
 __all__ = ["Finding", "examine"]
 
-# Round trips of each kind.
+# Round trips of each kind; where it polls, one takes a tenth of a second.
 COUNT = 20
+POLLED_COUNT = 5
+# What it is about is said here in other words.
+WAKE_UP = "channels_lite.W009"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +64,19 @@ def examine(
 
 def _checks() -> Iterator[Finding]:
     for check in run_checks(include_deployment_checks=True):
-        if check.id and check.id.startswith("channels_lite.") and not check.is_silenced():
+        name = check.id or ""
+        if name.startswith("channels_lite.") and name != WAKE_UP and not check.is_silenced():
             kind = {ERROR: "error", WARNING: "warning", INFO: "info"}[check.level]
             mend = str(check.hint) if check.level > INFO else ""
-            yield Finding(f"check ({kind})", f"{check.id}: {check.msg}", mend)
+            yield Finding(f"check ({kind})", f"{name}: {check.msg}", mend)
 
 
 def _wake(layer: BaseSQLiteChannelLayer) -> Iterator[Finding]:
     yield Finding("SQLite", f"{sqlite3.sqlite_version}")
     if hooks.reason:
-        yield Finding("extension", hooks.reason, "install a wheel, or a compiler and cffi")
+        yield Finding(
+            "extension", hooks.reason, "as it says; without a wheel it takes a C compiler"
+        )
     else:
         yield Finding("extension", "is built, and loaded")
         mend = (
@@ -82,20 +89,31 @@ def _database(layer: BaseSQLiteChannelLayer) -> Iterator[Finding]:
     source = Source(layer.database)
     kind = file_system_of(source.path)
     yield Finding("database", f"{layer.database!r}: {source.path}{f', on {kind}' if kind else ''}")
+    for path in (source.path, source.path.parent, source.sidecar):
+        if os.path.lexists(path) and not os.access(path, os.W_OK):
+            yield Finding("permissions", f"{path} cannot be written to", f"chown or chmod {path}")
     try:
         taken = snapshot.take(layer)
+        with closing(snapshot.connect(source)) as connection:
+            connection.execute("PRAGMA query_only = OFF")
+            connection.execute("BEGIN IMMEDIATE")
     except (StoreUnavailable, ImproperlyConfigured) as error:
         yield Finding("database", str(error), "as it says")
         return
+    except sqlite3.Error as error:
+        said = f"cannot be written to for {snapshot.PATIENCE:.0f} s: {error}"
+        yield Finding("database", said, "see who holds its lock, or who may write to it")
+        return
     yield Finding("journal", f"{taken.journal_mode}, {taken.log_size} bytes of log")
-    for path in (source.path, source.path.parent):
-        if not os.access(path, os.W_OK):
-            yield Finding("permissions", f"{path} cannot be written to", f"chown or chmod {path}")
-    dead = [each.token for each in taken.processes if not each.is_alive]
+    if isinstance(layer, NotifyChannelLayer):
+        dead = sum(not each.is_alive for each in taken.processes)
+        said = f"{len(taken.processes) - dead} receive, {dead} were killed"
+    else:
+        said = "not known: who polls leaves no name"
+    yield Finding("processes", said)
     yield Finding(
-        "processes", f"{len(taken.processes) - len(dead)} receive, {len(dead)} were killed"
+        "rows", f"{taken.waiting} wait, {taken.expired} expired; {taken.memberships} memberships"
     )
-    yield Finding("waiting", f"{taken.waiting} rows, in {taken.memberships} memberships")
 
 
 async def _self_test(entry: Mapping[str, Any], layer: BaseSQLiteChannelLayer) -> list[Finding]:
@@ -115,7 +133,8 @@ async def _kinds(running: Trial, layer: BaseSQLiteChannelLayer) -> AsyncIterator
         ("to a plain channel", running.plain, None),
         ("by Event.objects.create()", running.plain, create),
     ):
-        seconds = await running.latency(channel, COUNT, send)
+        count = POLLED_COUNT if running.layer.polling_reason else COUNT
+        seconds = await running.latency(channel, count, send)
         yield Finding("self-test", f"{1000 * seconds:.2f} ms to another process, {kind}")
     here: Any = running.layer
     if here.polling_reason:

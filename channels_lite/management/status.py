@@ -2,21 +2,58 @@
 
 from __future__ import annotations
 
-from django.core.management.base import CommandError
+import time
+from contextlib import suppress
 
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import CommandError, OutputWrapper
+
+from channels_lite import snapshot
+from channels_lite.errors import StoreUnavailable
+from channels_lite.layers.base import BaseSQLiteChannelLayer
 from channels_lite.snapshot import Snapshot
 
 try:
+    from rich.console import Console, RenderableType
     from rich.console import Group as Together
-    from rich.console import RenderableType
+    from rich.live import Live
     from rich.padding import Padding
     from rich.table import Table
+    from rich.text import Text
 except ImportError as error:
     raise CommandError(
         "the tables of status need rich: pip install channels-lite[status]; --json does not"
     ) from error
 
-__all__ = ["draw"]
+__all__ = ["draw", "show", "watch"]
+
+# Columns where nobody's terminal has a width: the longest names, and what is beside them.
+WIDTH = 200
+
+
+def show(alias: str, layer: BaseSQLiteChannelLayer, out: OutputWrapper) -> None:
+    """Once.  Raises what `snapshot.take` does."""
+    _console(out).print(draw(alias, snapshot.take(layer)))
+
+
+def watch(alias: str, layer: BaseSQLiteChannelLayer, every: float, out: OutputWrapper) -> None:
+    """Each ``every`` seconds, until Ctrl-C; what goes wrong later on is shown, and may pass."""
+    before = snapshot.take(layer)
+    with suppress(KeyboardInterrupt), Live(console=_console(out), screen=True) as live:
+        live.update(draw(alias, before), refresh=True)
+        while True:
+            time.sleep(every)
+            try:
+                taken = snapshot.take(layer, before.stored)
+            except (ImproperlyConfigured, StoreUnavailable) as error:
+                live.update(Text(str(error)), refresh=True)
+            else:
+                live.update(draw(alias, taken, before), refresh=True)
+                before = taken
+
+
+def _console(out: OutputWrapper) -> Console:
+    return Console(file=out, width=None if out.isatty() else WIDTH)  # type: ignore[arg-type]
 
 
 def draw(alias: str, taken: Snapshot, before: Snapshot | None = None) -> RenderableType:
@@ -29,7 +66,7 @@ def draw(alias: str, taken: Snapshot, before: Snapshot | None = None) -> Rendera
     alive = [process for process in taken.processes if process.is_alive]
     said = f"{len(alive)} receive, {sum(process.rate for process in alive):.0f} messages/s"
     totals.add_row("processes", said if alive else "none of the notify layer receives")
-    totals.add_row("rows", f"{taken.waiting} wait, {stored}")
+    totals.add_row("rows", f"{taken.waiting} wait, {taken.expired} expired, {stored}")
     totals.add_row("groups", f"{taken.group_count}, {taken.memberships} memberships")
     totals.add_row(
         "file",
@@ -47,11 +84,11 @@ def draw(alias: str, taken: Snapshot, before: Snapshot | None = None) -> Rendera
     groups = _table("group", "members")
     for group in taken.groups:
         groups.add_row(group.name, str(group.members))
-    processes = _table("process", "pid", "received", "now", "plain channels")
+    processes = _table("process", "pid", "received", "now", "missed", "plain channels")
     for process in taken.processes:
         pid = (str(process.pid) if process.pid else "?") if process.is_alive else "killed"
-        received = str(process.received), f"{process.rate:.0f}/s"
-        processes.add_row(process.token, pid, *received, ", ".join(process.channels))
+        counts = str(process.received), f"{process.rate:.0f}/s", str(process.full)
+        processes.add_row(process.token, pid, *counts, ", ".join(process.channels))
     tables = [each for each in (processes, channels, groups) if each.row_count]
     return Together(totals, *(Padding(each, (1, 0, 0, 0)) for each in tables))
 

@@ -19,6 +19,8 @@ import django
 from channels.layers import BaseChannelLayer
 from django.utils.module_loading import import_string
 
+from channels_lite.probe import PREFIX
+
 __all__ = ["Trial", "layer_of", "trial"]
 
 # Seconds that a process may take to start, and a message to come back.
@@ -73,7 +75,10 @@ class Trial:
         """Seconds from ``send`` to the answer.  Raises ``TimeoutError`` after 20 s."""
         began = time.perf_counter()
         await send(channel, {"type": "question", "reply": reply})
-        await asyncio.wait_for(self.layer.receive(reply), PATIENCE)
+        try:
+            await asyncio.wait_for(self.layer.receive(reply), PATIENCE)
+        except asyncio.TimeoutError as error:  # another one than Python's own, before 3.11
+            raise TimeoutError(f"no answer came within {PATIENCE:.0f} s") from error
         return time.perf_counter() - began
 
     async def latency(
@@ -103,7 +108,7 @@ async def trial(entry: Mapping[str, Any]) -> AsyncIterator[Trial]:
 
     Raises ``TimeoutError`` if it does not come up, ``ConnectionError`` with what is wrong there.
     """
-    plain = f"channels-lite-trial.{uuid.uuid4().hex}"
+    plain = f"{PREFIX}trial.{uuid.uuid4().hex}"
     spawn = multiprocessing.get_context("spawn")
     here, there = spawn.Pipe()
     process = spawn.Process(target=_answer, args=(entry, plain, there), daemon=True)

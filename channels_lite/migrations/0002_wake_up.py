@@ -1,4 +1,4 @@
-"""From channels-lite 0.4.0 to receivers that sleep; waiting messages and groups are kept.
+"""From channels-lite 0.4.0 to receivers that sleep; what waits on plain channels is kept.
 
 * Times become seconds since 1970 UTC: 0.4.0 wrote UTC or local time, as layer and settings said.
 * Delivered rows and their flag go: a row that was read is deleted.
@@ -29,13 +29,16 @@ def times_to_numbers(apps: Any, schema_editor: Any) -> None:
             )
 
 
-def local_parts_to_recipients(apps: Any, schema_editor: Any) -> None:
+def delete_what_is_of_the_dead(apps: Any, schema_editor: Any) -> None:
     """0.4.0 kept the full name of a process-local channel inside its message.
 
-    Its process is gone when this runs, and with it everybody who could read such a row.
+    Its process is gone when this runs, and with it everybody who could read such a row, or was a
+    member of a group.
     """
-    event = apps.get_model("channels_lite", "Event")
-    event.objects.using(schema_editor.connection.alias).filter(channel_name__endswith="!").delete()
+    alias = schema_editor.connection.alias
+    for model, lookup in (("Event", "endswith"), ("GroupMembership", "contains")):
+        rows = apps.get_model("channels_lite", model).objects.using(alias)
+        rows.filter(**{f"channel_name__{lookup}": "!"}).delete()
 
 
 def delete_delivered(apps: Any, schema_editor: Any) -> None:
@@ -48,7 +51,7 @@ class Migration(migrations.Migration):
     dependencies = [("channels_lite", "0001_initial")]
     operations = [
         migrations.RunPython(delete_delivered, migrations.RunPython.noop),
-        migrations.RunPython(local_parts_to_recipients, migrations.RunPython.noop),
+        migrations.RunPython(delete_what_is_of_the_dead, migrations.RunPython.noop),
         migrations.RemoveIndex("Event", "channels_li_channel_7553e7_idx"),
         migrations.RemoveIndex("GroupMembership", "channels_li_group_n_6c3675_idx"),
         migrations.RemoveField("Event", "delivered"),

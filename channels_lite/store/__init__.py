@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
+from django.db import DEFAULT_DB_ALIAS, connections
 from django.db import Error as DjangoError
-from django.db import connections
 
 from channels_lite.errors import StoreUnavailable
 from channels_lite.failpoints import reach
@@ -32,6 +32,7 @@ __all__ = [
     "Work",
     "is_in_memory",
     "is_locked",
+    "migrate_command",
     "perform",
     "refuse",
     "writing",
@@ -140,11 +141,21 @@ def perform(
     return Outcome(value)
 
 
-def refuse(error: Exception, alias: str) -> Outcome[Any]:
+def migrate_command(alias: str) -> str:
+    """What makes the tables there, and no others in a database of the channels' own."""
+    own = "" if alias == DEFAULT_DB_ALIAS else f" channels_lite --database={alias}"
+    return f"manage.py migrate{own}"
+
+
+def refuse(error: Exception, alias: str, *, is_reading: bool = False) -> Outcome[Any]:
     """The outcome for an error of sqlite3's or Django's: one of ours, with the mend."""
     text = str(error)
-    if "is locked" in text:
+    if "is locked" in text and is_reading:
         ours: Exception = StoreUnavailable(
+            f"database {alias!r} is locked: another connection is writing, or was stopped meanwhile"
+        )
+    elif "is locked" in text:
+        ours = StoreUnavailable(
             f"database {alias!r} stayed locked by another writer for longer than its "
             'OPTIONS["timeout"] allows, or at all for a transaction that had read before it wrote '
             '(which OPTIONS["transaction_mode"] = "IMMEDIATE" mends); nothing was written'
@@ -152,13 +163,21 @@ def refuse(error: Exception, alias: str) -> Outcome[Any]:
     elif any(lack in text for lack in ("no such table", "no such column", "has no column")):
         ours = ImproperlyConfigured(
             f"database {alias!r} lacks the tables of channels_lite ({text}): "
-            f"run manage.py migrate --database={alias}, or manage.py check --deploy if that has "
-            "nothing to apply"
+            f"run {migrate_command(alias)}, or manage.py check --deploy if that has nothing to "
+            "apply"
         )
     elif "not a database" in text:
         ours = ImproperlyConfigured(
             f'DATABASES[{alias!r}]["NAME"] is a file, but no SQLite database ({text}): name another'
         )
+    elif "unable to open" in text:
+        name = connections.settings[alias]["NAME"]
+        ours = StoreUnavailable(
+            f"database {alias!r}: {text}: see that {str(name)!r} is a file, that its directory is "
+            "there, and that this user may write to both"
+        )
+    elif is_reading:
+        ours = StoreUnavailable(f"database {alias!r} cannot be read: {text}")
     else:
         ours = StoreUnavailable(f"database {alias!r}: {text}; nothing was written")
     ours.__cause__ = error

@@ -31,8 +31,11 @@ class Waiter(Protocol):
     def tidy(self, channels: set[str]) -> None:
         """Called now and then: sees that it can still be reached, and for ``channels`` only."""
 
-    def report(self, received: int) -> None:
-        """Called now and then: tells those who watch how many messages were received so far."""
+    def report(self, received: int, full: int) -> None:
+        """Called now and then: tells those who watch how many messages were received so far.
+
+        And how many found a channel full.
+        """
 
     def frames(self, limit: int | None = None) -> list[Frame]:
         """What other processes have handed over since the last call, in the order of sending.

@@ -36,9 +36,11 @@ MAKING = 60.0
 class Report(msgspec.Struct, array_like=True):
     """What a process tells those who watch it."""
 
-    #: Messages since it began, and in each of the last seconds.
+    #: Messages received since it began, and in each of the last seconds.
     received: int = 0
     rate: float = 0.0
+    #: Messages that found a channel full.
+    full: int = 0
     #: Of ``time.monotonic()``, which all processes share: then it says so again, unless it stopped.
     until: float = 0.0
 
@@ -158,12 +160,16 @@ class Fifo:
 
     def close(self) -> None:
         """Removes the names, and the directory if nobody else is in it."""
-        self.keep(set())
-        _remove(self._path.with_suffix(REPORT))
-        if self.is_in_place():
-            _remove(self._path)
-        self.abandon()
-        _remove_directory(self._sidecar)
+        try:
+            self.keep(set())
+            _remove(self._path.with_suffix(REPORT))
+            if self.is_in_place():
+                _remove(self._path)
+            _remove_directory(self._sidecar)
+        except PermissionError:
+            pass  # somebody took it away from us; whoever has it now will tidy up
+        finally:
+            self.abandon()
 
     def abandon(self) -> None:
         """Closes the descriptors only: in a forked child the names are the parent's."""

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 BREATH = 0.01
 # Seconds between two reports at least.
 REPORT_EVERY = 1.0
+# Reasons for which layers of this process poll.
+_said: set[str] = set()
 
 
 class Listener:
@@ -64,7 +66,11 @@ class Listener:
             self._say_why()
 
     def _say_why(self) -> None:
-        logger.warning("the notify layer polls, with all its promises but speed: %s", self.reason)
+        if self.reason not in _said:  # by another layer of this process
+            _said.add(self.reason)
+            logger.warning(
+                "the notify layer polls, with all its promises but speed: %s", self.reason
+            )
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> bool:
         """R1: makes the FIFO, once, and has ``loop`` watch it.  False if it does already."""
@@ -81,11 +87,14 @@ class Listener:
                 if self._frames is not None:
                     loop.add_reader(self._frames.fd, self._take_frames)
             except (OSError, NotImplementedError) as error:
-                self.reason = self._clock.reason = f"it cannot be reached by a FIFO: {error}"
-                self._say_why()
+                self._fall_back(error)
                 return True
             self._loops = [each for each in self._loops if not each.is_closed()] + [loop]
         return True
+
+    def _fall_back(self, error: Exception) -> None:
+        self.reason = self._clock.reason = f"it cannot be reached by a FIFO: {error}"
+        self._say_why()
 
     def _make_frames(self) -> FrameReceiver | None:
         try:
@@ -122,10 +131,15 @@ class Listener:
         """Makes the FIFO anew if it was deleted, and drops names that nobody needs."""
         if self._fifo is None:
             return
-        with self._lock:
-            if self._fifo.is_in_place():
-                self._fifo.keep(channels)
-                return
+        try:
+            with self._lock:
+                if self._fifo.is_in_place():
+                    self._fifo.keep(channels)
+                    return
+        except PermissionError as error:  # another user's now
+            self._fall_back(error)
+            self._let_go()
+            return
         logger.warning("the FIFO in %s is gone; making it anew", self._sidecar())
         loops = [loop for loop in self._loops if not loop.is_closed()]
         self._let_go()
@@ -139,15 +153,17 @@ class Listener:
             self.listen(channel)
         self._look()
 
-    def report(self, received: int) -> None:
-        """Says so beside the FIFO, if messages came since the last time, or until then."""
+    def report(self, received: int, full: int) -> None:
+        """Says so beside the FIFO, if there were any since the last time, or until then."""
         now = time.monotonic()
         if self._fifo is None or now - self._reported_at < REPORT_EVERY:
             return
-        rate = (received - self._last_report.received) / (now - self._reported_at)
+        last = self._last_report
+        rate = (received - last.received) / (now - self._reported_at)
         self._reported_at = now
-        if rate or self._last_report.rate:
-            self._last_report = Report(received, rate, now + 2 * self._interval())
+        if rate or last.rate or full != last.full:
+            until = now + 2 * max(REPORT_EVERY, self._interval())
+            self._last_report = Report(received, rate, full, until)
             self._fifo.report(self._last_report)
 
     def frames(self, limit: int | None = None) -> list[Frame]:

@@ -60,7 +60,7 @@ class PollWaiter:
     def tidy(self, channels: set[str]) -> None:
         """Nothing to do."""
 
-    def report(self, received: int) -> None:
+    def report(self, received: int, full: int) -> None:
         """Nothing to do: whoever polls reads rows, and those can be counted."""
 
     def frames(self, limit: int | None = None) -> list[Frame]:

@@ -1,6 +1,6 @@
 """The admin, in a real browser before a real server.
 
-SCREENSHOT=live.png keeps what the live page shows, with -dark and -phone beside it.
+SCREENSHOTS=folder keeps pictures of it there, and of ``channels_lite status``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import shutil
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -42,7 +41,14 @@ SERVERS = {
     "ASGI": ["uvicorn", "--lifespan", "off", "--port", "{port}", "tests.admin.server:application"],
     "WSGI": ["gunicorn", "--threads", "4", "-b", "127.0.0.1:{port}", "tests.admin.server:wsgi"],
 }
-DESKTOP, PHONE = (1280, 1000), (390, 844)
+VIEWER = """
+from django.contrib.auth.models import Permission, User
+viewer = User.objects.create_user("viewer", password="secret", is_staff=True)
+viewer.user_permissions.add(Permission.objects.get(codename="view_event"))
+"""
+DESKTOP, PHONE = (1280, 900), (390, 844)
+SCREENSHOTS = os.environ.get("SCREENSHOTS")
+SOON = '{"polling_interval": 0.3}'
 
 
 @pytest.fixture
@@ -58,7 +64,7 @@ def browser(tmp_path):
 
 @pytest.fixture
 def site(run, folder, monkeypatch, request):
-    """The address of a server with a superuser."""
+    """The address of a server with a superuser, and a user who may look."""
     monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "tests.admin.settings")
     environment = child_environment(folder) | {
         "DJANGO_SETTINGS_MODULE": "tests.admin.settings",
@@ -67,6 +73,7 @@ def site(run, folder, monkeypatch, request):
     for command in (
         ["migrate", "-v0"],
         ["createsuperuser", "--noinput", "--username=admin", "--email=admin@example.com"],
+        ["shell", "-c", VIEWER],
     ):
         subprocess.run([sys.executable, "-m", "django", *command], env=environment, check=True)
     port = free_port()
@@ -91,10 +98,10 @@ def until(driver, script):
     )
 
 
-def log_in(driver, site):
+def log_in(driver, site, name="admin"):
     driver.get(site)
     driver.execute_script(
-        "document.getElementById('id_username').value = 'admin';"
+        f"document.getElementById('id_username').value = '{name}';"
         "document.getElementById('id_password').value = 'secret';"
         "document.getElementById('login-form').submit()"
     )
@@ -109,48 +116,74 @@ def tile(name):
 def test_live_page_shows_what_happens(browser, site, start):
     """Rows, groups and processes appear as they come, and a message's latency is drawn."""
     log_in(browser, site)
-    child = start()
+    child, sender = start(TEST_CONFIG=SOON), start()
     child.do("create_event", channel="thumbnails", message={"type": "make", "id": 7})
     browser.set_window_size(*DESKTOP)
     browser.get(f"{site}channels_lite/event/live/")
     until(browser, f"{tile('waiting')} === '1'")
     channel = child.do("new_channel")
     child.do("receive", channel="mails")
+    child.do("receive", channel=channel, count=100_000)
     child.do("group_add", group="chat_lobby", channel=channel)
     until(browser, f"{tile('memberships')} === '1'")
     for text in ("thumbnails", "mails", "chat_lobby", str(child.pid)):
         until(browser, f"document.querySelector('.live-tables').textContent.includes('{text}')")
     come = "document.querySelector('[data-table=channels] tbody tr').cells[3].textContent"
 
-    def rows_come():
+    def is_seen(what):
         child.do("create_event", channel="thumbnails", message={"type": "make", "id": 7})
-        return browser.execute_script(f"return {come} > 0")
+        for number in range(20):
+            sender.do("group_send", group="chat_lobby", message={"number": number})
+        return browser.execute_script(f"return {what} > 0")
 
-    wait_until(rows_come)
-    until(browser, "document.querySelector('#live-plot polyline').points.length > 2")
+    wait_until(lambda: is_seen(come))
+    wait_until(lambda: is_seen(tile("received")))
+    points = "document.querySelector('#live-plot polyline').points.length"
+    if SCREENSHOTS:
+        while browser.execute_script(f"return {points}") < 30:
+            is_seen(come)
+        draw_status(child)
+    until(browser, f"{points} > 2")
     assert until(browser, tile("latency")).endswith(" ms")
-    keep_screenshots(browser)
+    for suffix, size, scheme in (
+        ("", DESKTOP, "light"),
+        ("-dark", DESKTOP, "dark"),
+        ("-phone", PHONE, "light"),
+    ):
+        keep_screenshot(browser, f"live{suffix}", size, scheme)
     wide = "document.documentElement.scrollWidth"
     assert browser.execute_script(f"return {wide}") <= PHONE[0]
     errors = [each for each in browser.get_log("browser") if "favicon" not in each["message"]]
     assert errors == []
 
 
-def keep_screenshots(browser):
-    """At desktop and phone width, light and dark."""
-    shown = os.environ.get("SCREENSHOT")
-    kept = (("", DESKTOP, "light"), ("-dark", DESKTOP, "dark"), ("-phone", PHONE, "light"))
-    for suffix, size, scheme in kept:
-        browser.set_window_size(*size)
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-        browser.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False},
-        )
-        if shown:
-            path = Path(shown)
-            browser.save_screenshot(str(path.with_stem(path.stem + suffix)))
+def keep_screenshot(browser, name, size=DESKTOP, scheme="light"):
+    """Gives the page that size and those colours, and takes a picture if one is wanted."""
+    browser.set_window_size(*size)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False},
+    )
+    if SCREENSHOTS:
+        browser.save_screenshot(f"{SCREENSHOTS}/{name}.png")
+
+
+def draw_status(child):
+    """As ``manage.py channels_lite status`` prints it."""
+    code = (
+        "import django; django.setup()\n"
+        "from channels.layers import get_channel_layer\n"
+        "from rich.console import Console\n"
+        "from channels_lite.management.status import draw\n"
+        "from channels_lite.snapshot import take\n"
+        "console = Console(record=True, width=96, file=open('/dev/null', 'w'))\n"
+        "console.print(draw('default', take(get_channel_layer())))\n"
+        f"console.save_svg('{SCREENSHOTS}/status.svg', title='manage.py channels_lite status')\n"
+    )
+    environment = child_environment(child.log.parent)
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 
 
 @pytest.mark.parametrize("site", ["ASGI"], indirect=True)
@@ -164,10 +197,12 @@ def test_messages_are_read_and_purged(browser, site, start):
     garbage = "UPDATE channels_lite_event SET data = x'c1' WHERE channel_name = 'others'"
     child.do("execute", sql=garbage)
     browser.get(f"{site}channels_lite/event/")
+    keep_screenshot(browser, "admin")
     rows = "document.querySelectorAll('#result_list tbody tr').length"
     assert browser.execute_script(f"return {rows}") == 4
     browser.get(f"{site}channels_lite/event/1/change/")
     text = until(browser, "document.getElementById('content').textContent")
+    keep_screenshot(browser, "admin-message")
     assert "{'id': 0, 'type': 'make'}" in text
     assert browser.execute_script("return document.querySelector('[name=_save]')") is None
     browser.get(f"{site}channels_lite/event/4/change/")
@@ -179,6 +214,16 @@ def test_messages_are_read_and_purged(browser, site, start):
         "document.getElementById('changelist-form').submit()"
     )
     until(browser, "document.querySelector('.messagelist')?.textContent.includes('3 messages')")
+
+
+@pytest.mark.parametrize("site", ["ASGI"], indirect=True)
+def test_purging_takes_the_permission_to_delete(browser, site, start):
+    """Who may only look at messages has no way to throw them away."""
+    log_in(browser, site, "viewer")
+    start().do("create_event", channel="thumbnails", message={"type": "make"})
+    browser.get(f"{site}channels_lite/event/")
+    assert until(browser, "document.querySelectorAll('#result_list tbody tr').length") == 1
+    assert browser.execute_script("return document.querySelector('[name=action]')") is None
 
 
 @pytest.mark.parametrize("site", ["ASGI"], indirect=True)

@@ -98,6 +98,26 @@ def test_11_15_sidecar_refused(start, folder, ledger, fault, mend):
     assert mend in said
 
 
+@needs_root
+def test_15_sidecar_taken_away(start, public_folder):
+    """A process whose directory becomes another user's polls, says so once, and ends in peace."""
+    for path in (public_folder, public_folder / "default.sqlite3"):
+        os.chown(path, 65534, 65534)
+    receiver = start(TEST_CONFIG=SOON, TEST_FOLDER=str(public_folder))
+    receiver.do("become", user=65534)
+    listen(receiver, "jobs", 2)
+    receiver.do("send", channel="jobs", message={"number": 0})
+    assert receiver.received()["received"] == {"number": 0}
+    os.chown(sidecar(public_folder), 1, 1)
+    wait_until(lambda: "the notify layer polls" in receiver.log.read_text())
+    receiver.do("send", channel="jobs", message={"number": 1})
+    assert receiver.received()["received"] == {"number": 1}
+    receiver.end()
+    said = receiver.log.read_text()
+    assert said.count("Permission denied") == 1
+    assert "Traceback" not in said
+
+
 @pytest.mark.parametrize("plant", ["file", "symlink", "socket", "device"])
 def test_12_fifo_replaced(start, folder, ledger, plant, tmp_path):
     """What stands where a FIFO should be is never written to; messages come by the fallback."""

@@ -135,6 +135,13 @@ def test_what_is_no_database_is_said(manage, folder, subcommand, content, expect
         (["status", "--layer", "other"], {}, "CHANNEL_LAYERS has default"),
         (["bench", "--redis", "redis://127.0.0.1:1"], {}, "redis: "),
         ([], {}, "arguments are required"),
+        (["status", "--watch", "-1"], {}, "must be above 0"),
+        (["status", "--json", "--watch", "1"], {}, "--watch draws tables"),
+        (["bench", "--count", "0"], {}, "must be 1 or more"),
+        (["doctor"], {"TEST_LAYER": "notif.NotifyChannelLayer"}, "cannot be imported"),
+        (["status"], {"TEST_NAME": ":memory:"}, "is in memory"),
+        (["status"], {"TEST_NAME": "/nowhere/channels.sqlite3"}, "no directory: make it"),
+        (["doctor"], {"TEST_NAME": "/tmp"}, "to mend"),
         (["bench"], {"TEST_CONFIG": '{"capacity": 0}'}, r"CONFIG['capacity'] is 0"),
     ],
 )
@@ -154,5 +161,5 @@ def test_locked_database_is_said(manage, folder, start):
     options = {"TEST_OPTIONS": '{"timeout": 0.2}'}
     status, said, complaint = manage("doctor", **options)
     assert (status, "Traceback" in complaint) == (1, False)
-    assert "stayed locked" in said
+    assert "see who holds its lock" in said
     assert manage("status", **options)[0] == 0

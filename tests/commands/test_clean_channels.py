@@ -91,8 +91,13 @@ def test_progress_is_drawn_on_a_terminal(folder, start):
 
 def test_missing_tables_are_one_line(configured, tmp_path):
     """Without tables the command fails with the mend."""
-    use_database("channels", tmp_path / "empty.sqlite3")
-    with pytest.raises(CommandError, match=r"run manage\.py migrate --database=channels"):
+    path = tmp_path / "empty.sqlite3"
+    use_database("channels", path)
+    with pytest.raises(CommandError, match=r"run manage\.py migrate channels_lite --database=cha"):
+        call_command("clean_channels")
+    assert not path.exists()
+    path.touch()
+    with pytest.raises(CommandError, match=r"lacks the tables .* run manage\.py migrate"):
         call_command("clean_channels")
 
 

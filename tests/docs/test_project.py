@@ -180,7 +180,7 @@ def test_absent_file_needs_migrate_and_no_restart(chat: Project):
     for path in chat.folder.glob("channels.sqlite3*"):
         path.unlink()
     hello = "python manage.py shell < hello.py"
-    assert "run manage.py migrate --database=channels" in chat.run(f"{hello} || true")
+    assert "run manage.py migrate channels_lite --database=channels" in chat.run(f"{hello} || true")
     [migrate] = {
         command
         for block in blocks(DOCS / "deployment.md")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
-import time
+import math
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 from asgiref.sync import async_to_sync
@@ -15,7 +15,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from channels_lite import snapshot
-from channels_lite.config import our_layers
+from channels_lite.config import misnamed_layers, our_layers
 from channels_lite.errors import StoreUnavailable
 from channels_lite.layers.base import BaseSQLiteChannelLayer
 from channels_lite.management import doctor
@@ -47,16 +47,18 @@ class Command(BaseCommand):
 
         add("doctor", "What is used and why, and whether a message comes through; 1: mend it.")
         add("status", "What waits where, and who receives.").add_argument(
-            "--watch", type=float, metavar="SECONDS", help="again and again, until Ctrl-C"
+            "--watch", type=_seconds, metavar="SECONDS", help="again and again, until Ctrl-C"
         )
         bench = add("bench", "Latency and throughput between two processes, here.")
         bench.add_argument("--redis", metavar="URL", help="and beside it channels_redis pub/sub's")
-        bench.add_argument("--count", type=int, default=COUNT, help=f"messages ({COUNT})")
+        bench.add_argument("--count", type=_count, default=COUNT, help=f"messages ({COUNT})")
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Runs it; what goes wrong is one line, and exit status 1."""
         layers = our_layers()
         alias = options["layer"]
+        if alias in (misnamed := misnamed_layers()):
+            raise CommandError(f"layer {alias!r}: {misnamed[alias]}")
         if alias not in layers:
             known = ", ".join(sorted(layers)) or "none of channels_lite"
             raise CommandError(f"no layer {alias!r} of channels_lite; CHANNEL_LAYERS has {known}.")
@@ -96,26 +98,17 @@ class Command(BaseCommand):
         layer: BaseSQLiteChannelLayer,
         options: Mapping[str, Any],
     ) -> None:
+        if options["json"] and options["watch"]:
+            raise CommandError("--watch draws tables, and --json none: leave one of them out.")
         if options["json"]:
             self.stdout.write(json.dumps(dataclasses.asdict(snapshot.take(layer)), indent=2))
             return
-        from rich.console import Console  # noqa: PLC0415 - an extra
-        from rich.live import Live  # noqa: PLC0415
+        from channels_lite.management import status  # noqa: PLC0415 - it needs an extra
 
-        from channels_lite.management.status import draw  # noqa: PLC0415
-
-        console = Console(file=self.stdout)  # type: ignore[arg-type]
-        if not options["watch"]:
-            console.print(draw(alias, snapshot.take(layer)))
-            return
-        with suppress(KeyboardInterrupt), Live(console=console, screen=True) as live:
-            before = snapshot.take(layer)
-            live.update(draw(alias, before), refresh=True)
-            while True:
-                time.sleep(options["watch"])
-                taken = snapshot.take(layer, before.stored)
-                live.update(draw(alias, taken, before), refresh=True)
-                before = taken
+        if options["watch"]:
+            status.watch(alias, layer, options["watch"], self.stdout)
+        else:
+            status.show(alias, layer, self.stdout)
 
     def _bench(
         self,
@@ -131,12 +124,14 @@ class Command(BaseCommand):
                 "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
                 "CONFIG": {"hosts": [options["redis"]]},
             }
+            try:
+                layer_of(entries["redis"])
+            except ImportError as error:
+                raise CommandError(f"redis: {error}; pip install channels-redis") from error
         measured = {}
         for name, each in entries.items():
             try:
-                measured[name] = async_to_sync(_measure)(each, max(1, options["count"]))
-            except ImportError as error:
-                raise CommandError(f"{name}: {error}; pip install channels-redis") from error
+                measured[name] = async_to_sync(_measure)(each, options["count"])
             except OSError as error:
                 raise CommandError(f"{name}: {error}") from error
             if not options["json"]:
@@ -146,6 +141,20 @@ class Command(BaseCommand):
                 )
         if options["json"]:
             self.stdout.write(json.dumps(measured, indent=2))
+
+
+def _seconds(text: str) -> float:
+    """argparse's type of what it names."""
+    if not 0 < float(text) < math.inf:
+        raise argparse.ArgumentTypeError("must be above 0")
+    return float(text)
+
+
+def _count(text: str) -> int:
+    """The same."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return int(text)
 
 
 async def _measure(entry: Mapping[str, Any], count: int) -> dict[str, float]:

@@ -13,8 +13,10 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, connections
 
+from channels_lite import snapshot
 from channels_lite.config import our_layers
 from channels_lite.models import Event, GroupMembership
+from channels_lite.store import is_in_memory
 from channels_lite.store.checkpoint import checkpoint
 from channels_lite.store.connection import Source
 from channels_lite.store.upkeep import INCREMENTAL, KEPT
@@ -50,6 +52,8 @@ class Command(BaseCommand):
         for alias in layers:
             try:
                 layer = channel_layers[alias]
+                if not is_in_memory(layer.database):
+                    snapshot.require_file(Source(layer.database))
                 with self._progress(alias, layer.database) as advance:
                     kept = KEPT if options["no_vacuum"] else 0
                     deleted = async_to_sync(layer.clean_expired)(advance, kept)

@@ -55,6 +55,7 @@
     tile("waiting", taken.waiting);
     tile("stored", rate(taken.stored, last?.stored, seconds));
     tile("received", alive.reduce((sum, each) => sum + each.rate, 0).toFixed(0));
+    tile("missed", taken.processes.reduce((sum, each) => sum + each.full, 0));
     tile("processes", alive.length);
     tile("memberships", taken.memberships);
     tile("size", bytes(taken.size));
@@ -71,7 +72,8 @@
         process.is_alive ? (process.pid ?? "?") : "killed",
         process.received,
         process.rate.toFixed(0),
-        process.channels.filter((name) => !name.startsWith("channels-lite-live.")).join(", "),
+        process.full,
+        process.channels.join(", "),
         process.token.slice(0, 8),
       ]),
     );
@@ -80,7 +82,7 @@
 
   const say = (text, isWrong) => {
     state.textContent = text;
-    state.classList.toggle("is-wrong", isWrong);
+    page.classList.toggle("is-wrong", isWrong);
   };
 
   const source = new EventSource(page.dataset.stream);
