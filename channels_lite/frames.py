@@ -142,18 +142,20 @@ class FrameReceiver:
         return frames
 
     def close(self) -> list[Frame]:
-        """Takes the name away, and returns what was sent until then: nothing can come later."""
+        """Takes the name away, and returns what was sent until then: nothing can come later.
+
+        `abandon` closes the descriptor.
+        """
         with suppress(OSError):  # macOS knows no such thing
             self._socket.shutdown(socket.SHUT_RD)
         frames = self.drain()
         for name in (self._path, self._hidden):
             with suppress(OSError):  # gone already, or another user's now
                 name.unlink()
-        self.abandon()
         return frames
 
     def abandon(self) -> None:
-        """Closes the descriptor only: in a forked child the name is the parent's."""
+        """Closes the descriptor."""
         self._socket.close()
 
 
@@ -211,9 +213,10 @@ class FrameSender:
         """Takes note of a committed row: what is sent to ``name`` from now on comes after it."""
         if name.endswith("!"):
             with self._lock:  # two loops may tell of their commits in the other order
-                if len(self._last_rows) >= MAX_NAMES:
-                    self._last_rows.clear()
-                self._last_rows[name] = max(row, self._last_rows.get(name, 0))
+                row = max(row, self._last_rows.pop(name, 0))
+                if len(self._last_rows) >= MAX_NAMES:  # the one that was used longest ago
+                    del self._last_rows[next(iter(self._last_rows))]
+                self._last_rows[name] = row
 
     def last_row(self, name: str) -> int:
         """The id of the last row that this process has put for ``name``; 0: none."""

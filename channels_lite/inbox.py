@@ -78,6 +78,8 @@ class Inbox:
     def ask(self, now: float, *, deletes: bool) -> Look:
         """What the next look is to read, and whether it deletes what it reads."""
         with self._lock:
+            for mailbox in self._plain.values():
+                mailbox.forget_closed_loops()
             wanted = {
                 name: len(mailbox.receivers) - len(mailbox.parcels)
                 for name, mailbox in self._plain.items()
@@ -123,6 +125,7 @@ class Inbox:
                 self._void(looked.flushed)
             if looked.is_rewound:
                 self._cursors = dict.fromkeys(self._cursors, 0)
+                self._seen.clear()
                 self._release.read.clear()
             for frame, data in opened:
                 if frame.after and frame.name in rows:
@@ -274,19 +277,32 @@ class Inbox:
         with self._lock:
             return (self._mailboxes.get(channel) or self._mailbox(channel)).enter(loop)
 
-    def leave(self, channel: str, receiver: asyncio.Future[None]) -> None:
-        """Takes out a cancelled receiver; another one gets what it may have been called for."""
+    def leave(self, channel: str, receiver: asyncio.Future[None]) -> bool:
+        """Takes out a cancelled receiver; another one gets what it may have been called for.
+
+        False: it was out already, for its loop was closed.  Then its coroutine ends when Python
+        collects it, which can be within any allocation under the lock: it must not be asked for.
+        """
+        mailbox = self._mailboxes.get(channel)
+        if mailbox is None or receiver not in mailbox.receivers:
+            return False
         with self._lock:
-            mailbox = self._mailboxes[channel]
             mailbox.leave(receiver)
             if mailbox.parcels:
                 mailbox.call(running_loop())
+        return True
 
     @property
     def is_empty(self) -> bool:
         """Whether no message waits in memory."""
         with self._lock:
             return not any(mailbox.parcels for mailbox in self._mailboxes.values())
+
+    def loops(self) -> set[asyncio.AbstractEventLoop]:
+        """Those that are open, and on which somebody waits."""
+        with self._lock:
+            receivers = [each for mailbox in self._mailboxes.values() for each in mailbox.receivers]
+        return {each.get_loop() for each in receivers if not each.get_loop().is_closed()}
 
     def context_of_a_receiver(self) -> contextvars.Context | None:
         """That of some coroutine that waits, on a loop that is open; None if nobody waits."""
@@ -321,6 +337,7 @@ class Inbox:
     def _give_up(self) -> list[tuple[str, Claimed]]:
         unclaimed, self._release.unclaimed = self._release.unclaimed, []
         for name, mailbox in self._plain.items():
+            mailbox.forget_closed_loops()
             while mailbox.parcels and not mailbox.receivers:
                 claimed = mailbox.claimed[mailbox.parcels[0].id]
                 unclaimed.append((name, claimed))
@@ -390,15 +407,19 @@ class Inbox:
             return parcel.created_at < flushed.at
 
         for channel, mailbox in self._mailboxes.items():
-            while mailbox.parcels and is_void(mailbox.parcels[0]):
-                self._pop(channel, mailbox)
+            for parcel in [each for each in mailbox.parcels if is_void(each)]:
+                mailbox.parcels.remove(parcel)
+                self._is_out(channel, mailbox, parcel)
 
     def _pop(self, channel: str, mailbox: Mailbox) -> Parcel:
         parcel = mailbox.parcels.popleft()
+        self._is_out(channel, mailbox, parcel)
+        return parcel
+
+    def _is_out(self, channel: str, mailbox: Mailbox, parcel: Parcel) -> None:
         if self.full:
             self.full.discard(channel)
         if mailbox.claimed:
             mailbox.claimed.pop(parcel.id, None)
         if parcel.is_parked:
             self._release.received.append((parcel.id, channel))
-        return parcel

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 __all__ = ["TURN", "call_on", "running_loop"]
@@ -21,10 +20,13 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def call_on(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args: Any) -> None:
-    """Calls ``callback`` on the loop's thread: at once if it is this one.  Not if it is closed."""
+def call_on(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args: Any) -> bool:
+    """Calls ``callback`` on the loop's thread, at once if it is this one.  False: it is closed."""
     if running_loop() is loop:
         callback(*args)
-        return
-    with suppress(RuntimeError):
+        return True
+    try:
         loop.call_soon_threadsafe(callback, *args)
+    except RuntimeError:
+        return False
+    return True

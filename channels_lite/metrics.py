@@ -122,7 +122,8 @@ def publish() -> None:
                 before = {}
             now = {name: getattr(stats, name) for name in COUNTERS}
             for name, counter in COUNTERS.items():
-                counter.labels(alias).inc(now[name] - before.get(name, 0))
+                # Not less: a count that another thread has overwritten may fall.
+                counter.labels(alias).inc(max(0, now[name] - before.get(name, 0)))
             _published[alias] = stats, now
 
 
@@ -132,7 +133,8 @@ def install() -> None:
     if not _is_installed:
         _is_installed = True
         REGISTRY.register(DatabaseCollector())
-        os.register_at_fork(after_in_child=_start)
+        if hasattr(os, "register_at_fork"):  # not on Windows
+            os.register_at_fork(after_in_child=_start)
         for alias in our_layers():
             with suppress(ImproperlyConfigured):  # check E001 says so, or who asks for the layer
                 channel_layers[alias]

@@ -13,6 +13,7 @@ attributes are those of opentelemetry.io/docs/specs/semconv/messaging/messaging-
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
@@ -91,8 +92,11 @@ _Send = Callable[[BaseSQLiteChannelLayer, str, Mapping[str, Any]], Awaitable[Non
 
 
 def _sending(send: _Send, operation: str) -> Any:
+    signature = inspect.signature(send)
+
     @wraps(send)
-    async def traced(self: BaseSQLiteChannelLayer, to: str, message: Mapping[str, Any]) -> None:
+    async def traced(*args: Any, **kwargs: Any) -> None:
+        self, to, message = signature.bind(*args, **kwargs).arguments.values()
         if not isinstance(message, dict) or not isinstance(to, str):
             return await send(self, to, message)  # which says what is wrong
         with _tracer.start_as_current_span(

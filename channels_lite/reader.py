@@ -27,7 +27,7 @@ from channels_lite.inbox import Inbox
 from channels_lite.loops import TURN, running_loop
 from channels_lite.serializers import BaseMessageSerializer, UndecodableMessage
 from channels_lite.stats import Stats
-from channels_lite.store import Outcome, Store, sql
+from channels_lite.store import Execute, Outcome, Store, sql
 from channels_lite.store.upkeep import KEPT, Sweep, leave_all
 from channels_lite.wake import Waiter
 
@@ -83,21 +83,20 @@ class Reader:
         self._lock = threading.Lock()
         self._looking: asyncio.AbstractEventLoop | None = None
         #: Who asked for another look while one was under way.
-        self._look_again: asyncio.AbstractEventLoop | None = None
+        self._look_again: set[asyncio.AbstractEventLoop] = set()
         #: Looks under way; more than one if a loop was closed in the midst of its own.
         self._looks = 0
-        #: Frames that come after a row still to be read; and how many of them were there when the
-        #: look under way began, so that the row is either found by it, or gone.
+        #: Frames that come after a row still to be read; and how many were held before, in all.
         self._frames_lock = threading.Lock()
         self._held: list[Frame] = []
-        self._held_before = 0
+        self._let_go = 0
         self._releasing: asyncio.AbstractEventLoop | None = None
         self._last_message = time.monotonic()
         self._last_error = ""
         #: Looks that found no row, since one did.
         self._fruitless = 0
-        #: Somebody has received since the last `close`.
-        self._is_open = False
+        #: Somebody has received since the last `close`, and at all.
+        self._is_open = self._is_used = False
         self._sweeping: asyncio.AbstractEventLoop | None = None
         self._next_sweep = self._next_tidy = 0.0
         #: Whether channels of this process may be members of groups.
@@ -113,7 +112,7 @@ class Reader:
 
     def open(self) -> None:
         """From now on looks are made, until `close`."""
-        self._is_open = True
+        self._is_open = self._is_used = True
 
     def look(self) -> None:
         """Reads what waits for this process.  On a running loop; one at a time."""
@@ -121,14 +120,16 @@ class Reader:
         with self._lock:
             if not self._is_open:
                 return  # a look that was asked for before it was closed
-            if self._looking is not None and not self._looking.is_closed():
-                self._look_again = loop
+            # One that has stopped may never go on.
+            if self._looking is not None and self._looking.is_running():
+                self._look_again.add(loop)
                 return
             self._looking = loop
             self._looks += 1
-        self._held_before = len(self._held)
+        with self._frames_lock:  # the rows these come after are found by the look, or gone
+            held = self._let_go + len(self._held)
         asked = self._inbox.ask(self._clock.now(), deletes=self._is_in_memory)
-        done = partial(self._looked, loop, asked)
+        done = partial(self._looked, loop, asked, held)
         self._store.submit(partial(sql.look, asked=asked), done, write=False)
 
     def woken(self) -> None:
@@ -144,49 +145,58 @@ class Reader:
         self,
         loop: asyncio.AbstractEventLoop,
         asked: sql.Look,
+        held: int,
         outcome: Outcome[sql.Looked],
     ) -> None:
-        again = None
+        must_look_again = False
+        try:
+            must_look_again = self._take_in(asked, held, outcome)
+        finally:
+            with self._lock:
+                self._looks -= 1
+                if self._looking is loop:
+                    self._looking = None
+                again, self._look_again = self._look_again, set()
+        for other in again | {loop} if must_look_again else again:
+            _soon(other, self.look)
+        if self._inbox.unreleased:
+            _soon(loop, partial(self.release_later, loop))
+
+    def _take_in(self, asked: sql.Look, held: int, outcome: Outcome[sql.Looked]) -> bool:
+        """What became of a look.  True: look again."""
         by_clock, self._is_by_clock = self._is_by_clock, False
         self._stats.looks += 1
         if outcome.error is not None:
             self._stats.failed_looks += 1
             self._inbox.restore(sql.Release(unclaimed=asked.unclaimed))
             self._report(outcome.error)
-        else:
-            if self._last_error:
-                self._last_error = ""
-                signals.send(signals.store_available, self._config.database)
-            looked = outcome.result()
-            if looked.rows or looked.claimed:
-                reach("after_claim")
-            again = loop if self._deliver(asked, looked) else None
-            is_fruitless = not looked.rows and not looked.claimed
-            self._fruitless = self._fruitless + 1 if is_fruitless else 0
-            self._stats.found_by_clock += by_clock and not is_fruitless
-            self._wake({name: row.id for name, row in asked.unclaimed})
-        with self._lock:
-            self._looks -= 1
-            if self._looking is loop:
-                self._looking = None
-            again, self._look_again = self._look_again or again, None
-        if again is not None:
-            _soon(again, self.look)
-        if self._inbox.unreleased:
+            return False
+        if self._last_error:
+            self._last_error = ""
+            signals.send(signals.store_available, self._config.database)
+        looked = outcome.result()
+        is_fruitless = not looked.rows and not looked.claimed
+        if not is_fruitless:
+            reach("after_claim")
             self._last_message = time.monotonic()
-            _soon(loop, partial(self.release_later, loop))
+        must_look_again = self._deliver(asked, held, looked)
+        self._fruitless = self._fruitless + 1 if is_fruitless else 0
+        self._stats.found_by_clock += by_clock and not is_fruitless
+        self._wake({name: row.id for name, row in asked.unclaimed})
+        return must_look_again
 
-    def _deliver(self, asked: sql.Look, looked: sql.Looked) -> bool:
+    def _deliver(self, asked: sql.Look, held: int, looked: sql.Looked) -> bool:
         """Takes in rows, and the frames before and between them.  True: look again."""
         with self._frames_lock:
             self._held += self.waiter.frames()
-            ready = self._held_before if looked.is_all else 0
+            ready = max(0, held - self._let_go) if looked.is_all else 0
             for frame in self._held[ready:]:
                 last = looked.rows[frame.name][-1].id if frame.name in looked.rows else 0
                 if frame.after > max(last, self._inbox.seen(frame.name)):
                     break
                 ready += 1
             frames, self._held = self._held[:ready], self._held[ready:]
+            self._let_go += len(frames)
             again = self._inbox.deliver(asked, looked, frames, self._clock.now(), self._decrypt)
             again |= bool(self._held)
         self._after_delivery()
@@ -197,11 +207,10 @@ class Reader:
         with self._frames_lock:  # in the order of sending, whichever loop is called
             self._held += self.waiter.frames(TURN)
             reach("after_frames")
-            must_look = self._looks > 0 or any(
-                frame.after > self._inbox.seen(frame.name) for frame in self._held
-            )
+            must_look = any(frame.after > self._inbox.seen(frame.name) for frame in self._held)
             if not must_look:
                 frames, self._held = self._held, []
+                self._let_go += len(frames)
                 self._inbox.take_frames(frames, self._clock.now(), self._decrypt)
         if must_look:
             self.look()
@@ -238,9 +247,12 @@ class Reader:
         """Now and then: looks, and tidies up.  False if nobody waits for messages."""
         context = self._inbox.context_of_a_receiver()
         self._is_by_clock = True
-        # In a receiver's context, in which its code finds its own connection: under Django's
-        # TestCase the rows are in a transaction that no other one sees.
-        (context.copy().run if context else _run)(self.look)
+        if context is None:
+            self.look()
+        else:
+            # In a receiver's context, in which its code finds its own connection: under Django's
+            # TestCase the rows are in a transaction that no other one sees.
+            context.copy().run(self.look)
         if time.monotonic() >= self._next_tidy:
             self._next_tidy = time.monotonic() + TIDY_EVERY
             self._inbox.sweep(self._clock.now())
@@ -256,12 +268,12 @@ class Reader:
         """Soon, on ``loop``, or now if much has been read."""
         if self._inbox.unreleased * RELEASE_SHARE >= self._config.capacity:
             self.release()
-        elif self._releasing is None or self._releasing.is_closed():
+        elif self._releasing is None or not self._releasing.is_running():
             self._releasing = loop
             loop.call_later(RELEASE_AFTER, self.release)
 
-    def release(self) -> None:
-        """Tells the table what this process is through with."""
+    def release(self, done: Callable[[], object] = lambda: None) -> None:
+        """Tells the table what this process is through with; ``done`` is called then."""
         self._releasing = None
         if not self._inbox.full:
             self.waiter.accept_frames(is_open=True)
@@ -271,11 +283,16 @@ class Reader:
         if through:
             self._store.submit(
                 partial(sql.release, through=through),
-                partial(self._released, through),
+                partial(self._released, through, done),
                 write=True,
             )
+        else:
+            done()
 
-    def _released(self, through: sql.Release, outcome: Outcome[None]) -> None:
+    def _released(
+        self, through: sql.Release, done: Callable[[], object], outcome: Outcome[None]
+    ) -> None:
+        done()
         if outcome.error is not None:
             self._inbox.restore(through)
             return
@@ -286,11 +303,11 @@ class Reader:
 
     def sweep(self) -> None:
         """Begins a sweep of the tables, if it is time and the turn of this process."""
-        is_sweeping = self._sweeping is not None and not self._sweeping.is_closed()
+        is_sweeping = self._sweeping is not None and self._sweeping.is_running()
         if not self._is_open or is_sweeping or time.monotonic() < self._next_sweep:
             return
         self._next_sweep = time.monotonic() + SWEEP_EVERY
-        dead = self.waiter.dead()
+        dead = self.waiter.dead(SWEEP_EVERY)
         if dead is not None and (dead or self._config.auto_trim):
             self._sweeping = asyncio.get_running_loop()
             self._step(self._sweeping, Sweep(dead, None if self._is_in_memory else KEPT))
@@ -313,24 +330,29 @@ class Reader:
         now = self._clock.now() if self._config.auto_trim else 0.0
         self._store.submit(partial(sweep.step, now=now), done, write=False)
 
-    def close(self) -> None:
-        """Stops until it is opened again; gives back what was claimed and not received."""
+    def close(self, done: Callable[[], object] = lambda: None) -> None:
+        """Stops until it is opened again; gives back what was claimed and not received.
+
+        ``done`` is called when that is told, or cannot be.
+        """
         self._is_open = False
         self.waiter.close()
-        self.release()
+        self.release(done)
 
     def leave(self) -> None:
         """At exit: the same, and ends the memberships of this process."""
-        must_leave = self._is_open and self.has_joined
-        with suppress(RuntimeError):  # no loop to wait for a lock on, or no thread any more
+        with suppress(RuntimeError):  # no thread can be started any more
+            if self._is_used:
+                # What waited for a lock, on a loop that is closed now, comes back to be told.
+                self._store.submit(_nothing, _ignore, write=False)
             self.close()
-            if must_leave:
+            if self._is_used and self.has_joined:
                 self._store.submit(partial(leave_all, token=self._token), _ignore, write=False)
         self._store.close()
 
 
-def _run(function: Callable[[], None]) -> None:
-    function()
+def _nothing(execute: Execute) -> None:
+    """Asks nothing of the database."""
 
 
 def _ignore(outcome: Outcome[Any]) -> None:

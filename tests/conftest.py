@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -111,3 +112,11 @@ async def is_empty(layer: BaseSQLiteChannelLayer, channel: str) -> bool:
     """Whether a message sent now is the next one that comes; works below capacity only."""
     await layer.send(channel, {"type": "marker"})
     return await received(layer, channel) == {"type": "marker"}
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """For what no event tells of."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.001)

@@ -70,7 +70,7 @@ def test_missing_tables_name_the_mend(tmp_path, make_layer_sync):
     use_database("channels", tmp_path / "empty.sqlite3")
     layer = make_layer_sync()
     for call in (layer.send("channel", {}), layer.receive("channel")):
-        with pytest.raises(ImproperlyConfigured, match="migrate --database=channels"):
+        with pytest.raises(ImproperlyConfigured, match="migrate channels_lite --database=channels"):
             asyncio.run(asyncio.wait_for(call, PATIENCE))
 
 

@@ -14,8 +14,8 @@ from asgiref.sync import async_to_sync
 from channels.exceptions import ChannelFull
 from django.db import connections, transaction
 
-from channels_lite.frames import MAX_DATAGRAM, SUFFIX, Frame, FrameSender
-from tests.conftest import PATIENCE, received
+from channels_lite.frames import MAX_DATAGRAM, MAX_NAMES, SUFFIX, Frame, FrameSender
+from tests.conftest import PATIENCE, received, until
 
 
 @pytest.fixture(params=["notify"])
@@ -285,3 +285,34 @@ def test_commits_may_be_told_of_in_any_order():
     for row in (2, 1):
         sender.put_row("p.other!", row)
     assert sender.last_row("p.other!") == 2
+
+
+async def test_frame_waits_for_no_lock(make_layer, database):
+    """While a claim of this process waits for a foreign writer, what needs no row comes at once."""
+    receiver, sender = make_layer(polling_interval=0.05), make_layer()
+    channel = await listening(receiver)
+    waiting = asyncio.ensure_future(receiver.receive("jobs"))
+    with closing(sqlite3.connect(database, isolation_level=None)) as writer:
+        writer.execute(
+            "INSERT INTO channels_lite_event"
+            " (created_at, expires_at, channel_name, recipients, data)"
+            " VALUES (0, 9e9, 'jobs', '', x'80')"
+        )
+        writer.execute("BEGIN IMMEDIATE").fetchall()
+        await until(lambda: receiver._reader._looks)
+        await sender.send(channel, {"n": 1})
+        assert await received(receiver, channel) == {"n": 1}
+        assert receiver._reader._looks
+        writer.execute("ROLLBACK").fetchall()
+    assert await asyncio.wait_for(waiting, PATIENCE) == {}
+
+
+def test_many_names_do_not_forget_the_last(tmp_path):
+    """The rows that a sender has put last are remembered, whatever others there are."""
+    sender = FrameSender("mine", lambda: str(tmp_path), lambda channel: None)
+    sender.put_row("kept.x!", 7)
+    for number in range(MAX_NAMES + 10):
+        sender.put_row(f"many.{number}!", number + 10)
+        sender.put_row("kept.x!", 8)
+    assert sender.last_row("kept.x!") == 8
+    assert sender.last_row("many.0!") == 0

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 
 from channels_lite.inbox import Inbox
 from channels_lite.stats import Stats
 from channels_lite.store.sql import Claimed, FlushMark, Looked, Row
+from tests.conftest import PATIENCE
 
 
 def inbox_of(limit):
@@ -100,3 +102,17 @@ def test_unused_mailboxes_are_forgotten():
     deliver(inbox, [Row(1, "a", b"message", 5.0), Row(2, "b", b"message", 50.0)])
     inbox.sweep(10.0)
     assert set(inbox._mailboxes) == {"p!b"}
+
+
+def test_receiver_that_is_out_asks_for_nothing():
+    """Its coroutine may be ended by Python's collector, in the midst of what the lock guards."""
+    inbox, loop = inbox_of(10), asyncio.new_event_loop()
+    receiver = inbox.wait("channel", loop)
+    loop.close()
+    inbox.sweep(0.0)
+    left = []
+    with inbox._lock:
+        thread = threading.Thread(target=lambda: left.append(inbox.leave("channel", receiver)))
+        thread.start()
+        thread.join(PATIENCE)
+    assert left == [False]

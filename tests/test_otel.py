@@ -146,3 +146,12 @@ def test_nothing_is_imported_before_it_is_asked_for():
         "sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+async def test_names_of_arguments_may_be_given(make_layer, spans):
+    """As a layer that is not traced takes them."""
+    layer = make_layer()
+    await layer.group_add(group="room", channel="jobs")
+    await layer.send(channel="jobs", message={"type": "a"})
+    await layer.group_send(group="room", message={"type": "b"})
+    assert [(await received(layer, "jobs"))["type"] for _ in range(2)] == ["a", "b"]

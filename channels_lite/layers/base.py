@@ -124,7 +124,6 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self._start_process()
         self._waiter = self._reader.waiter = self.make_waiter(self._reader)
         _layers.add(self)
-        atexit.register(self._reader.leave)
 
     def _start_process(self) -> None:
         """What belongs to one process: made anew in a forked child."""
@@ -222,7 +221,8 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     async def group_send(self, group: str, message: Mapping[str, Any]) -> None:
         """Gives ``message`` to every member of ``group``; those that are full miss it.
 
-        Raises what ``send`` does, but for ``ChannelFull``.
+        Raises what ``send`` does, but for ``ChannelFull``; after ``StoreUnavailable`` some members,
+        those that need no row, have it.
         """
         self.require_valid_group_name(group)
         data = self._encode(message)
@@ -284,10 +284,15 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                 post.data = data
         return posts
 
-    async def _write(self, operation: Operation[T]) -> T:
+    async def _write(
+        self, operation: Operation[T], and_then: Callable[[T], None] = lambda value: None
+    ) -> T:
+        """Commits ``operation``, or has the caller's transaction do it, ``and_then`` goes on."""
         caller = transaction_of_caller(self.database)
         if caller is None:
-            return await self._outbox().write(operation)
+            value = await self._outbox().write(operation)
+            and_then(value)
+            return value
 
         def work(execute: Execute) -> tuple[T, sql.Batch]:
             batch = sql.Batch(self._clock.now(), self._rooms.unremembered())
@@ -295,6 +300,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
         def on_commit(done: tuple[T, sql.Batch]) -> None:
             self._wake(done[1].posted)
+            and_then(done[0])
 
         return (await run_in_transaction_of(caller, self.database, work, on_commit))[0]
 
@@ -406,8 +412,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                     self._arm(channel, loop)
                 await receiver
             except BaseException:
-                self._inbox.leave(channel, receiver)
-                if is_plain:
+                if self._inbox.leave(channel, receiver) and is_plain:
                     self._reader.release_later(loop)
                 raise
 
@@ -500,10 +505,12 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                 upkeep.flush(execute, batch.now, boot, began_at)
                 return sql.FlushMark(*execute(sql.FLUSH_MARK, ())[0])
 
-        flushed = await self._write(operation)
-        for layer in list(_layers):  # others of this process need not look to know
-            layer._after_flush(self._source.path, flushed)
-        hooks.wake_all(self._source.sidecar_bytes)
+        def tell(flushed: sql.FlushMark) -> None:
+            for layer in list(_layers):  # others of this process need not look to know
+                layer._after_flush(self._source.path, flushed)
+            hooks.wake_all(self._source.sidecar_bytes)
+
+        await self._write(operation, tell)
 
     def _after_flush(self, path: Path, flushed: sql.FlushMark) -> None:
         if self._source.path == path:
@@ -521,17 +528,37 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         if self._clock.began_at is None:
             await self._set_clock()
         deleted = 0
-        sweep = upkeep.Sweep((), None if is_in_memory(self.database) else kept)
+        is_callers = transaction_of_caller(self.database) is not None
+        sweep = upkeep.Sweep((), None if is_callers or is_in_memory(self.database) else kept)
         while not sweep.is_done:
-            deleted += await self._read(partial(sweep.step, now=self._clock.now()))
+            step = partial(sweep.step, now=self._clock.now())
+            if is_callers:
+                deleted += await self._write(lambda execute, _, step=step: step(execute))  # type: ignore[misc]
+            else:
+                deleted += await self._read(step)
             on_step(sweep.seen)
         return deleted
 
     async def close(self) -> None:
-        """Gives back what the layer holds.  It works again when it is used again."""
-        self._reader.close()
+        """Gives back what the layer holds.  It works again when it is used again.
+
+        Which it is at once by who still waits in ``receive()``, on whatever loop.
+        """
+        loop = asyncio.get_running_loop()
+        has_given_back = loop.create_future()
+        self._reader.close(partial(call_on, loop, _set, has_given_back))
+        await has_given_back
         self._frames.close()
-        self._store.close()
+        await asyncio.to_thread(self._store.close)  # it waits for what is under way
+        for other in self._inbox.loops():
+            call_on(other, self._go_on, other)
+
+    def _go_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._waiter.watch(loop)
+        for channel in self._inbox.plain_channels():
+            self._waiter.listen(channel)
+        self._reader.open()
+        self._reader.look()
 
     def serialize(self, message: Mapping[str, Any]) -> bytes:
         """The ``data`` of an ``Event`` with this message.  Raises as ``send`` does."""
@@ -548,10 +575,24 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self._start_process()
 
 
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
 _layers: weakref.WeakSet[BaseSQLiteChannelLayer] = weakref.WeakSet()
+# One fork at a time: between its two hooks the stores stand still.
+_forking = threading.Lock()
+
+
+@atexit.register
+def _at_exit() -> None:
+    for layer in list(_layers):
+        layer._reader.leave()
 
 
 def _before_fork() -> None:
+    _forking.acquire()
     for layer in list(_layers):
         layer._store.pause()
 
@@ -559,9 +600,11 @@ def _before_fork() -> None:
 def _after_fork_in_parent() -> None:
     for layer in list(_layers):
         layer._store.resume()
+    _forking.release()
 
 
 def _after_fork_in_child() -> None:
+    _forking.release()
     for layer in list(_layers):
         layer._after_fork()
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
-from channels_lite.store import Done, T, Work, perform, refuse, writing
+from channels_lite.store import Done, Outcome, T, Work, perform, refuse, writing
 from channels_lite.store.checkpoint import checkpoint_in_thread
 from channels_lite.store.connection import Source
 from channels_lite.store.gate import Gate
@@ -50,39 +50,26 @@ class WorkConnection(sqlite3.Connection):
             return sql(self)
 
 
-class AioStore:
-    """Runs work in the threads of aiosqlite."""
+class _Pool:
+    """Connections to one file, on a loop in a thread of their own."""
 
-    def __init__(self, alias: str, pool_size: int) -> None:
-        if aiosqlite is None:
-            raise ImproperlyConfigured(
-                "the aio layer needs the package aiosqlite: pip install channels-lite[aio]"
-            )
-        self._source = Source(alias)
-        self._pool_size = pool_size
-        self._lock = threading.Lock()
-        self._gate = Gate()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        # Only the store's own loop touches the idle connections.
-        self._idle: list[Any] = []
-        self._room = asyncio.Semaphore(pool_size)
+    def __init__(self, source: Source, gate: Gate, size: int) -> None:
+        self._source = source
+        self._gate = gate
+        #: Only this loop touches the idle ones.
+        self.loop = asyncio.new_event_loop()
+        self.idle: list[Any] = []
+        self._room = asyncio.Semaphore(size)
+        # A daemon, for a script that only sends must exit without closing its layer.
+        threading.Thread(target=self._serve, name="channels-lite-aio", daemon=True).start()
+
+    def _serve(self) -> None:
+        self.loop.run_forever()
+        self.loop.close()
 
     def submit(self, work: Work[T], done: Done[T], *, write: bool) -> None:
-        """Queues ``work``; ``done`` is called in the connection's thread."""
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._room = asyncio.Semaphore(self._pool_size)
-                # A daemon, for a script that only sends must exit without closing its layer.
-                threading.Thread(
-                    target=self._serve, args=(self._loop,), name="channels-lite-aio", daemon=True
-                ).start()
-            asyncio.run_coroutine_threadsafe(self._run(work, done, write), self._loop)
-
-    @staticmethod
-    def _serve(loop: asyncio.AbstractEventLoop) -> None:
-        loop.run_forever()
-        loop.close()
+        """See `Store.submit`."""
+        asyncio.run_coroutine_threadsafe(self._run(work, done, write), self.loop)
 
     async def _run(self, work: Work[T], done: Done[T], write: bool) -> None:
         def job(connection: WorkConnection) -> None:
@@ -95,12 +82,15 @@ class AioStore:
 
         async with self._room:
             try:
-                connection = self._idle.pop() if self._idle else await self._connect()
+                connection = self.idle.pop() if self.idle else await self._connect()
             except sqlite3.Error as error:
                 done(refuse(error, self._source.alias))
                 return
+            except Exception as error:  # noqa: BLE001 - as of misspelt OPTIONS; passed on
+                done(Outcome(error=error))
+                return
             await connection.execute(job)  # never fails: the outcome of the work goes to `done`
-            self._idle.append(connection)
+            self.idle.append(connection)
 
     async def _connect(self) -> Any:
         deadline = time.monotonic() + self._source.timeout
@@ -127,24 +117,49 @@ class AioStore:
             raise
         return connection
 
+    def close(self) -> None:
+        """Lets what is queued finish, then ends the threads."""
+        asyncio.run_coroutine_threadsafe(self._stop(), self.loop).result()
+
+    async def _stop(self) -> None:
+        running = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.gather(*running, return_exceptions=True)
+        for connection in self.idle:
+            await connection.close()
+        self.loop.call_soon(self.loop.stop)
+
+
+class AioStore:
+    """Runs work in the threads of aiosqlite."""
+
+    def __init__(self, alias: str, pool_size: int) -> None:
+        if aiosqlite is None:
+            raise ImproperlyConfigured(
+                "the aio layer needs the package aiosqlite: pip install channels-lite[aio]"
+            )
+        self._source = Source(alias)
+        self._pool_size = pool_size
+        self._lock = threading.Lock()
+        self._gate = Gate()
+        #: None when it was closed: the next one is of what the file is then.
+        self._pool: _Pool | None = None
+
+    def submit(self, work: Work[T], done: Done[T], *, write: bool) -> None:
+        """Queues ``work``; ``done`` is called in the connection's thread."""
+        with self._lock:
+            if self._pool is None:
+                self._pool = _Pool(self._source, self._gate, self._pool_size)
+            self._pool.submit(work, done, write=write)
+
     def version(self) -> None:
         """Not known: each connection counts for itself."""
 
     def close(self) -> None:
         """Lets what is queued finish, then ends the threads."""
         with self._lock:
-            loop, self._loop = self._loop, None
-        if loop is not None:
-            asyncio.run_coroutine_threadsafe(self._stop(), loop).result()
-
-    async def _stop(self) -> None:
-        loop = asyncio.get_running_loop()
-        running = asyncio.all_tasks() - {asyncio.current_task()}
-        await asyncio.gather(*running, return_exceptions=True)
-        idle, self._idle = self._idle, []
-        for connection in idle:
-            await connection.close()
-        loop.call_soon(loop.stop)
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()
 
     def tidy(self) -> None:
         """Opens the file anew if it was replaced."""
@@ -165,6 +180,6 @@ class AioStore:
 
     def abandon(self) -> None:
         """In a forked child: the parent's threads are not here, its connections not ours."""
-        self._source.abandoned.append((self._idle, self._loop))
-        self._idle, self._loop = [], None
+        self._source.abandoned.append(self._pool)
+        self._pool = None
         self._lock, self._gate = threading.Lock(), Gate()

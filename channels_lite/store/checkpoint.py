@@ -22,7 +22,7 @@ from channels_lite.store.gate import Gate
 
 try:
     import fcntl
-except ImportError:  # Windows: every process checkpoints in its turn
+except ImportError:  # Windows: no election
     fcntl = None  # type: ignore[assignment]
 
 __all__ = ["Checkpointer", "checkpoint", "checkpoint_in_thread"]
@@ -124,7 +124,7 @@ def _elected(sidecar: Path) -> Iterator[None]:
     would drop this process's SQLite locks (sqlite.org/howtocorrupt.html 2.2).
     """
     try:
-        directory = os.open(sidecar, os.O_RDONLY | os.O_CLOEXEC)
+        directory = os.open(sidecar, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
     except OSError:
         yield  # nobody listens, or no such directories here: no election, which costs time only
         return
@@ -133,4 +133,7 @@ def _elected(sidecar: Path) -> Iterator[None]:
             fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
+        if fcntl is not None:
+            # Closing is not enough: a child that was forked meanwhile has it open, too.
+            fcntl.flock(directory, fcntl.LOCK_UN)
         os.close(directory)

@@ -14,13 +14,13 @@ __all__ = ["Source"]
 
 logger = logging.getLogger(__name__)
 
-# Unless OPTIONS["init_command"] says other; the set of channels-lite 0.4.0.  journal_mode comes
-# first: it is the one that a foreign lock can refuse.
+# Unless OPTIONS["init_command"] says other; those of channels-lite 0.4.0, but for mmap_size: a file
+# that somebody cuts, or an error of the disk, would kill the process (sqlite.org/mmap.html).
+# journal_mode comes first: it is the one that a foreign lock can refuse.
 PRAGMAS = (
     "PRAGMA synchronous = NORMAL",
     "PRAGMA cache_size = 10000",
     "PRAGMA temp_store = MEMORY",
-    "PRAGMA mmap_size = 268435456",
 )
 DEFAULT_TIMEOUT = 30.0
 

@@ -20,6 +20,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Generic
 
+from channels_lite.loops import running_loop
 from channels_lite.store import Done, Outcome, T, Work, is_locked, perform, refuse, writing
 from channels_lite.store.checkpoint import Checkpointer, checkpoint_in_thread
 from channels_lite.store.connection import Source
@@ -29,6 +30,8 @@ __all__ = ["DirectStore"]
 
 # Seconds until the next try when the lock is taken: transactions take less than that.
 RETRY = 0.0003
+# Seconds to wait for a lock at exit, where there is no loop whose timer could try again.
+EXIT_PATIENCE = 0.5
 # Seconds to wait for another thread of this process before trying again by the timer.
 TURN = 0.002
 
@@ -64,7 +67,8 @@ class DirectStore:
         """
         if self._waiting:
             self._give_up()
-        self._attempt(_Attempt(work, done, write, time.monotonic() + self._timeout))
+        patience = self._timeout if running_loop() else min(self._timeout, EXIT_PATIENCE)
+        self._attempt(_Attempt(work, done, write, time.monotonic() + patience))
 
     def _give_up(self) -> None:
         for attempt, loop in list(self._waiting.items()):
@@ -78,7 +82,12 @@ class DirectStore:
         if is_locked(outcome) and time.monotonic() < attempt.deadline:
             # With some chance in it, lest two processes try in step for ever.
             delay = RETRY * (1 + random.random())  # noqa: S311 - no secret
-            loop = self._waiting[attempt] = asyncio.get_running_loop()
+            loop = running_loop()
+            if loop is None:
+                time.sleep(delay)
+                self._attempt(attempt)
+                return
+            self._waiting[attempt] = loop
             loop.call_later(delay, self._attempt, attempt)
         else:
             attempt.done(outcome)
@@ -128,7 +137,7 @@ class DirectStore:
         checkpoint_in_thread(self._source, self._gate)
 
     def pause(self) -> None:
-        """Before a fork."""
+        """Before a fork, of which there is one at a time."""
         self._is_paused = self._lock.acquire(timeout=PATIENCE)
         self._gate.shut()
 

@@ -76,7 +76,12 @@ class DjangoStore:
                 self._thread = ThreadPoolExecutor(1, thread_name_prefix="channels-lite-core")
                 self._connection = self._thread.submit(connections.__getitem__, self._alias)
                 self._source.opened()
-            self._thread.submit(job)
+            try:
+                self._thread.submit(job)
+                return
+            except RuntimeError:
+                pass  # at exit, when Python has ended the thread already
+        job()
 
     def version(self) -> None:
         """Not known: any thread's connection may be asked."""

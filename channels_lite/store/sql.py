@@ -230,7 +230,7 @@ def look(execute: Execute, asked: Look) -> Looked:
     Rows of its process-local channels need no claim: no other process may read them.  Those of a
     plain channel do, and a claim takes the write lock, so it is tried only where a row waits.
     Each statement is a transaction of its own: no read is held open.  Only writes are one together,
-    and the last thing done: a failure leaves every row in its place.
+    and the last thing done: a failure leaves every row in its place, but in an in-memory database.
     """
     rows, claimed = {}, {}
     is_all = True

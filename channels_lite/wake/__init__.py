@@ -46,8 +46,11 @@ class Waiter(Protocol):
     def accept_frames(self, *, is_open: bool) -> None:
         """Whether they may; if not, they put rows."""
 
-    def dead(self) -> set[str] | None:
-        """Tokens of processes that were killed; None if another process sees to them."""
+    def dead(self, every: float) -> set[str] | None:
+        """Tokens of processes that were killed; None: somebody has seen to them, and will again.
+
+        That is less than ``every`` seconds ago.
+        """
 
     def bury(self, tokens: Collection[str]) -> None:
         """Forgets them: nothing of theirs is left in the tables."""

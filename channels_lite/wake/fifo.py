@@ -17,7 +17,7 @@ import os
 import stat
 import time
 from collections.abc import Collection
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import msgspec
@@ -27,6 +27,9 @@ from channels_lite.frames import SUFFIX
 __all__ = ["REPORT", "Fifo", "Report", "SidecarRefused", "is_dead", "report_of"]
 
 REPORT = ".received"
+TURN = ".upkeep"
+# How often something is made in a directory that others remove when it is empty.
+TRIES = 100
 # Bytes read at once; a Linux pipe holds as many.
 DRAIN = 65536
 # Seconds after which a dot-name is no longer in the making: its maker was killed.
@@ -62,19 +65,25 @@ class Fifo:
     def _open(self) -> None:
         making = self._sidecar / f".{self._token}"
         flags = os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
-        for is_last in (False, True):
-            _make_directory(self._sidecar)
+        for tries in range(TRIES):
             try:
+                _make_directory(self._sidecar)
                 os.mkfifo(making, 0o600)
-                self.fd = os.open(making, os.O_RDONLY | flags)
-                # A writer of our own: without any, the end of file would make it readable for ever.
-                self._writer = os.open(making, os.O_WRONLY | flags)
-                making.rename(self._path)
-                return
+                break
             except FileNotFoundError:
                 # The last process that left has removed the directory under our hands.
-                if is_last:
+                if tries == TRIES - 1:
                     raise
+        # It is not empty now, so nobody removes it any more.
+        with ExitStack() as undoing:
+            undoing.callback(_remove, making)
+            self.fd = os.open(making, os.O_RDONLY | flags)
+            undoing.callback(os.close, self.fd)
+            # A writer of our own: without any, the end of file would make it readable for ever.
+            self._writer = os.open(making, os.O_WRONLY | flags)
+            undoing.callback(os.close, self._writer)
+            making.rename(self._path)
+            undoing.pop_all()
 
     def drain(self) -> None:
         """Reads it empty; before each look, or a wake-up between the two is lost."""
@@ -89,20 +98,28 @@ class Fifo:
         """Makes senders of plain channel ``channel`` reach this process."""
         if channel in self._channels:
             return
-        name = self._sidecar / f"@{channel}" / self._token
-        for _ in range(2):
-            name.parent.mkdir(mode=0o700, exist_ok=True)
-            try:
-                os.link(self._path, name)
-                break
-            except FileExistsError:
-                break
-            except FileNotFoundError:
-                continue  # another process removed the empty directory just now
+        self._link(channel)
         self._channels.add(channel)
 
+    def _link(self, channel: str) -> None:
+        name = self._sidecar / f"@{channel}" / self._token
+        for tries in range(TRIES):
+            try:
+                with suppress(FileExistsError):
+                    name.parent.mkdir(mode=0o700)
+                with suppress(FileExistsError):
+                    os.link(self._path, name)
+                return
+            except FileNotFoundError:
+                # Another process removed the empty directory just now; or our own name is gone.
+                if tries == TRIES - 1 or not self.is_in_place():
+                    raise
+
     def keep(self, channels: set[str]) -> None:
-        """Unlinks all other plain channels."""
+        """Unlinks all other plain channels, and links again what somebody has deleted."""
+        for channel in self._channels & channels:
+            if not (self._sidecar / f"@{channel}" / self._token).exists():
+                self._link(channel)
         for channel in self._channels - channels:
             self._channels.discard(channel)
             directory = self._sidecar / f"@{channel}"
@@ -127,19 +144,27 @@ class Fifo:
             finally:
                 os.close(fd)
 
-    def dead(self) -> set[str] | None:
-        """The tokens of processes that have died without removing their names.
+    def takes_turn(self, every: float) -> bool:
+        """Whether nobody who lives took a turn at the upkeep in the last ``every`` seconds; we do.
 
-        None: of those that live another one comes first, and sees to them.
+        By a file, its time and the token in it, and not by who comes first of those that live: such
+        a process need not receive any more, and then does no upkeep.
         """
-        found = set()
-        for path in sorted(self._sidecar.iterdir()):
-            if path.name[0] != "." and path != self._path:
-                if is_dead(path):
-                    found.add(path.name)
-                elif path < self._path and path.is_fifo():
-                    return None
-        return found
+        mark = self._sidecar / TURN
+        with suppress(FileNotFoundError):
+            last = self._sidecar / mark.read_text()
+            # Of a clock that somebody may set, to either side.
+            is_recent = abs(time.time() - mark.stat().st_mtime) < every
+            if is_recent and last.is_fifo() and not is_dead(last):
+                return False
+        mark.write_text(self._token)
+        return True
+
+    def dead(self) -> set[str]:
+        """The tokens of processes that have died without removing their names."""
+        return {
+            path.name for path in self._sidecar.iterdir() if path.name[0] != "." and is_dead(path)
+        }
 
     def bury(self, tokens: Collection[str]) -> None:
         """Removes their names, and what lies beside a FIFO that is gone."""
@@ -159,20 +184,21 @@ class Fifo:
             _remove(self._sidecar / token)
 
     def close(self) -> None:
-        """Removes the names, and the directory if nobody else is in it."""
-        try:
+        """Removes the names, and the directory if nobody else is in it.
+
+        `abandon` closes the descriptors.
+        """
+        # Somebody may have taken it away from us; whoever has it now will tidy up.
+        with suppress(PermissionError):
             self.keep(set())
-            _remove(self._path.with_suffix(REPORT))
+            for name in (self._path.with_suffix(REPORT), self._sidecar / TURN):
+                _remove(name)
             if self.is_in_place():
                 _remove(self._path)
             _remove_directory(self._sidecar)
-        except PermissionError:
-            pass  # somebody took it away from us; whoever has it now will tidy up
-        finally:
-            self.abandon()
 
     def abandon(self) -> None:
-        """Closes the descriptors only: in a forked child the names are the parent's."""
+        """Closes the descriptors; no more, in a forked child, where the names are the parent's."""
         os.close(self.fd)
         os.close(self._writer)
 

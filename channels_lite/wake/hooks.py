@@ -134,8 +134,14 @@ class Hooks:
         """Wakes everybody, as ``wake`` does."""
         return 0 if self.reason else int(self._lib.clw_wake_all(sidecar))
 
+    def after_fork(self) -> None:
+        """In the child: the thread that was loading the extension is not here."""
+        self._lock = threading.Lock()
+
 
 hooks = Hooks()
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=hooks.after_fork)
 
 
 def attach_django(connection: Any) -> None:

@@ -74,11 +74,13 @@ class Listener:
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> bool:
         """R1: makes the FIFO, once, and has ``loop`` watch it.  False if it does already."""
-        is_new = loop not in self._clock.loops and self._clock.watch(loop)
-        if self.reason or loop in self._loops:
-            return is_new
-        with self._lock:
-            try:
+        is_new = not self.reason and loop not in self._loops and self._watch_fifo(loop)
+        # After it, for how often the clock ticks depends on it.
+        return (loop not in self._clock.loops and self._clock.watch(loop)) or is_new
+
+    def _watch_fifo(self, loop: asyncio.AbstractEventLoop) -> bool:
+        try:
+            with self._lock:
                 if self._fifo is None:
                     self._fifo = Fifo(self._sidecar(), self._token())
                     self._frames = self._make_frames()
@@ -86,15 +88,15 @@ class Listener:
                 loop.add_reader(self._fifo.fd, self._on_readable, loop)
                 if self._frames is not None:
                     loop.add_reader(self._frames.fd, self._take_frames)
-            except (OSError, NotImplementedError) as error:
-                self._fall_back(error)
-                return True
-            self._loops = [each for each in self._loops if not each.is_closed()] + [loop]
+                self._loops = [each for each in self._loops if not each.is_closed()] + [loop]
+        except (OSError, NotImplementedError) as error:
+            self._fall_back(error)
         return True
 
     def _fall_back(self, error: Exception) -> None:
         self.reason = self._clock.reason = f"it cannot be reached by a FIFO: {error}"
         self._say_why()
+        self._let_go()
 
     def _make_frames(self) -> FrameReceiver | None:
         try:
@@ -123,22 +125,24 @@ class Listener:
 
     def listen(self, channel: str) -> None:
         """R1 for a plain channel: adds a name to the FIFO."""
-        if self._fifo is not None:
-            with self._lock:
-                self._fifo.link(channel)
+        try:
+            with self._lock, suppress(FileNotFoundError):  # `tidy` will make it anew
+                if self._fifo is not None:
+                    self._fifo.link(channel)
+        except OSError as error:  # a quota, say
+            self._fall_back(error)
 
     def tidy(self, channels: set[str]) -> None:
         """Makes the FIFO anew if it was deleted, and drops names that nobody needs."""
-        if self._fifo is None:
-            return
         try:
-            with self._lock:
+            with self._lock, suppress(FileNotFoundError):
+                if self._fifo is None:
+                    return
                 if self._fifo.is_in_place():
                     self._fifo.keep(channels)
                     return
-        except PermissionError as error:  # another user's now
+        except OSError as error:  # another user's now
             self._fall_back(error)
-            self._let_go()
             return
         logger.warning("the FIFO in %s is gone; making it anew", self._sidecar())
         loops = [loop for loop in self._loops if not loop.is_closed()]
@@ -169,25 +173,29 @@ class Listener:
     def frames(self, limit: int | None = None) -> list[Frame]:
         """What other processes have handed over since the last call, in the order of sending."""
         left, self._left = self._left, []
-        return left + self._frames.drain(limit) if self._frames is not None else left
+        frames = self._frames
+        return left + frames.drain(limit) if frames is not None else left
 
     def accept_frames(self, *, is_open: bool) -> None:
         """Shows the socket's name to senders, or takes it away."""
-        if self._frames is not None:
-            self._frames.open(is_open=is_open)
+        frames = self._frames
+        if frames is not None:
+            frames.open(is_open=is_open)
 
-    def dead(self) -> set[str] | None:
+    def dead(self, every: float) -> set[str] | None:
         """See `Fifo.dead`; who polls has no FIFO, and knows of nobody."""
+        fifo = self._fifo
         with suppress(FileNotFoundError):
-            if self._fifo is not None:
-                return self._fifo.dead()
+            if fifo is not None:
+                return fifo.dead() if fifo.takes_turn(every) else None
         return set()
 
     def bury(self, tokens: Collection[str]) -> None:
         """See `Fifo.bury`."""
+        fifo = self._fifo
         with suppress(FileNotFoundError):
-            if self._fifo is not None:
-                self._fifo.bury(tokens)
+            if fifo is not None:
+                fifo.bury(tokens)
 
     def nudge(self) -> None:
         """Looks at once where it polls; else this process's own FIFO was written to as well."""
@@ -206,12 +214,31 @@ class Listener:
             loops, self._loops = self._loops, []
         if fifo is None:
             return
-        for fd in [fifo.fd] if frames is None else [fifo.fd, frames.fd]:
-            for loop in loops:
-                call_on(loop, loop.remove_reader, fd)
         if frames is not None:
             self._left += frames.close()
         fifo.close()
+        self._close_after(loops, [each for each in (fifo, frames) if each is not None])
+
+    def _close_after(
+        self, loops: list[asyncio.AbstractEventLoop], mine: list[Fifo | FrameReceiver]
+    ) -> None:
+        """Closes descriptors when no loop waits for them: their numbers may be others' then."""
+        waiting = len(loops) + 1
+
+        def forget(loop: asyncio.AbstractEventLoop | None) -> None:
+            nonlocal waiting
+            if loop is not None:
+                for each in mine:
+                    loop.remove_reader(each.fd)
+            with self._lock:
+                waiting -= 1
+            for each in mine if not waiting else ():
+                each.abandon()
+
+        for loop in loops:
+            if not call_on(loop, forget, loop):
+                forget(None)
+        forget(None)
 
     def abandon(self) -> None:
         """Closes the parent's descriptors, which would keep it reachable after its death."""

@@ -70,7 +70,7 @@ class PollWaiter:
     def accept_frames(self, *, is_open: bool) -> None:
         """Nothing to do."""
 
-    def dead(self) -> set[str]:
+    def dead(self, every: float) -> set[str]:
         """Not known: who polls leaves no name behind."""
         return set()
 

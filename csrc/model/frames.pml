@@ -188,7 +188,6 @@ end:	do
 	/* Reader.take_frames, under the lock of the frames. */
 	:: nempty(socket) -> d_step {
 		drain();
-		must_look = look != NONE;
 		count = len(held);
 		do
 		:: count > 0 ->
@@ -201,7 +200,10 @@ end:	do
 		:: else -> break
 		od;
 		do
-		:: !must_look && nempty(held) -> held?s, n, after; deliver(s, n)
+		:: !must_look && nempty(held) ->
+			held?s, n, after;
+			deliver(s, n);
+			before = 0 /* the look under way finds nothing for those that come now */
 		:: must_look || empty(held) -> break
 		od;
 		again = again || must_look;

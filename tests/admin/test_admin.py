@@ -173,13 +173,15 @@ def keep_screenshot(browser, name, size=DESKTOP, scheme="light"):
 def draw_status(child):
     """As ``manage.py channels_lite status`` prints it."""
     code = (
-        "import django; django.setup()\n"
+        "import dataclasses, django; django.setup()\n"
         "from channels.layers import get_channel_layer\n"
         "from rich.console import Console\n"
         "from channels_lite.management.status import draw\n"
         "from channels_lite.snapshot import take\n"
         "console = Console(record=True, width=96, file=open('/dev/null', 'w'))\n"
-        "console.print(draw('default', take(get_channel_layer())))\n"
+        "taken = take(get_channel_layer())\n"
+        "taken = dataclasses.replace(taken, path='/srv/chat/channels.sqlite3')\n"
+        "console.print(draw('default', taken))\n"
         f"console.save_svg('{SCREENSHOTS}/status.svg', title='manage.py channels_lite status')\n"
     )
     environment = child_environment(child.log.parent)

@@ -98,6 +98,31 @@ def test_11_15_sidecar_refused(start, folder, ledger, fault, mend):
     assert mend in said
 
 
+def test_10_names_of_a_channel_deleted(start, folder):
+    """Who waits for a plain channel is linked again."""
+    receiver = start(TEST_CONFIG=SOON)
+    listen(receiver, "jobs", 1)
+    name = sidecar(folder) / "@jobs" / token(receiver)
+    shutil.rmtree(name.parent)
+    wait_until(name.exists)
+
+
+@pytest.mark.parametrize("obstacle", ["a file", "a quota"])
+def test_42_no_name_for_a_channel(start, folder, obstacle):
+    """It polls, says so once, and messages come all the same."""
+    receiver, sender = start(TEST_CONFIG=SOON), start()
+    listen(receiver, "others", 1)
+    if obstacle == "a file":
+        (sidecar(folder) / "@jobs").touch()
+    else:
+        receiver.do("refuse_links")
+    listen(receiver, "jobs", 1)
+    for channel in ("jobs", "others"):
+        sender.do("send", channel=channel, message={"to": channel})
+        assert receiver.received()["received"] == {"to": channel}
+    assert receiver.log.read_text().count("the notify layer polls") == 1
+
+
 @needs_root
 def test_15_sidecar_taken_away(start, public_folder):
     """A process whose directory becomes another user's polls, says so once, and ends in peace."""

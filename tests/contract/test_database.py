@@ -104,3 +104,41 @@ def connected(database):
             return connection.execute(statement, parameters).fetchall()
 
     return execute
+
+
+def test_wrong_options_are_said(make_layer_sync, monkeypatch):
+    """What ``sqlite3.connect`` does not take is an error, for who sends and who receives."""
+    layer = make_layer_sync()
+    monkeypatch.setitem(connections.settings["channels"], "OPTIONS", {"time_out": 5})
+    for method in (layer.send("jobs", {"type": "x"}), layer.group_channels("room")):
+        with pytest.raises(TypeError, match="time_out"):
+            asyncio.run(asyncio.wait_for(method, PATIENCE))
+
+
+def test_store_that_cannot_begin_is_said(make_layer_sync, monkeypatch):
+    """A send that cannot be begun, for there is no thread to be had, raises; the next one goes."""
+    layer = make_layer_sync()
+    asyncio.run(layer.send("jobs", {"number": 1}))
+
+    def submit(*args, **kwargs):
+        raise RuntimeError("can't start new thread")
+
+    async def send():
+        with monkeypatch.context() as patch:
+            patch.setattr(layer._store, "submit", submit)
+            with pytest.raises(RuntimeError, match="start new thread"):
+                await asyncio.wait_for(layer.send("jobs", {"number": "void"}), PATIENCE)
+        await asyncio.wait_for(layer.send("jobs", {"number": 2}), PATIENCE)
+        return [(await received(layer, "jobs"))["number"] for _ in range(2)]
+
+    assert asyncio.run(send()) == [1, 2]
+
+
+async def test_busy_worker_is_not_idle(make_layer):
+    """Rows of a plain channel keep a process from looking less often."""
+    layer = make_layer()
+    layer._reader._last_message = 0.0
+    idle = layer.look_interval
+    await layer.send("jobs", {"type": "x"})
+    await received(layer, "jobs")
+    assert layer.look_interval < idle

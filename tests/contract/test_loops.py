@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import sqlite3
 import threading
+import weakref
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
+import pytest
 from asgiref.sync import async_to_sync
 
-from tests.conftest import received
+from tests.conftest import LAYERS, PATIENCE, received, until
 
 # Files and threads that may come on top once, whatever the number of loops: SQLite keeps the file
 # of a closed connection open while another one of the process holds a lock, and uses it again.
@@ -24,7 +29,7 @@ def held():
 
 def test_a_thousand_loops_leave_nothing(make_layer_sync):
     """1 000 sends by async_to_sync, each in a loop of its own, leave no thread and no file."""
-    layer = make_layer_sync(enforce_capacity=False)
+    layer = make_layer_sync(enforce_capacity=False, pool_size=1)
     for _ in range(20):
         async_to_sync(layer.send)("channel", {"type": "x"})
     before = held()
@@ -35,7 +40,7 @@ def test_a_thousand_loops_leave_nothing(make_layer_sync):
 
 def test_30_threads_that_come_and_go_leave_nothing(make_layer_sync):
     """Threads as a WSGI server's send by async_to_sync: all arrives, none and no file stays."""
-    layer = make_layer_sync(enforce_capacity=False)
+    layer = make_layer_sync(enforce_capacity=False, pool_size=1)
     channel = async_to_sync(layer.new_channel)()
 
     def view(thread):
@@ -89,3 +94,132 @@ async def test_closed_layer_stays_closed(layer, monkeypatch):
     monkeypatch.setattr(layer._store, "submit", lambda *args, **kwargs: submitted.append(args))
     layer._reader.look()
     assert not submitted
+
+
+async def test_closing_is_no_end_for_who_waits(make_layer):
+    """Receivers that wait while the layer is closed get what is sent after it."""
+    layer, sender = make_layer(), make_layer()
+    channel = await layer.new_channel()
+    waiting = [asyncio.ensure_future(received(layer, each)) for each in (channel, "jobs")]
+    await until(lambda: all(layer._inbox.is_served(each) for each in (channel, "jobs")))
+    await layer.close()
+    for each in (channel, "jobs"):
+        await sender.send(each, {"to": each})
+    assert await asyncio.gather(*waiting) == [{"to": channel}, {"to": "jobs"}]
+
+
+def test_receivers_of_closed_loops_claim_nothing(make_layer_sync):
+    """What nobody can receive any more is left to others."""
+    layer, other = make_layer_sync(), make_layer_sync()
+
+    async def wait():
+        layer._waiting_for_ever = asyncio.ensure_future(layer.receive("jobs"))
+        await until(lambda: layer._inbox.is_served("jobs"))
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(wait())
+    loop.close()
+
+    async def look():
+        await layer.send("jobs", {"number": 1})
+        await layer.send("others", {"type": "x"})
+        await received(layer, "others")  # a look has been made
+        return await received(other, "jobs")
+
+    assert asyncio.run(look()) == {"number": 1}
+    layer._waiting_for_ever._log_destroy_pending = False
+    del layer._waiting_for_ever
+
+
+@pytest.mark.parametrize("kind", ["notify"])
+def test_look_on_a_loop_that_stopped_keeps_nobody(make_layer_sync, database):
+    """Its timer may never tick again, as between two runs of ``asyncio.Runner``."""
+    layer, sender = make_layer_sync(polling_interval=0.05), make_layer_sync("aio")
+    asyncio.run(sender.send("plain", {"number": 1}))
+    stopped = asyncio.new_event_loop()
+    stopped.run_until_complete(layer.send("others", {"type": "x"}))
+
+    async def look():
+        receiving = asyncio.ensure_future(layer.receive("plain"))
+        await until(lambda: layer._reader._looking is not None)
+        receiving.cancel()
+
+    with closing(sqlite3.connect(database, isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE").fetchall()
+        stopped.run_until_complete(look())
+        holder.execute("ROLLBACK").fetchall()
+    assert asyncio.run(received(layer, "plain")) == {"number": 1}
+    stopped.run_until_complete(asyncio.sleep(0))
+    stopped.close()
+
+
+def test_layers_that_are_dropped_are_gone(database, kind):
+    """A closed layer is kept alive by nothing, as those that each test of a project makes."""
+    layer = LAYERS[kind](database="channels")
+
+    async def use(layer):
+        await layer.send("jobs", {"type": "x"})
+        await received(layer, "jobs")
+        await layer.close()
+
+    asyncio.run(use(layer))
+    gone = weakref.ref(layer)
+    del layer
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize("kind", ["notify"])
+def test_descriptors_are_closed_when_no_loop_waits_for_them(make_layer_sync):
+    """Another loop's selector would take a file of the same number for ours."""
+    layer = make_layer_sync()
+    is_waiting, is_closed, is_checked = (threading.Event() for _ in range(3))
+
+    async def wait():
+        receiving = asyncio.ensure_future(layer.receive("jobs"))
+        await until(lambda: layer._waiter._fifo is not None)
+        receiving.cancel()
+        await asyncio.gather(receiving, return_exceptions=True)
+        is_waiting.set()
+        assert is_closed.wait(PATIENCE)  # the loop is busy meanwhile
+        opened.append(is_open(fifo))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        opened.append(is_open(fifo))
+        is_checked.set()
+
+    def is_open(fd):
+        return Path(f"/proc/self/fd/{fd}").exists()
+
+    opened = []
+    thread = threading.Thread(target=asyncio.run, args=(wait(),))
+    thread.start()
+    assert is_waiting.wait(PATIENCE)
+    fifo = layer._waiter._fifo.fd
+    asyncio.run(layer.close())
+    is_closed.set()
+    assert is_checked.wait(PATIENCE)
+    thread.join()
+    assert opened == [True, False]
+
+
+@pytest.mark.parametrize("kind", ["notify"])
+async def test_closing_waits_for_what_is_given_back(make_layer, database):
+    """A claimed row that nobody received is in the table again when ``close()`` returns."""
+    layer, sender = make_layer(), make_layer("aio")
+    receiving = asyncio.ensure_future(layer.receive("jobs"))
+    await until(lambda: layer._inbox.is_served("jobs"))
+    await sender.send("jobs", {"number": 1})
+    while not layer._inbox.buffered("jobs"):
+        layer._reader.look()
+    receiving.cancel()
+    await asyncio.gather(receiving, return_exceptions=True)
+    with closing(sqlite3.connect(database, isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE").fetchall()
+        closing_ = asyncio.ensure_future(layer.close())
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert not closing_.done()  # and the loop goes on
+        holder.execute("ROLLBACK").fetchall()
+        await asyncio.wait_for(closing_, PATIENCE)
+        assert holder.execute("SELECT count(*) FROM channels_lite_event").fetchall() == [(1,)]

@@ -13,7 +13,7 @@ from django.db import transaction
 
 from channels_lite.errors import StoreUnavailable
 from channels_lite.models import Event
-from tests.conftest import PATIENCE, received
+from tests.conftest import PATIENCE, is_empty, received
 
 
 def first(layer, channel="channel"):
@@ -115,3 +115,35 @@ def test_members_of_the_same_transaction_are_listed(make_layer_sync):
         assert async_to_sync(layer.group_channels)("group") == ["plain"]
         transaction.set_rollback(True, using="channels")
     assert async_to_sync(layer.group_channels)("group") == []
+
+
+@pytest.mark.parametrize("is_rolled_back", [True, False])
+def test_flush_belongs_to_the_transaction(make_layer_sync, is_rolled_back):
+    """What is in memory is forgotten at commit, here and elsewhere, and not after a rollback."""
+    layer, other = make_layer_sync(), make_layer_sync(polling_interval=0.05)
+    channels = {}
+
+    async def prepare():
+        for each in (layer, other):
+            channel = channels[each] = await each.new_channel()
+            await each.send(channel, {"number": 0})
+            await received(each, channel)
+            await layer.send(channel, {"number": 1})
+
+    asyncio.run(prepare())
+    with transaction.atomic(using="channels"):
+        async_to_sync(layer.flush)()
+        transaction.set_rollback(is_rolled_back, using="channels")
+    for each, channel in channels.items():
+        if is_rolled_back:
+            assert first(each, channel) == {"number": 1}
+        else:
+            assert asyncio.run(is_empty(each, channel))
+
+
+def test_cleaning_inside_a_transaction(make_layer_sync):
+    """It waits for no lock of its own caller."""
+    layer = make_layer_sync()
+    with transaction.atomic(using="channels"):
+        Event.objects.using("channels").create(channel_name="old", data=b"", expires_at=1)
+        assert async_to_sync(layer.clean_expired)() == 1

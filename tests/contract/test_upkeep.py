@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import time
 from contextlib import closing
 
 from channels_lite import reader
-from tests.conftest import PATIENCE, is_empty
+from tests.conftest import is_empty, until
 
 MANY = """
     WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 1000)
@@ -32,10 +31,7 @@ async def test_file_shrinks_after_a_flood(make_layer, database, monkeypatch):
     await layer.send("first", {"type": "use"})
     flood(database)
     receiving = asyncio.ensure_future(layer.receive("another"))
-    deadline = time.monotonic() + PATIENCE
-    while database.stat().st_size > 200_000:  # no event tells of it
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
+    await until(lambda: database.stat().st_size < 200_000)
     receiving.cancel()
     assert not await is_empty(layer, "first")
 

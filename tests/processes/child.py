@@ -7,6 +7,7 @@ ASGI server.  Each command answers with one line; each finished ``receive`` adds
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import json
 import os
@@ -327,6 +328,15 @@ def limit_files() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken = [os.dup(0) for _ in range(highest)]  # fills the gaps
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(taken) + 1, hard))
+
+
+def refuse_links() -> None:
+    """As a file system does whose quota is used up."""
+
+    def link(source: object, target: object) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    os.link = link  # type: ignore[assignment]
 
 
 def memory() -> int:

@@ -32,7 +32,8 @@ def test_sidecar_is_gone_after_an_orderly_end(start, folder):
     child.do("receive", channel="jobs", count=2)
     child.do("send", channel="jobs", message={})
     token = child.do("describe")["prefix"]
-    left = {token, f"{token}.frames", f"{token}.received", "@jobs", f"@jobs/{token}"}
+    mine = {token, f"{token}.frames", f"{token}.received", f"@jobs/{token}"}
+    left = mine | {"@jobs", ".upkeep"}
     wait_until(lambda: names(folder) == left)
     child.end()
     assert not (folder / "default.sqlite3-wake").exists()
@@ -76,6 +77,16 @@ def test_memberships_of_the_dead_end(start, folder):
     # The first of those that live does it, now or within some seconds.
     wait_until(lambda: (channels[0],) not in groups(folder))
     assert groups(folder) == sorted([("plain",), (channels[2],)])
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_orderly_end_leaves_the_groups(start, folder, layer):
+    """Of a process that ends by itself no channel stays a member."""
+    child = start(layer)
+    child.do("group_add", group="room", channel=child.do("new_channel"))
+    child.do("receive", channel="jobs")
+    child.end()
+    assert groups(folder) == []
 
 
 def test_killed_reader_takes_no_message_along(start):

@@ -11,6 +11,8 @@ import pytest
 
 from channels_lite import failpoints
 from channels_lite.errors import StoreUnavailable
+from channels_lite.layers import base
+from channels_lite.layers.notify import NotifyChannelLayer
 from channels_lite.store import checkpoint, gate
 from channels_lite.store.direct import DirectStore
 from tests.conftest import PATIENCE
@@ -67,3 +69,25 @@ def test_26_fork_waits_for_a_checkpoint(database, monkeypatch):
     finally:
         may_end.set()
         store.close()
+
+
+def test_26_threads_that_fork_at_once(database):
+    """Between the two hooks of one thread's fork no other thread begins one."""
+    layer = NotifyChannelLayer(database="channels")
+    asyncio.run(layer.send("jobs", {"type": "x"}))
+    has_begun = threading.Event()
+
+    def fork():
+        base._before_fork()
+        has_begun.set()
+        base._after_fork_in_parent()
+
+    base._before_fork()
+    thread = threading.Thread(target=fork)
+    thread.start()
+    assert not has_begun.wait(0.05)
+    base._after_fork_in_parent()
+    thread.join(PATIENCE)
+    assert has_begun.is_set()
+    asyncio.run(asyncio.wait_for(layer.send("jobs", {"type": "x"}), PATIENCE))
+    asyncio.run(layer.close())

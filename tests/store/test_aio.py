@@ -1,0 +1,46 @@
+"""The store that runs SQL in the threads of aiosqlite."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from contextlib import closing
+
+from channels_lite.store.aio import AioStore
+from tests.conftest import PATIENCE
+
+MARK = "UPDATE channels_lite_boot SET boot_id = 'marked'"
+
+
+def test_20_nothing_goes_into_a_file_that_was_replaced(database, migrated):
+    """What is submitted once that is noticed goes into the new file, whatever is under way."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("INSERT INTO channels_lite_boot VALUES (1, 'first', 0, 0, 0)")
+    fresh = database.with_name("fresh")
+    fresh.write_bytes(migrated)
+    with closing(sqlite3.connect(fresh)) as connection, connection:
+        connection.execute("INSERT INTO channels_lite_boot VALUES (1, 'second', 0, 0, 0)")
+    store = AioStore("channels", 2)
+    is_inside, may_end, is_idle, is_done = (threading.Event() for _ in range(4))
+
+    def work(execute):
+        execute("SELECT 1", ())
+        is_inside.set()
+        may_end.wait(PATIENCE)
+
+    store.submit(work, lambda outcome: None, write=False)
+    assert is_inside.wait(PATIENCE)
+    store.submit(lambda execute: execute("SELECT 1", ()), lambda _: is_idle.set(), write=False)
+    assert is_idle.wait(PATIENCE)
+    fresh.replace(database)
+    store.tidy()
+    while store._pool is not None:
+        threading.Event().wait(0.001)
+    store.submit(lambda execute: execute(MARK, ()), lambda _: is_done.set(), write=True)
+    assert is_done.wait(PATIENCE)
+    may_end.set()
+    store.close()
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("SELECT boot_id FROM channels_lite_boot").fetchall() == [
+            ("marked",)
+        ]
