@@ -1,7 +1,7 @@
 """For the tests of a project: layers that are fresh for each test, and what was sent by them.
 
 ``ChannelLayerMixin`` is for Django's test cases; ``channels_lite.testing.pytest`` has the same as
-fixtures.  Both stand on ``fresh_layers``.
+fixtures.  Both stand on ``fresh_layers``.  ``LiveServerMixin`` is for Channels' live server.
 
 Every layer of ``CHANNEL_LAYERS`` that is ours gets a migrated file of its own, so that what is sent
 inside a ``TestCase``, whose transaction is never committed, goes out at once all the same.
@@ -9,7 +9,9 @@ inside a ``TestCase``, whose transaction is never committed, goes out at once al
 
 from __future__ import annotations
 
+import inspect
 import tempfile
+import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -26,18 +28,46 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.executor import MigrationExecutor
 from django.test import SimpleTestCase, override_settings
 
-from channels_lite.config import database_of, our_layers
+from channels_lite.config import database_of, layer_databases, our_layers
+from channels_lite.errors import InvalidMessage
 from channels_lite.layers.base import BaseSQLiteChannelLayer
+from channels_lite.store.connection import Source
+from channels_lite.wake.fifo import Fifo
 
 if TYPE_CHECKING:
     _TestCase = SimpleTestCase
 else:
     _TestCase = object
 
-__all__ = ["ChannelLayerMixin", "Sent", "fresh_layers"]
+__all__ = ["ChannelLayerMixin", "LiveServerMixin", "Sent", "fresh_layers"]
 
 Message = dict[str, Any]
 Send = Callable[[str, Mapping[str, Any]], Awaitable[None]]
+
+
+class _Recorded(tuple[str, Message]):
+    """Where a message was sent, and the message as its receivers get it."""
+
+    #: What sent it.
+    layer: BaseSQLiteChannelLayer
+
+    def has(self, fields: Mapping[str, Any]) -> bool:
+        """Whether the message has these fields, as they would arrive."""
+        _, message = self
+        return all(
+            key in message and message[key] == self._as_it_arrives(value)
+            for key, value in fields.items()
+        )
+
+    def _as_it_arrives(self, value: object) -> object:
+        try:
+            return _arrived(self.layer, {"value": value})["value"]
+        except InvalidMessage:  # as mock.ANY: no message carries it
+            return value
+
+
+def _arrived(layer: BaseSQLiteChannelLayer, message: Mapping[str, Any]) -> Message:
+    return layer.deserialize(layer.serialize(message))
 
 
 class Sent:
@@ -45,21 +75,24 @@ class Sent:
 
     def __init__(self) -> None:
         #: Name of the channel or group, and the message as its receivers get it, in order.
-        self.messages: list[tuple[str, Message]] = []
+        self.messages: list[_Recorded] = []
 
     def assert_sent(self, channel_or_group: str, /, **fields: Any) -> Message:
         """Returns the first message there with these fields, and any others.
 
+        A field may be given as it was sent, a tuple or a UUID, or as it arrives.
+
         Raises ``AssertionError``, which lists what was sent there, or all if that is nothing.
         """
-        there = [message for name, message in self.messages if name == channel_or_group]
-        for message in there:
-            if fields.items() <= message.items():
-                return message
+        there = [recorded for recorded in self.messages if recorded[0] == channel_or_group]
+        for recorded in there:
+            if recorded.has(fields):
+                return recorded[1]
         wanted = ", ".join(f"{key}={value!r}" for key, value in fields.items())
+        found = [message for _, message in there]
         raise AssertionError(
             f"nothing with {wanted or 'any fields'} was sent to {channel_or_group!r}, "
-            + (f"but {there}" if there else f"and in all: {self.messages}")
+            + (f"but {found}" if found else f"and in all: {self.messages}")
         )
 
     def assert_nothing_sent(self, channel_or_group: str | None = None) -> None:
@@ -152,11 +185,16 @@ def _record(layer: BaseSQLiteChannelLayer, sent: Sent) -> None:
     """Notes in ``sent`` what ``layer`` sends, once it is sent."""
 
     def recording(send: Send) -> Send:
-        async def recorded(name: str, message: Mapping[str, Any]) -> None:
-            await send(name, message)
-            sent.messages.append((name, layer.deserialize(layer.serialize(message))))
+        signature = inspect.signature(send)
 
-        return recorded
+        async def send_and_record(*args: Any, **kwargs: Any) -> None:
+            await send(*args, **kwargs)
+            name, message = signature.bind(*args, **kwargs).arguments.values()
+            recorded = _Recorded((name, _arrived(layer, message)))
+            recorded.layer = layer
+            sent.messages.append(recorded)
+
+        return send_and_record
 
     for method in ("send", "group_send"):
         setattr(layer, method, recording(getattr(layer, method)))
@@ -181,6 +219,14 @@ class ChannelLayerMixin(_TestCase):
         self.sent = stack.enter_context(fresh_layers())
         self.channel_layer = get_channel_layer()
 
+    if not TYPE_CHECKING:  # to which all names would be known then
+
+        def __getattr__(self, name: str) -> object:
+            found = f"{type(self).__name__!r} object has no attribute {name!r}"
+            if name in ChannelLayerMixin.__annotations__:
+                found += ": a setUp of your own must call super().setUp() first"
+            raise AttributeError(found)
+
     def assert_sent(self, channel_or_group: str, /, **fields: Any) -> Message:
         """See ``Sent.assert_sent``."""
         return self.sent.assert_sent(channel_or_group, **fields)
@@ -188,3 +234,26 @@ class ChannelLayerMixin(_TestCase):
     def assert_nothing_sent(self, channel_or_group: str | None = None) -> None:
         """See ``Sent.assert_nothing_sent``."""
         self.sent.assert_nothing_sent(channel_or_group)
+
+
+class LiveServerMixin(_TestCase):
+    """Leaves no files behind: ``class LiveTests(LiveServerMixin, ChannelsLiveServerTestCase)``.
+
+    Channels ends the server by a signal, at which it cannot tidy up: its FIFO and its socket stay.
+    ``-wal`` and ``-shm`` stay as well if Django, whose connection is to be the last one, deletes
+    the database while a layer of this process has it open.
+    """
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        """Ends the server, then removes what it has left."""
+        super().tearDownClass()
+        for name in our_layers():
+            async_to_sync(get_channel_layer(name).close)()
+        for alias in layer_databases():
+            sidecar = Source(alias).sidecar
+            if sidecar.is_dir():
+                fifo = Fifo(sidecar, uuid.uuid4().hex)
+                fifo.bury(fifo.dead())
+                fifo.close()  # and the directory goes with the last
+                fifo.abandon()

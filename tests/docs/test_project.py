@@ -113,6 +113,10 @@ async def test_recipes(chat: Project):
         await asyncio.to_thread(chat.run, 'python manage.py say "Good morning"')
         await asyncio.wait_for(reader.readuntil(b'data: "Good morning"\n\n'), PATIENCE)
         await until_heard(client, "Good morning")
+        tell = "import asyncio; from chat.lines import tell; print(asyncio.run(tell('Hello')))"
+        told = await asyncio.to_thread(chat.run, f'python manage.py shell -c "{tell}"')
+        await until_heard(client, "Hello")
+        assert told.count("specific.") == 2  # the client, and the stream
     finally:
         writer.close()
         await client.close()

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,24 @@ def test_each_check_has_its_section():
     """docs/checks.md has a section for each id that channels_lite/checks.py gives, and no other."""
     given = set(re.findall(r'id="(channels_lite\.\w+)"', Path(checks.__file__).read_text()))
     assert set(re.findall(r"^## `(.*)`$", (DOCS / "checks.md").read_text(), re.M)) == given
+
+
+def test_extras_bring_what_the_readme_says():
+    """The table of extras names the very packages that each extra installs."""
+    _, _, table = (ROOT / "README.md").read_text().partition("| extra |")
+    table, _, _ = table.partition("\n\n")
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (.+) \|$", table, re.M)
+    said = {(extra, package) for extra, brought in rows for package in brought.split(", ")}
+    required = metadata.requires("channels-lite") or []
+    found = [re.match(r"([\w-]+).*; extra == ['\"](\w+)", each) for each in required]
+    assert said == {(each[2], each[1]) for each in found if each and each[2] != "all"}
+
+
+def test_typed_recipe_is_type_checked():
+    """What the page shows of types is what ``make lint`` puts before mypy and pyright."""
+    [block] = [each for each in blocks(DOCS / "recipes.md") if "TypedDict" in each.code]
+    checked = ROOT / "tests/typing" / block.file[1]
+    assert block.code[block.file.end() :] == checked.read_text()
 
 
 def messages() -> list[re.Pattern[str]]:

@@ -1,4 +1,4 @@
-"""docs/testing.md, done by the letter in a project of its own."""
+"""docs/testing.md, done by the letter in a project of its own, which has no more than it says."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ import channels
 import django
 import pytest
 
+from tests.docs.pages import blocks
+
 HERE = Path(__file__).parent
 PAGE = HERE.parent.parent / "docs/testing.md"
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """The shop, with every snippet of the page in the file that its first line names."""
+    """The shop, with every block of the page in the file that its first line names."""
     root = shutil.copytree(HERE / "project", tmp_path / "project")
-    for name, code in re.findall(r"```python\n# (\S+)\n(.*?)```", PAGE.read_text(), re.DOTALL):
-        (root / name).write_text(code)
+    for block in blocks(PAGE):
+        (root / block.file[1]).write_text(block.code)
     return root
 
 
 def ran(project: Path, *command: str) -> str:
     """What a command said that has to succeed there."""
+    if command[0] == "pytest":  # whose processes of -n know nothing of Python's -W
+        command += ("-W", "error")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("DJANGO", "PYTEST"))}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", *command],
@@ -41,10 +45,10 @@ def ran(project: Path, *command: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_every_snippet_names_its_file():
-    """No snippet of the page goes untested."""
-    page = PAGE.read_text()
-    assert page.count("```python\n") == len(re.findall(r"```python\n# \S+\.py\n", page)) == 5
+def test_every_block_names_its_file():
+    """No block of the page goes untested."""
+    named = {block.file[1] for block in blocks(PAGE) if block.file}
+    assert len(named) == PAGE.read_text().count("```") / 2 == 6
 
 
 @pytest.mark.parametrize("engine", ["TestCase", "TransactionTestCase"])
@@ -100,14 +104,53 @@ def test_fixtures_on_djangos_connection(project: Path):
     assert "4 passed" in ran(project, "pytest", "test_shop.py", "shop/tests.py")
 
 
-@pytest.mark.skipif(
+needs_live_server = pytest.mark.skipif(
     django.VERSION >= (5, 2) and channels.__version__ < "4.3",
     reason="Channels' own test case knows Django 5.2 from 4.3 on (channels issue 2148)",
 )
+
+
+@needs_live_server
 def test_live_server_beside_fresh_layers(project: Path):
     """The page's live server, another process, hears the test and its views; the mixin works."""
     assert "Ran 4 tests" in ran(project, "manage", "test", "shop.tests", "shop.test_live")
-    assert "4 passed" in ran(project, "pytest", "shop/tests.py", "shop/test_live.py", "-n", "2")
+    assert "6 passed" in ran(project, "pytest", "-n", "2")
+
+
+@needs_live_server
+@pytest.mark.parametrize("runner", [("manage", "test", "shop.test_live"), ("pytest", "shop")])
+def test_live_server_leaves_nothing(project: Path, runner: tuple[str, ...]):
+    """After the page's live server no file of its channels is left."""
+    ran(project, *runner)
+    assert list(project.glob("*.sqlite3*")) == []
+
+
+def test_send_before_set_up(project: Path):
+    """A send in setUpTestData is refused, as the page says, on a database that others name."""
+    databases = project / "databases.py"
+    databases.write_text(re.sub(r'"TEST": .*', "", databases.read_text()))
+    (project / "shop/test_early.py").write_text(
+        "from asgiref.sync import async_to_sync\n"
+        "from channels.layers import get_channel_layer\n"
+        "from channels_lite.testing import ChannelLayerMixin\n"
+        "from django.test import TestCase\n"
+        "from django.test.testcases import DatabaseOperationForbidden\n"
+        "class Early(ChannelLayerMixin, TestCase):\n"
+        "    @classmethod\n"
+        "    def setUpTestData(cls):\n"
+        "        send = async_to_sync(get_channel_layer().send)\n"
+        "        try:\n"
+        "            send('plain', {'type': 'order.paid'})\n"
+        "        except DatabaseOperationForbidden:\n"
+        "            cls.refused = True\n"
+        "    def test(self):\n"
+        "        self.assertTrue(self.refused)\n"
+        "class Other(TestCase):\n"
+        "    databases = {'default', 'channels'}\n"
+        "    def test(self):\n"
+        "        async_to_sync(get_channel_layer().send)('plain', {'type': 'order.paid'})\n"
+    )
+    assert "Ran 2 tests" in ran(project, "manage", "test", "shop.test_early")
 
 
 def test_mixin_in_parallel(project: Path):

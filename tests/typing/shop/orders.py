@@ -8,6 +8,7 @@ from typing import Any, Literal, TypedDict
 
 import pytest
 from asgiref.sync import async_to_sync
+from channels.testing import ChannelsLiveServerTestCase
 from django.test import TestCase
 from typing_extensions import assert_type
 
@@ -16,7 +17,7 @@ from channels_lite.layers.base import BaseSQLiteChannelLayer
 from channels_lite.layers.core import SQLiteChannelLayer
 from channels_lite.layers.notify import NotifyChannelLayer
 from channels_lite.models import Event
-from channels_lite.testing import ChannelLayerMixin, Sent, fresh_layers
+from channels_lite.testing import ChannelLayerMixin, LiveServerMixin, Sent, fresh_layers
 
 
 class OrderPaid(TypedDict):
@@ -70,6 +71,14 @@ class PayTests(ChannelLayerMixin, TestCase):
         assert_type(self.channel_layer, BaseSQLiteChannelLayer)
         assert_type(self.assert_sent("orders", type="order.paid"), dict[str, Any])
         self.assert_nothing_sent()
+
+
+class LiveTests(LiveServerMixin, ChannelsLiveServerTestCase):
+    """The two go together."""
+
+    def test_url(self) -> None:
+        """Channels' own attributes are there."""
+        assert_type(self.live_server_url, str)
 
 
 @pytest.fixture
