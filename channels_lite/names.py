@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
-__all__ = ["split", "token_of"]
+import re
+
+__all__ = ["require_valid", "split", "token_of"]
+
+
+def require_valid(kind: str, name: object, valid: re.Pattern[str], limit: int) -> None:
+    """Raises ``TypeError`` that says what is wrong, with ``limit`` characters or more, too."""
+    if isinstance(name, str) and len(name) < limit and valid.fullmatch(name):
+        return
+    if not isinstance(name, str):
+        fault = f"is a {type(name).__name__}"
+    elif len(name) >= limit:
+        fault = f"has {len(name)} characters"
+    else:
+        fault = "is none"
+    raise TypeError(
+        f"{kind} name must be a string of 1 to {limit - 1} ASCII letters, digits, hyphens, "
+        f"underscores or periods{', one ! at most' * (kind == 'Channel')}; "
+        f"{str(name)[:120]!r} {fault}"
+    )
 
 
 def split(channel: str) -> tuple[str, str]:

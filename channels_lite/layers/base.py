@@ -12,7 +12,6 @@ sql.look > inbox.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import itertools
 import logging
 import os
@@ -20,7 +19,6 @@ import re
 import threading
 import time
 import uuid
-import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -30,7 +28,7 @@ from channels.exceptions import ChannelFull, MessageTooLarge
 from channels.layers import BaseChannelLayer
 from django.core.exceptions import ImproperlyConfigured
 
-from channels_lite import signals
+from channels_lite import process, signals
 from channels_lite.clock import Clock, boot_id, ticks
 from channels_lite.config import Config
 from channels_lite.errors import ForeignChannel, InvalidMessage
@@ -39,7 +37,7 @@ from channels_lite.frames import FrameSender
 from channels_lite.groups import Groups
 from channels_lite.inbox import Inbox
 from channels_lite.loops import TURN, call_on
-from channels_lite.names import split
+from channels_lite.names import require_valid, split
 from channels_lite.outbox import Operation, Outbox, T
 from channels_lite.reader import Reader
 from channels_lite.serializers import SerializerDoesNotExist, UndecodableMessage, registry
@@ -123,7 +121,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         )
         self._start_process()
         self._waiter = self._reader.waiter = self.make_waiter(self._reader)
-        _layers.add(self)
+        process.layers.add(self)
 
     def _start_process(self) -> None:
         """What belongs to one process: made anew in a forked child."""
@@ -162,29 +160,15 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     def require_valid_channel_name(self, name: object, receive: bool = False) -> bool:
         """True, or ``TypeError`` that says what is wrong."""
-        self._require_valid_name("Channel", name, self.channel_name_regex)
+        require_valid("Channel", name, self.channel_name_regex, self.MAX_NAME_LENGTH)
         if receive and "!" in str(name) and not str(name).endswith("!"):
             raise TypeError("Specific channel names in receive() must end at the !")
         return True
 
     def require_valid_group_name(self, name: object) -> bool:
         """True, or ``TypeError`` that says what is wrong."""
-        return self._require_valid_name("Group", name, self.group_name_regex)
-
-    def _require_valid_name(self, kind: str, name: object, valid: re.Pattern[str]) -> bool:
-        if isinstance(name, str) and len(name) < self.MAX_NAME_LENGTH and valid.fullmatch(name):
-            return True
-        if not isinstance(name, str):
-            fault = f"is a {type(name).__name__}"
-        elif len(name) >= self.MAX_NAME_LENGTH:
-            fault = f"has {len(name)} characters"
-        else:
-            fault = "is none"
-        raise TypeError(
-            f"{kind} name must be a string of 1 to {self.MAX_NAME_LENGTH - 1} ASCII letters, "
-            f"digits, hyphens, underscores or periods{', one ! at most' * (kind == 'Channel')}; "
-            f"{str(name)[:120]!r} {fault}"
-        )
+        require_valid("Group", name, self.group_name_regex, self.MAX_NAME_LENGTH)
+        return True
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """A channel that only this process receives on: ``prefix.<process>!<number>``."""
@@ -506,7 +490,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                 return sql.FlushMark(*execute(sql.FLUSH_MARK, ())[0])
 
         def tell(flushed: sql.FlushMark) -> None:
-            for layer in list(_layers):  # others of this process need not look to know
+            for layer in list(process.layers):  # others of this process need not look to know
                 layer._after_flush(self._source.path, flushed)
             hooks.wake_all(self._source.sidecar_bytes)
 
@@ -578,40 +562,3 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 def _set(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-_layers: weakref.WeakSet[BaseSQLiteChannelLayer] = weakref.WeakSet()
-# One fork at a time: between its two hooks the stores stand still.
-_forking = threading.Lock()
-
-
-@atexit.register
-def _at_exit() -> None:
-    for layer in list(_layers):
-        layer._reader.leave()
-
-
-def _before_fork() -> None:
-    _forking.acquire()
-    for layer in list(_layers):
-        layer._store.pause()
-
-
-def _after_fork_in_parent() -> None:
-    for layer in list(_layers):
-        layer._store.resume()
-    _forking.release()
-
-
-def _after_fork_in_child() -> None:
-    _forking.release()
-    for layer in list(_layers):
-        layer._after_fork()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork either
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=_after_fork_in_parent,
-        after_in_child=_after_fork_in_child,
-    )

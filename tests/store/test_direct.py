@@ -9,9 +9,8 @@ from contextlib import closing
 
 import pytest
 
-from channels_lite import failpoints
+from channels_lite import failpoints, process
 from channels_lite.errors import StoreUnavailable
-from channels_lite.layers import base
 from channels_lite.layers.notify import NotifyChannelLayer
 from channels_lite.store import checkpoint, gate
 from channels_lite.store.direct import DirectStore
@@ -78,15 +77,15 @@ def test_26_threads_that_fork_at_once(database):
     has_begun = threading.Event()
 
     def fork():
-        base._before_fork()
+        process._before_fork()
         has_begun.set()
-        base._after_fork_in_parent()
+        process._after_fork_in_parent()
 
-    base._before_fork()
+    process._before_fork()
     thread = threading.Thread(target=fork)
     thread.start()
     assert not has_begun.wait(0.05)
-    base._after_fork_in_parent()
+    process._after_fork_in_parent()
     thread.join(PATIENCE)
     assert has_begun.is_set()
     asyncio.run(asyncio.wait_for(layer.send("jobs", {"type": "x"}), PATIENCE))
