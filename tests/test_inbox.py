@@ -106,8 +106,9 @@ def test_unused_mailboxes_are_forgotten():
 
 def test_receiver_that_is_out_asks_for_nothing():
     """Its coroutine may be ended by Python's collector, in the midst of what the lock guards."""
-    inbox, loop = inbox_of(10), asyncio.new_event_loop()
+    inbox, loop, other = inbox_of(10), asyncio.new_event_loop(), asyncio.new_event_loop()
     receiver = inbox.wait("channel", loop)
+    inbox.wait("channel", other)
     loop.close()
     inbox.sweep(0.0)
     left = []
@@ -115,4 +116,5 @@ def test_receiver_that_is_out_asks_for_nothing():
         thread = threading.Thread(target=lambda: left.append(inbox.leave("channel", receiver)))
         thread.start()
         thread.join(PATIENCE)
+    other.close()
     assert left == [False]

@@ -124,6 +124,7 @@ def test_receivers_of_closed_loops_claim_nothing(make_layer_sync):
         await layer.send("jobs", {"number": 1})
         await layer.send("others", {"type": "x"})
         await received(layer, "others")  # a look has been made
+        assert not layer._inbox.buffered("jobs")
         return await received(other, "jobs")
 
     assert asyncio.run(look()) == {"number": 1}
