@@ -34,6 +34,7 @@ __all__ = ["EventAdmin", "GroupMembershipAdmin"]
 # is to end waits for its streams.
 EVERY = 1.0
 PICTURES = 10
+RETRY = f"retry: {1000 * EVERY:.0f}\n\n"
 
 
 class _ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -126,7 +127,7 @@ class EventAdmin(_ReadOnly):
             events = _pictures(alias, after)
         else:
             event, _stored = async_to_sync(_picture)(alias, after)
-            events = iter([f"retry: {1000 * EVERY:.0f}\n{event}"])
+            events = iter([RETRY, event])
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         return StreamingHttpResponse(events, content_type="text/event-stream", headers=headers)
 
@@ -150,6 +151,7 @@ class GroupMembershipAdmin(_ReadOnly):
 
 
 async def _pictures(alias: str, after: int) -> AsyncIterator[str]:
+    yield RETRY
     for _number in range(PICTURES):
         event, after = await _picture(alias, after)
         yield event

@@ -138,7 +138,7 @@ def misnamed_layers() -> dict[str, str]:
     """What is wrong with the entries whose backend means to be ours and cannot be imported."""
     faults = {}
     for alias, entry in _entries().items():
-        backend = entry.get("BACKEND")
+        backend = entry.get("BACKEND") if isinstance(entry, Mapping) else None
         if isinstance(backend, str) and backend.startswith("channels_lite."):
             try:
                 import_string(backend)

@@ -280,13 +280,13 @@ class Inbox:
     def leave(self, channel: str, receiver: asyncio.Future[None]) -> bool:
         """Takes out a cancelled receiver; another one gets what it may have been called for.
 
-        False: it was out already, for its loop was closed.  Then its coroutine ends when Python
+        False: its loop was closed, and `sweep` takes it out.  Then its coroutine ends when Python
         collects it, which can be within any allocation under the lock: it must not be asked for.
         """
-        mailbox = self._mailboxes.get(channel)
-        if mailbox is None or receiver not in mailbox.receivers:
+        if receiver.get_loop().is_closed():
             return False
         with self._lock:
+            mailbox = self._mailboxes[channel]
             mailbox.leave(receiver)
             if mailbox.parcels:
                 mailbox.call(running_loop())
@@ -299,10 +299,10 @@ class Inbox:
             return not any(mailbox.parcels for mailbox in self._mailboxes.values())
 
     def loops(self) -> set[asyncio.AbstractEventLoop]:
-        """Those that are open, and on which somebody waits."""
+        """Those that run, and on which somebody waits."""
         with self._lock:
             receivers = [each for mailbox in self._mailboxes.values() for each in mailbox.receivers]
-        return {each.get_loop() for each in receivers if not each.get_loop().is_closed()}
+        return {each.get_loop() for each in receivers if each.get_loop().is_running()}
 
     def context_of_a_receiver(self) -> contextvars.Context | None:
         """That of some coroutine that waits, on a loop that is open; None if nobody waits."""

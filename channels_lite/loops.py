@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["TURN", "call_on", "running_loop"]
+__all__ = ["TURN", "call_on", "is_ending", "running_loop"]
 
 #: Messages that are dealt with in one iteration of a loop, for all other coroutines wait for them.
 TURN = 16
+
+
+def is_ending() -> bool:
+    """Whether Python is at its exit handlers, when no thread can be started any more."""
+    return not threading.main_thread().is_alive()
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:

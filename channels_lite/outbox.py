@@ -137,10 +137,7 @@ class Outbox:
                 self._wake(outcome.value[1].posted)
             call_on(self._loop, self._committed, writes, outcome)
 
-        try:
-            self._store.submit(work, done, write=not is_alone)
-        except Exception as error:  # noqa: BLE001 - as "can't start new thread"; passed on
-            done(Outcome(error=error))
+        self._store.submit(work, done, write=not is_alone)
 
     def _committed(
         self, writes: list[_Write[Any]], outcome: Outcome[tuple[list[Any], Batch]]

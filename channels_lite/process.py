@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import threading
 import weakref
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from channels_lite.layers.base import BaseSQLiteChannelLayer
 
 __all__ = ["layers"]
+
+logger = logging.getLogger(__name__)
 
 #: All that are in use; one that is dropped is gone.
 layers: weakref.WeakSet[BaseSQLiteChannelLayer] = weakref.WeakSet()
@@ -23,7 +26,10 @@ _forking = threading.Lock()
 @atexit.register
 def _end() -> None:
     for layer in list(layers):
-        layer._reader.leave()
+        try:
+            layer._reader.leave()
+        except Exception:
+            logger.exception("a layer could not leave in order; others see to what it left")
 
 
 def _before_fork() -> None:

@@ -11,8 +11,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -86,9 +85,10 @@ class Reader:
         self._look_again: set[asyncio.AbstractEventLoop] = set()
         #: Looks under way; more than one if a loop was closed in the midst of its own.
         self._looks = 0
-        #: Frames that come after a row still to be read; and how many were held before, in all.
         self._frames_lock = threading.Lock()
+        #: Frames that come after a row still to be read, and those behind them.
         self._held: list[Frame] = []
+        #: How many were held and delivered so far.
         self._let_go = 0
         self._releasing: asyncio.AbstractEventLoop | None = None
         self._last_message = time.monotonic()
@@ -189,34 +189,37 @@ class Reader:
         """Takes in rows, and the frames before and between them.  True: look again."""
         with self._frames_lock:
             self._held += self.waiter.frames()
-            ready = max(0, held - self._let_go) if looked.is_all else 0
-            for frame in self._held[ready:]:
-                last = looked.rows[frame.name][-1].id if frame.name in looked.rows else 0
-                if frame.after > max(last, self._inbox.seen(frame.name)):
-                    break
-                ready += 1
-            frames, self._held = self._held[:ready], self._held[ready:]
-            self._let_go += len(frames)
+            frames = self._ready(looked.rows, max(0, held - self._let_go) if looked.is_all else 0)
             again = self._inbox.deliver(asked, looked, frames, self._clock.now(), self._decrypt)
             again |= bool(self._held)
         self._after_delivery()
         return again
+
+    def _ready(self, rows: Mapping[str, list[sql.Row]], ready: int = 0) -> list[Frame]:
+        """Takes those out of the held frames that come after no row but what was read.
+
+        The first ``ready`` of them do in any case.
+        """
+        for frame in self._held[ready:]:
+            last = rows[frame.name][-1].id if frame.name in rows else 0
+            if frame.after > max(last, self._inbox.seen(frame.name)):
+                break
+            ready += 1
+        frames, self._held = self._held[:ready], self._held[ready:]
+        self._let_go += len(frames)
+        return frames
 
     def take_frames(self) -> None:
         """What other processes hand over; called on a loop when something was."""
         with self._frames_lock:  # in the order of sending, whichever loop is called
             self._held += self.waiter.frames(TURN)
             reach("after_frames")
-            must_look = any(frame.after > self._inbox.seen(frame.name) for frame in self._held)
-            if not must_look:
-                frames, self._held = self._held, []
-                self._let_go += len(frames)
-                self._inbox.take_frames(frames, self._clock.now(), self._decrypt)
-        if must_look:
-            self.look()
-            return
+            self._inbox.take_frames(self._ready({}), self._clock.now(), self._decrypt)
+            must_look = bool(self._held)
         self._last_message = time.monotonic()
         self._after_delivery()
+        if must_look:
+            self.look()
 
     def _after_delivery(self) -> None:
         if self._inbox.dropped:
@@ -341,13 +344,12 @@ class Reader:
 
     def leave(self) -> None:
         """At exit: the same, and ends the memberships of this process."""
-        with suppress(RuntimeError):  # no thread can be started any more
-            if self._is_used:
-                # What waited for a lock, on a loop that is closed now, comes back to be told.
-                self._store.submit(_nothing, _ignore, write=False)
-            self.close()
-            if self._is_used and self.has_joined:
-                self._store.submit(partial(leave_all, token=self._token), _ignore, write=False)
+        if self._is_used:
+            # What waited for a lock, on a loop that is closed now, comes back to be told.
+            self._store.submit(_nothing, _ignore, write=False)
+        self.close()
+        if self._is_used and self.has_joined:
+            self._store.submit(partial(leave_all, token=self._token), _ignore, write=False)
         self._store.close()
 
 

@@ -48,7 +48,8 @@ CHANNELS = """
 ROWS = "SELECT count(*) FROM channels_lite_event"
 GROUPS = """
     SELECT group_name, n, sum(n) OVER (), count(*) OVER () FROM
-        (SELECT group_name, count(*) AS n FROM channels_lite_groupmembership GROUP BY 1)
+        (SELECT group_name, count(*) AS n FROM channels_lite_groupmembership
+         WHERE expires_at + 0.0 > ? GROUP BY 1)
     ORDER BY n DESC LIMIT ?
 """
 CREATED_AT = "SELECT created_at + 0.0 FROM channels_lite_event WHERE id = ?"
@@ -173,7 +174,7 @@ def _picture(source: Source, connection: sqlite3.Connection, after: int) -> Snap
 
     connection.execute("BEGIN")
     now = _now(ask(BOOT))
-    channels, groups = ask(CHANNELS, after, now, LIMIT), ask(GROUPS, LIMIT)
+    channels, groups = ask(CHANNELS, after, now, LIMIT), ask(GROUPS, now, LIMIT)
     waiting = channels[0][4] if channels else 0
     return Snapshot(
         database=source.alias,
@@ -213,7 +214,7 @@ def processes_of(sidecar: Path) -> list[Process]:
     listening: dict[str, list[str]] = {}
     for directory in paths:
         if directory.name.startswith("@"):
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, NotADirectoryError):
                 channel = directory.name[1:]
                 for path in directory.iterdir() if not channel.startswith(PREFIX) else ():
                     listening.setdefault(path.name, []).append(channel)

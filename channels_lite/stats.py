@@ -27,7 +27,7 @@ class Stats:
     expired: int = 0
     #: Messages dropped, for they could not be decoded: garbage, or encrypted with another key.
     undecodable: int = 0
-    #: Wake-ups by another process's FIFO byte, or by our own.
+    #: Wake-ups by the FIFO: somebody has committed a row, or flushed.
     wakes: int = 0
     #: Looks into the table; those by the clock that found something nobody had woken for; those
     #: that failed.

@@ -45,6 +45,7 @@ def test_what_waits_is_counted(idle_layer):
             GroupMembership.objects.create(
                 group_name=group, channel_name=f"c{number}", expires_at=time.time() + 60
             )
+    GroupMembership.objects.create(group_name="big", channel_name="old", expires_at=1)
     taken = snapshot.take(idle_layer)
     assert [(each.name, each.waiting) for each in taken.channels] == [
         ("many", 3),

@@ -36,7 +36,7 @@ from channels_lite.failpoints import reach
 from channels_lite.frames import FrameSender
 from channels_lite.groups import Groups
 from channels_lite.inbox import Inbox
-from channels_lite.loops import TURN, call_on
+from channels_lite.loops import TURN, call_on, is_ending
 from channels_lite.names import require_valid, split
 from channels_lite.outbox import Operation, Outbox, T
 from channels_lite.reader import Reader
@@ -530,12 +530,18 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """
         loop = asyncio.get_running_loop()
         has_given_back = loop.create_future()
-        self._reader.close(partial(call_on, loop, _set, has_given_back))
-        await has_given_back
-        self._frames.close()
-        await asyncio.to_thread(self._store.close)  # it waits for what is under way
-        for other in self._inbox.loops():
-            call_on(other, self._go_on, other)
+        try:
+            self._reader.close(partial(call_on, loop, _set, has_given_back))
+            if transaction_of_caller(self.database) is None:  # whose lock it would wait for
+                await has_given_back
+            self._frames.close()
+            if is_ending():
+                self._store.close()
+            else:
+                await asyncio.to_thread(self._store.close)  # it waits for what is under way
+        finally:
+            for other in self._inbox.loops():
+                call_on(other, self._go_on, other)
 
     def _go_on(self, loop: asyncio.AbstractEventLoop) -> None:
         self._waiter.watch(loop)

@@ -73,8 +73,9 @@ class Store(Protocol):
     def submit(self, work: Work[T], done: Done[T], *, write: bool) -> None:
         """Runs ``work``, with ``write`` in one transaction, and calls ``done``.
 
-        Called on a running loop.  A lock is waited for, up to the alias's ``OPTIONS["timeout"]``
-        (30 s); then the outcome is ``StoreUnavailable``, as when the disk is full.
+        A lock is waited for, up to the alias's ``OPTIONS["timeout"]`` (30 s); then the outcome is
+        ``StoreUnavailable``, as when the disk is full.  Raises nothing: whatever keeps it from
+        being done is its outcome.  Called on a running loop, or at exit, when it is done at once.
         """
 
     def version(self) -> Hashable:

@@ -13,11 +13,13 @@ import asyncio
 import sqlite3
 import threading
 import time
+from contextlib import closing
 from functools import partial
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
+from channels_lite.loops import is_ending
 from channels_lite.store import Done, Outcome, T, Work, perform, refuse, writing
 from channels_lite.store.checkpoint import checkpoint_in_thread
 from channels_lite.store.connection import Source
@@ -50,6 +52,15 @@ class WorkConnection(sqlite3.Connection):
             return sql(self)
 
 
+def run(connection: sqlite3.Connection, work: Work[T], alias: str, *, write: bool) -> Outcome[T]:
+    """Runs ``work`` on that connection, with ``write`` in a transaction."""
+
+    def execute(sql: str, parameters: Any) -> list[Any]:
+        return connection.execute(sql, parameters).fetchall()
+
+    return perform(work, execute, alias, writing(execute) if write else None)
+
+
 class _Pool:
     """Connections to one file, on a loop in a thread of their own."""
 
@@ -61,7 +72,12 @@ class _Pool:
         self.idle: list[Any] = []
         self._room = asyncio.Semaphore(size)
         # A daemon, for a script that only sends must exit without closing its layer.
-        threading.Thread(target=self._serve, name="channels-lite-aio", daemon=True).start()
+        thread = threading.Thread(target=self._serve, name="channels-lite-aio", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            self.loop.close()
+            raise
 
     def _serve(self) -> None:
         self.loop.run_forever()
@@ -73,12 +89,7 @@ class _Pool:
 
     async def _run(self, work: Work[T], done: Done[T], write: bool) -> None:
         def job(connection: WorkConnection) -> None:
-            def execute(sql: str, parameters: Any) -> list[Any]:
-                rows: list[Any] = connection.execute(sql, parameters).fetchall()
-                return rows
-
-            transaction = writing(execute) if write else None
-            done(perform(work, execute, self._source.alias, transaction))
+            done(run(connection, work, self._source.alias, write=write))
 
         async with self._room:
             try:
@@ -89,8 +100,10 @@ class _Pool:
             except Exception as error:  # noqa: BLE001 - as of misspelt OPTIONS; passed on
                 done(Outcome(error=error))
                 return
-            await connection.execute(job)  # never fails: the outcome of the work goes to `done`
-            self.idle.append(connection)
+            try:
+                await connection.execute(job)  # the outcome of the work goes to `done`
+            finally:
+                self.idle.append(connection)
 
     async def _connect(self) -> Any:
         deadline = time.monotonic() + self._source.timeout
@@ -146,10 +159,23 @@ class AioStore:
 
     def submit(self, work: Work[T], done: Done[T], *, write: bool) -> None:
         """Queues ``work``; ``done`` is called in the connection's thread."""
-        with self._lock:
-            if self._pool is None:
-                self._pool = _Pool(self._source, self._gate, self._pool_size)
-            self._pool.submit(work, done, write=write)
+        try:
+            with self._lock:
+                if self._pool is None:
+                    self._pool = _Pool(self._source, self._gate, self._pool_size)
+                self._pool.submit(work, done, write=write)
+        except RuntimeError as error:  # no thread can be started
+            if is_ending():
+                self._run_here(work, done, write=write)
+            else:
+                done(Outcome(error=error))
+
+    def _run_here(self, work: Work[T], done: Done[T], *, write: bool) -> None:
+        try:
+            with closing(self._source.connect()) as connection:
+                done(run(connection, work, self._source.alias, write=write))
+        except sqlite3.Error as error:
+            done(refuse(error, self._source.alias))
 
     def version(self) -> None:
         """Not known: each connection counts for itself."""

@@ -79,18 +79,17 @@ class DirectStore:
     def _attempt(self, attempt: _Attempt[Any]) -> None:
         self._waiting.pop(attempt, None)
         outcome = self._try(attempt)
-        if is_locked(outcome) and time.monotonic() < attempt.deadline:
+        while is_locked(outcome) and time.monotonic() < attempt.deadline:
             # With some chance in it, lest two processes try in step for ever.
             delay = RETRY * (1 + random.random())  # noqa: S311 - no secret
             loop = running_loop()
-            if loop is None:
-                time.sleep(delay)
-                self._attempt(attempt)
+            if loop is not None:
+                self._waiting[attempt] = loop
+                loop.call_later(delay, self._attempt, attempt)
                 return
-            self._waiting[attempt] = loop
-            loop.call_later(delay, self._attempt, attempt)
-        else:
-            attempt.done(outcome)
+            time.sleep(delay)
+            outcome = self._try(attempt)
+        attempt.done(outcome)
 
     def _try(self, attempt: _Attempt[T]) -> Outcome[T]:
         if not self._lock.acquire(timeout=TURN):

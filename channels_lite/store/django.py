@@ -23,6 +23,7 @@ from asgiref.sync import AsyncToSync, sync_to_async
 from django.db import connections, transaction
 from django.db.backends.signals import connection_created
 
+from channels_lite.loops import is_ending
 from channels_lite.store import (
     Done,
     Execute,
@@ -71,17 +72,26 @@ class DjangoStore:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             return
-        with self._lock:
-            if self._thread is None:
-                self._thread = ThreadPoolExecutor(1, thread_name_prefix="channels-lite-core")
-                self._connection = self._thread.submit(connections.__getitem__, self._alias)
-                self._source.opened()
-            try:
-                self._thread.submit(job)
-                return
-            except RuntimeError:
-                pass  # at exit, when Python has ended the thread already
-        job()
+        try:
+            with self._lock:
+                if self._thread is None:
+                    self._start()
+                self._thread.submit(job)  # type: ignore[union-attr]
+        except RuntimeError as error:  # no thread can be started, or Python has ended it already
+            if is_ending():
+                job()
+            else:
+                done(Outcome(error=error))
+
+    def _start(self) -> None:
+        thread = ThreadPoolExecutor(1, thread_name_prefix="channels-lite-core")
+        try:
+            self._connection = thread.submit(connections.__getitem__, self._alias)
+        except RuntimeError:
+            thread.shutdown(wait=False, cancel_futures=True)  # it was queued before
+            raise
+        self._thread = thread
+        self._source.opened()
 
     def version(self) -> None:
         """Not known: any thread's connection may be asked."""

@@ -47,9 +47,9 @@ class Waiter(Protocol):
         """Whether they may; if not, they put rows."""
 
     def dead(self, every: float) -> set[str] | None:
-        """Tokens of processes that were killed; None: somebody has seen to them, and will again.
+        """Tokens of processes that were killed.
 
-        That is less than ``every`` seconds ago.
+        None: another living process has asked for them less than ``every`` seconds ago.
         """
 
     def bury(self, tokens: Collection[str]) -> None:

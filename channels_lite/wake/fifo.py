@@ -3,7 +3,8 @@
 Beside the database ``x.sqlite3`` is ``x.sqlite3-wake/``, mode 0700, and in it one FIFO for each
 process that receives, named by its token; ``@channel/token`` is a second name (a hard link) for
 each plain channel it waits on.  Senders need no list of processes: the name says where to write.
-Beside it, ``token.received`` says how many messages the process has received, for who watches.
+Beside the FIFO, ``token.received`` says how many messages the process has received, for those who
+watch; ``.upkeep`` says which process took the last turn at the upkeep, and when.
 
 A name without a reader (``ENXIO``) belongs to the dead, whatever killed it; the upkeep removes it,
 with what the dead have left in the tables.  So the name must not exist before its reader does: it
@@ -136,13 +137,7 @@ class Fifo:
 
     def report(self, report: Report) -> None:
         """Leaves it beside the FIFO."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        with suppress(OSError):  # nobody's messages wait for it
-            fd = os.open(self._path.with_suffix(REPORT), flags, 0o600)
-            try:
-                os.write(fd, msgspec.json.encode(report))
-            finally:
-                os.close(fd)
+        _write(self._path.with_suffix(REPORT), msgspec.json.encode(report))
 
     def takes_turn(self, every: float) -> bool:
         """Whether nobody who lives took a turn at the upkeep in the last ``every`` seconds; we do.
@@ -151,13 +146,13 @@ class Fifo:
         a process need not receive any more, and then does no upkeep.
         """
         mark = self._sidecar / TURN
-        with suppress(FileNotFoundError):
-            last = self._sidecar / mark.read_text()
+        with suppress(OSError, ValueError):  # nobody took one, or somebody else wrote it
+            last = self._sidecar / _read(mark).decode()
             # Of a clock that somebody may set, to either side.
-            is_recent = abs(time.time() - mark.stat().st_mtime) < every
+            is_recent = abs(time.time() - mark.lstat().st_mtime) < every
             if is_recent and last.is_fifo() and not is_dead(last):
                 return False
-        mark.write_text(self._token)
+        _write(mark, self._token.encode())
         return True
 
     def dead(self) -> set[str]:
@@ -169,19 +164,25 @@ class Fifo:
     def bury(self, tokens: Collection[str]) -> None:
         """Removes their names, and what lies beside a FIFO that is gone."""
         for path in list(self._sidecar.iterdir()):
-            if path.name.startswith("@"):
-                for token in tokens:
-                    _remove(path / token)
-                _remove_directory(path)
-            elif path.suffix in (SUFFIX, REPORT):
-                # Made after their FIFO, and removed before it.
-                fifo = path.with_name(path.stem.strip("."))
-                if fifo.name in tokens or not fifo.exists():
-                    _remove(path)
-            elif path.name.startswith(".") and path.stat().st_mtime < time.time() - MAKING:
-                _remove(path)
+            with suppress(
+                FileNotFoundError, NotADirectoryError
+            ):  # gone just now, or no name of ours
+                self._bury(path, tokens)
         for token in tokens:
             _remove(self._sidecar / token)
+
+    def _bury(self, path: Path, tokens: Collection[str]) -> None:
+        if path.name.startswith("@"):
+            for token in tokens:
+                _remove(path / token)
+            _remove_directory(path)
+        elif path.suffix in (SUFFIX, REPORT):
+            # Made after their FIFO, and removed before it.
+            fifo = path.with_name(path.stem.strip("."))
+            if fifo.name in tokens or not fifo.exists():
+                _remove(path)
+        elif path.name.startswith(".") and path.stat().st_mtime < time.time() - MAKING:
+            _remove(path)
 
     def close(self) -> None:
         """Removes the names, and the directory if nobody else is in it.
@@ -189,12 +190,13 @@ class Fifo:
         `abandon` closes the descriptors.
         """
         # Somebody may have taken it away from us; whoever has it now will tidy up.
-        with suppress(PermissionError):
+        with suppress(OSError):
             self.keep(set())
-            for name in (self._path.with_suffix(REPORT), self._sidecar / TURN):
-                _remove(name)
+            _remove(self._path.with_suffix(REPORT))
             if self.is_in_place():
                 _remove(self._path)
+            if [path.name for path in self._sidecar.iterdir()] == [TURN]:
+                _remove(self._sidecar / TURN)
             _remove_directory(self._sidecar)
 
     def abandon(self) -> None:
@@ -215,9 +217,28 @@ def is_dead(path: Path) -> bool:
 def report_of(fifo: Path) -> Report:
     """What its process has last said; it may have said nothing yet."""
     try:
-        return msgspec.json.decode(fifo.with_suffix(REPORT).read_bytes(), type=Report)
+        return msgspec.json.decode(_read(fifo.with_suffix(REPORT)), type=Report)
     except (OSError, ValueError):  # msgspec's: it is being written just now
         return Report()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """What nobody's messages wait for; a link or a FIFO that was planted there is left alone."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    with suppress(OSError):
+        fd = os.open(path, flags, 0o600)
+        try:
+            os.write(fd, content)
+        finally:
+            os.close(fd)
+
+
+def _read(path: Path) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        return os.read(fd, 1000)
+    finally:
+        os.close(fd)
 
 
 def _make_directory(sidecar: Path) -> None:

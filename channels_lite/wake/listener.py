@@ -61,6 +61,8 @@ class Listener:
         #: What a socket still held when it was closed.
         self._left: list[Frame] = []
         self._loops: list[asyncio.AbstractEventLoop] = []
+        #: What was let go, with the loops that still have to be told.
+        self._retired: list[tuple[set[asyncio.AbstractEventLoop], list[Fifo | FrameReceiver]]] = []
         self._last_report, self._reported_at = Report(), 0.0
         if self.reason:
             self._say_why()
@@ -74,6 +76,8 @@ class Listener:
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> bool:
         """R1: makes the FIFO, once, and has ``loop`` watch it.  False if it does already."""
+        if self._retired:
+            self._close_retired()
         is_new = not self.reason and loop not in self._loops and self._watch_fifo(loop)
         # After it, for how often the clock ticks depends on it.
         return (loop not in self._clock.loops and self._clock.watch(loop)) or is_new
@@ -85,10 +89,10 @@ class Listener:
                     self._fifo = Fifo(self._sidecar(), self._token())
                     self._frames = self._make_frames()
                     self._reported_at = time.monotonic()
+                self._loops = [each for each in self._loops if not each.is_closed()] + [loop]
                 loop.add_reader(self._fifo.fd, self._on_readable, loop)
                 if self._frames is not None:
                     loop.add_reader(self._frames.fd, self._take_frames)
-                self._loops = [each for each in self._loops if not each.is_closed()] + [loop]
         except (OSError, NotImplementedError) as error:
             self._fall_back(error)
         return True
@@ -97,6 +101,10 @@ class Listener:
         self.reason = self._clock.reason = f"it cannot be reached by a FIFO: {error}"
         self._say_why()
         self._let_go()
+        loops = list(self._clock.loops)
+        self._clock.close()
+        for loop in loops:  # by the shorter interval from now on
+            call_on(loop, self._clock.watch, loop)
 
     def _make_frames(self) -> FrameReceiver | None:
         try:
@@ -160,20 +168,22 @@ class Listener:
     def report(self, received: int, full: int) -> None:
         """Says so beside the FIFO, if there were any since the last time, or until then."""
         now = time.monotonic()
-        if self._fifo is None or now - self._reported_at < REPORT_EVERY:
-            return
-        last = self._last_report
-        rate = (received - last.received) / (now - self._reported_at)
-        self._reported_at = now
-        if rate or last.rate or full != last.full:
-            until = now + 2 * max(REPORT_EVERY, self._interval())
-            self._last_report = Report(received, rate, full, until)
-            self._fifo.report(self._last_report)
+        with self._lock:
+            if self._fifo is None or now - self._reported_at < REPORT_EVERY:
+                return
+            last = self._last_report
+            rate = (received - last.received) / (now - self._reported_at)
+            self._reported_at = now
+            if rate or last.rate or full != last.full:
+                until = now + 2 * max(REPORT_EVERY, self._interval())
+                self._last_report = Report(received, rate, full, until)
+                self._fifo.report(self._last_report)
 
     def frames(self, limit: int | None = None) -> list[Frame]:
         """What other processes have handed over since the last call, in the order of sending."""
-        left, self._left = self._left, []
-        frames = self._frames
+        with self._lock:
+            left, self._left = self._left, []
+            frames = self._frames
         return left + frames.drain(limit) if frames is not None else left
 
     def accept_frames(self, *, is_open: bool) -> None:
@@ -212,40 +222,42 @@ class Listener:
             fifo, self._fifo = self._fifo, None
             frames, self._frames = self._frames, None
             loops, self._loops = self._loops, []
-        if fifo is None:
-            return
-        if frames is not None:
-            self._left += frames.close()
-        fifo.close()
-        self._close_after(loops, [each for each in (fifo, frames) if each is not None])
+            if frames is not None:
+                self._left = self._left + frames.close()
+            if fifo is not None:
+                fifo.close()
+            mine = [each for each in (fifo, frames) if each is not None]
+            self._retired.append((set(loops), mine))
+        for loop in loops:
+            call_on(loop, self._forget, loop)
+        self._close_retired()
 
-    def _close_after(
-        self, loops: list[asyncio.AbstractEventLoop], mine: list[Fifo | FrameReceiver]
-    ) -> None:
-        """Closes descriptors when no loop waits for them: their numbers may be others' then."""
-        waiting = len(loops) + 1
-
-        def forget(loop: asyncio.AbstractEventLoop | None) -> None:
-            nonlocal waiting
-            if loop is not None:
+    def _forget(self, loop: asyncio.AbstractEventLoop) -> None:
+        for loops, mine in list(self._retired):
+            if loop in loops:
                 for each in mine:
                     loop.remove_reader(each.fd)
-            with self._lock:
-                waiting -= 1
-            for each in mine if not waiting else ():
-                each.abandon()
+                loops.discard(loop)
+        self._close_retired()
 
-        for loop in loops:
-            if not call_on(loop, forget, loop):
-                forget(None)
-        forget(None)
+    def _close_retired(self) -> None:
+        """Closes descriptors that no loop waits for: their numbers may be others' from then on."""
+        with self._lock:
+            retired, self._retired = self._retired, []
+            for loops, mine in retired:
+                if any(not loop.is_closed() for loop in loops):
+                    self._retired.append((loops, mine))
+                    continue
+                for each in mine:
+                    each.abandon()
 
     def abandon(self) -> None:
         """Closes the parent's descriptors, which would keep it reachable after its death."""
         self._clock.abandon()
-        for mine in (self._fifo, self._frames):
-            if mine is not None:
-                mine.abandon()
-        self._fifo = self._frames = None
+        retired = [each for _, mine in self._retired for each in mine]
+        for each in (self._fifo, self._frames, *retired):
+            if each is not None:
+                each.abandon()
+        self._fifo, self._frames, self._retired = None, None, []
         self._left, self._loops, self._lock = [], [], threading.Lock()
         self._last_report = Report()

@@ -114,7 +114,7 @@ mtype = { NONE, BEGUN, ASKED, READ, DELIVERED };
 active proctype receiver()
 {
 	mtype look = NONE;
-	bool again, found[ROWS + 1], must_look;
+	bool again, found[ROWS + 1];
 	byte asked, before, last_found, to_release, releasing;
 	byte at, count, s, n, after;
 end:	do
@@ -188,26 +188,24 @@ end:	do
 	/* Reader.take_frames, under the lock of the frames. */
 	:: nempty(socket) -> d_step {
 		drain();
-		count = len(held);
 		do
-		:: count > 0 ->
-			held?s, n, after;
-#ifndef NO_AFTER
-			must_look = must_look || after > seen;
+		:: nempty(held) ->
+			held?<s, n, after>;
+			if
+#ifdef NO_AFTER
+			:: true ->
+#else
+			:: after <= seen ->
 #endif
-			held!s, n, after;
-			count--
-		:: else -> break
+				held?s, n, after;
+				deliver(s, n);
+				before = (before > 0 -> before - 1 : 0) /* of those that the look had counted */
+			:: else -> break
+			fi
+		:: empty(held) -> break
 		od;
-		do
-		:: !must_look && nempty(held) ->
-			held?s, n, after;
-			deliver(s, n);
-			before = 0 /* the look under way finds nothing for those that come now */
-		:: must_look || empty(held) -> break
-		od;
-		again = again || must_look;
-		must_look = false; s = 0; n = 0; after = 0
+		again = again || nempty(held);
+		s = 0; n = 0; after = 0
 	   }
 	/* Reader.release, which deletes what was read; then Reader._released. */
 	:: releasing == 0 && to_release > 0 -> d_step {

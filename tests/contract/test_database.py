@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
+import time
 from contextlib import closing
 
 import pytest
 from django.db import connections
 
+from channels_lite import clock
 from channels_lite.errors import StoreUnavailable
 from channels_lite.store import sql
-from tests.conftest import PATIENCE, received
+from tests.conftest import PATIENCE, received, until
 
 
 def rows(database):
@@ -115,29 +118,31 @@ def test_wrong_options_are_said(make_layer_sync, monkeypatch):
             asyncio.run(asyncio.wait_for(method, PATIENCE))
 
 
-def test_store_that_cannot_begin_is_said(make_layer_sync, monkeypatch):
-    """A send that cannot be begun, for there is no thread to be had, raises; the next one goes."""
-    layer = make_layer_sync()
-    asyncio.run(layer.send("jobs", {"number": 1}))
+@pytest.mark.parametrize("kind", ["core", "aio"])
+async def test_no_thread_to_be_had(make_layer, monkeypatch):
+    """A send that cannot be begun raises, and was not sent; looks go on when threads can start."""
+    layer, sender = make_layer(), make_layer()
+    await sender.send("jobs", {"number": 1})
 
-    def submit(*args, **kwargs):
+    def start(thread):
         raise RuntimeError("can't start new thread")
 
-    async def send():
-        with monkeypatch.context() as patch:
-            patch.setattr(layer._store, "submit", submit)
-            with pytest.raises(RuntimeError, match="start new thread"):
-                await asyncio.wait_for(layer.send("jobs", {"number": "void"}), PATIENCE)
-        await asyncio.wait_for(layer.send("jobs", {"number": 2}), PATIENCE)
-        return [(await received(layer, "jobs"))["number"] for _ in range(2)]
-
-    assert asyncio.run(send()) == [1, 2]
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError, match="start new thread"):
+            await asyncio.wait_for(layer.send("jobs", {"number": "void"}), PATIENCE)
+        layer._clock.set(time.time() - clock.ticks())
+        receiving = asyncio.ensure_future(received(layer, "jobs"))
+        await until(lambda: layer._waiter.loops)
+    assert (await receiving)["number"] == 1
+    await layer.send("jobs", {"number": 2})
+    assert (await received(layer, "jobs"))["number"] == 2
 
 
 async def test_busy_worker_is_not_idle(make_layer):
     """Rows of a plain channel keep a process from looking less often."""
     layer = make_layer()
-    layer._reader._last_message = 0.0
+    layer._reader._last_message = time.monotonic() - 1e6
     idle = layer.look_interval
     await layer.send("jobs", {"type": "x"})
     await received(layer, "jobs")

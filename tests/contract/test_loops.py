@@ -24,6 +24,7 @@ ONCE = 4
 
 def held():
     """Open files and running threads."""
+    gc.collect()
     return len(list(Path("/proc/self/fd").iterdir())) + threading.active_count()
 
 
@@ -69,7 +70,7 @@ def test_30_threads_that_come_and_go_leave_nothing(make_layer_sync):
 
 def test_receiving_loops_leave_nothing(make_layer_sync):
     """200 loops that receive leave no thread and no file."""
-    layer = make_layer_sync()
+    layer = make_layer_sync(pool_size=1)
 
     async def turn():
         channel = await layer.new_channel()
@@ -204,18 +205,57 @@ def test_descriptors_are_closed_when_no_loop_waits_for_them(make_layer_sync):
     assert opened == [True, False]
 
 
+async def test_closing_that_is_cancelled(make_layer, database):
+    """Who waits for a message gets it all the same."""
+    layer, sender = make_layer(), make_layer("aio")
+    channel = await layer.new_channel()
+    waiting = asyncio.ensure_future(received(layer, channel))
+    await until(lambda: layer._inbox.is_served(channel))
+    closing_ = asyncio.ensure_future(layer.close())
+    await asyncio.sleep(0)
+    closing_.cancel()
+    await asyncio.gather(closing_, return_exceptions=True)
+    await sender.send(channel, {"type": "x"})
+    assert await waiting == {"type": "x"}
+
+
+@pytest.mark.parametrize("kind", ["notify"])
+def test_descriptors_of_closed_loops_are_closed(make_layer_sync):
+    """Also of loops that never ran again between ``close()`` and their end."""
+    layer = make_layer_sync()
+
+    def turn():
+        loop = asyncio.new_event_loop()
+        receiving = loop.create_task(layer.receive("jobs"))
+        loop.run_until_complete(until(lambda: layer._waiter._fifo is not None))
+        asyncio.run(layer.close())
+        receiving._log_destroy_pending = False
+        loop.close()
+
+    turn()
+    before = held()
+    for _ in range(5):
+        turn()
+    assert held() <= before + ONCE
+
+
 @pytest.mark.parametrize("kind", ["notify"])
 async def test_closing_waits_for_what_is_given_back(make_layer, database):
     """A claimed row that nobody received is in the table again when ``close()`` returns."""
-    layer, sender = make_layer(), make_layer("aio")
+    layer = make_layer()
     receiving = asyncio.ensure_future(layer.receive("jobs"))
     await until(lambda: layer._inbox.is_served("jobs"))
-    await sender.send("jobs", {"number": 1})
-    while not layer._inbox.buffered("jobs"):
-        layer._reader.look()
-    receiving.cancel()
-    await asyncio.gather(receiving, return_exceptions=True)
     with closing(sqlite3.connect(database, isolation_level=None)) as holder:
+        # All in one iteration of the loop, in which nobody can take it out.
+        holder.execute(
+            "INSERT INTO channels_lite_event"
+            " (created_at, expires_at, channel_name, recipients, data)"
+            " VALUES (0, 9e9, 'jobs', '', x'80')"
+        )
+        layer._reader.look()
+        assert layer._inbox.buffered("jobs")
+        receiving.cancel()
+        await asyncio.gather(receiving, return_exceptions=True)
         holder.execute("BEGIN IMMEDIATE").fetchall()
         closing_ = asyncio.ensure_future(layer.close())
         for _ in range(100):

@@ -57,6 +57,10 @@ def send(channel: str, message: dict[str, Any]) -> None:
     on_loop(layer.send(channel, message))
 
 
+def close() -> None:
+    on_loop(layer.close())
+
+
 def group_add(group: str, channel: str) -> None:
     on_loop(layer.group_add(group, channel))
 

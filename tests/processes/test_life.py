@@ -80,11 +80,16 @@ def test_memberships_of_the_dead_end(start, folder):
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_orderly_end_leaves_the_groups(start, folder, layer):
-    """Of a process that ends by itself no channel stays a member."""
+@pytest.mark.parametrize("closes", [False, True])
+def test_orderly_end_leaves_the_groups(start, folder, layer, closes):
+    """Of a process that ends by itself no channel stays a member, whether it closed its layer."""
     child = start(layer)
     child.do("group_add", group="room", channel=child.do("new_channel"))
     child.do("receive", channel="jobs")
+    child.do("send", channel="jobs", message={})
+    child.received()
+    if closes:
+        child.do("close")
     child.end()
     assert groups(folder) == []
 

@@ -8,6 +8,7 @@ from contextlib import closing
 
 from channels_lite.store.aio import AioStore
 from tests.conftest import PATIENCE
+from tests.processes.conftest import wait_until
 
 MARK = "UPDATE channels_lite_boot SET boot_id = 'marked'"
 
@@ -34,8 +35,7 @@ def test_20_nothing_goes_into_a_file_that_was_replaced(database, migrated):
     assert is_idle.wait(PATIENCE)
     fresh.replace(database)
     store.tidy()
-    while store._pool is not None:
-        threading.Event().wait(0.001)
+    wait_until(lambda: store._pool is None)
     store.submit(lambda execute: execute(MARK, ()), lambda _: is_done.set(), write=True)
     assert is_done.wait(PATIENCE)
     may_end.set()

@@ -74,9 +74,10 @@ def test_26_threads_that_fork_at_once(database):
     """Between the two hooks of one thread's fork no other thread begins one."""
     layer = NotifyChannelLayer(database="channels")
     asyncio.run(layer.send("jobs", {"type": "x"}))
-    has_begun = threading.Event()
+    is_about_to, has_begun = threading.Event(), threading.Event()
 
     def fork():
+        is_about_to.set()
         process._before_fork()
         has_begun.set()
         process._after_fork_in_parent()
@@ -84,6 +85,7 @@ def test_26_threads_that_fork_at_once(database):
     process._before_fork()
     thread = threading.Thread(target=fork)
     thread.start()
+    assert is_about_to.wait(PATIENCE)
     assert not has_begun.wait(0.05)
     process._after_fork_in_parent()
     thread.join(PATIENCE)

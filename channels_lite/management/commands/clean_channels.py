@@ -57,8 +57,8 @@ class Command(BaseCommand):
                 with self._progress(alias, layer.database) as advance:
                     kept = KEPT if options["no_vacuum"] else 0
                     deleted = async_to_sync(layer.clean_expired)(advance, kept)
-                if not options["no_vacuum"]:
-                    _shrink(layer.database)
+                if not options["no_vacuum"] and not _shrink(layer.database):
+                    self.stdout.write("the log is being read; the file will shrink later")
             except (DatabaseError, ImproperlyConfigured) as error:
                 raise CommandError(f"layer {alias!r}: {error}") from error
             self.stdout.write(f"layer {alias!r}: {deleted} expired rows deleted")
@@ -79,8 +79,11 @@ class Command(BaseCommand):
             yield lambda seen: progress.update(task, completed=seen)
 
 
-def _shrink(database: str) -> None:
-    """Makes the file as small as what is in it; a log has to be moved into it for that."""
+def _shrink(database: str) -> bool:
+    """Makes the file as small as what is in it; a log has to be moved into it for that.
+
+    False: somebody has been reading that for a second.
+    """
     with connections[database].cursor() as cursor:
         cursor.execute("PRAGMA auto_vacuum")
         if cursor.fetchone() != (INCREMENTAL,):
@@ -88,5 +91,6 @@ def _shrink(database: str) -> None:
     source = Source(database)
     for _ in range(TRIES):
         if checkpoint(source):
-            return
+            return True
         time.sleep(PAUSE)
+    return False
