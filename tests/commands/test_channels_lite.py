@@ -89,6 +89,8 @@ def test_status_is_watched(folder, start):
         env=child_environment(folder, COLUMNS="100", TERM="xterm"),
         stdout=end,
         stderr=subprocess.PIPE,
+        # A shell's background jobs, and so what they start, ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     os.close(end)
     seen = b""
