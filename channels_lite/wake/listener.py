@@ -195,7 +195,7 @@ class Listener:
     def dead(self, every: float) -> set[str] | None:
         """See `Fifo.dead`; who polls has no FIFO, and knows of nobody."""
         fifo = self._fifo
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # `tidy` sees to that
             if fifo is not None:
                 return fifo.dead() if fifo.takes_turn(every) else None
         return set()
@@ -203,7 +203,7 @@ class Listener:
     def bury(self, tokens: Collection[str]) -> None:
         """See `Fifo.bury`."""
         fifo = self._fifo
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             if fifo is not None:
                 fifo.bury(tokens)
 
