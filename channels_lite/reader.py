@@ -295,14 +295,14 @@ class Reader:
     def _released(
         self, through: sql.Release, done: Callable[[], object], outcome: Outcome[None]
     ) -> None:
-        done()
         if outcome.error is not None:
             self._inbox.restore(through)
-            return
-        with self._lock:
-            if not self._looks:
-                self._inbox.released(through)
-        self._wake({name: claimed.id for name, claimed in through.unclaimed})
+        else:
+            with self._lock:
+                if not self._looks:
+                    self._inbox.released(through)
+            self._wake({name: claimed.id for name, claimed in through.unclaimed})
+        done()
 
     def sweep(self) -> None:
         """Begins a sweep of the tables, if it is time and the turn of this process."""

@@ -271,7 +271,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     async def _write(
         self, operation: Operation[T], and_then: Callable[[T], None] = lambda value: None
     ) -> T:
-        """Commits ``operation``, or has the caller's transaction do it, ``and_then`` goes on."""
+        """Commits ``operation``, or has the caller's transaction do it; then calls ``and_then``."""
         caller = transaction_of_caller(self.database)
         if caller is None:
             value = await self._outbox().write(operation)
@@ -515,11 +515,10 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         is_callers = transaction_of_caller(self.database) is not None
         sweep = upkeep.Sweep((), None if is_callers or is_in_memory(self.database) else kept)
         while not sweep.is_done:
-            step = partial(sweep.step, now=self._clock.now())
             if is_callers:
-                deleted += await self._write(lambda execute, _, step=step: step(execute))  # type: ignore[misc]
+                deleted += await self._write(lambda execute, batch: sweep.step(execute, batch.now))
             else:
-                deleted += await self._read(step)
+                deleted += await self._read(partial(sweep.step, now=self._clock.now()))
             on_step(sweep.seen)
         return deleted
 
