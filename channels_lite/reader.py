@@ -344,6 +344,8 @@ class Reader:
 
     def leave(self) -> None:
         """At exit: the same, and ends the memberships of this process."""
+        if self._is_in_memory:
+            return  # it ends with the process, and its alias may name a file again by now
         if self._is_used:
             # What waited for a lock, on a loop that is closed now, comes back to be told.
             self._store.submit(_nothing, _ignore, write=False)
