@@ -342,10 +342,12 @@ class Reader:
         self.waiter.close()
         self.release(done)
 
-    def leave(self) -> None:
-        """At exit: the same, and ends the memberships of this process."""
-        if self._is_in_memory:
-            return  # it ends with the process, and its alias may name a file again by now
+    def leave(self, *, is_there: bool) -> None:
+        """At exit: the same, and ends the memberships of this process, if the database is there."""
+        if not is_there:
+            self._is_open = False
+            self.waiter.close()
+            return
         if self._is_used:
             # What waited for a lock, on a loop that is closed now, comes back to be told.
             self._store.submit(_nothing, _ignore, write=False)

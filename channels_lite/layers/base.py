@@ -330,6 +330,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         if known is None:
             known = await self._write(operation)
         self._clock.set(known)
+        self._source.opened()
 
     def _outbox(self) -> Outbox:
         loop = asyncio.get_running_loop()

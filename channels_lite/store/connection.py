@@ -89,6 +89,10 @@ class Source:
         """Takes note of which file it is."""
         self._file = self._file or self._identity()
 
+    def is_same(self) -> bool:
+        """Whether the file that was `opened` is there still."""
+        return self._file is not None and self._file == self._identity()
+
     def is_replaced(self) -> bool:
         """Whether there is another file than the one that was `opened`; says so, once for each.
 

@@ -95,7 +95,7 @@ def test_claimed_message_outlives_the_process_that_did_not_receive_it(make_layer
     claimed = sql.look(connected(database), asked)
     assert rows(database) == 0
     layer._inbox.deliver(asked, claimed, [], 0, lambda data: data)
-    layer._reader.leave()
+    layer._reader.leave(is_there=True)
     assert asyncio.run(received(layer, "jobs")) == {"type": "x"}
 
 

@@ -80,6 +80,26 @@ def test_memberships_of_the_dead_end(start, folder):
 
 
 @pytest.mark.parametrize("layer", LAYERS)
+def test_end_after_the_alias_was_renamed(folder, layer):
+    """As by Django's test runner, to the project's own file: that is not opened, and not made."""
+    other = folder / "other.sqlite3"
+    script = (
+        "import django; django.setup()\n"
+        "from asgiref.sync import async_to_sync\n"
+        "from channels.layers import get_channel_layer\n"
+        "from django.db import connections\n"
+        "layer = get_channel_layer()\n"
+        "async_to_sync(layer.send)('jobs', {'type': 'x'})\n"
+        "async_to_sync(layer.receive)('jobs')\n"
+        "async_to_sync(layer.group_add)('room', async_to_sync(layer.new_channel)())\n"
+        f"connections.settings['default']['NAME'] = {str(other)!r}\n"
+    )
+    environment = child_environment(folder, TEST_LAYER=layer)
+    subprocess.run([sys.executable, "-c", script], env=environment, timeout=PATIENCE, check=True)
+    assert not other.exists()
+
+
+@pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("closes", [False, True])
 def test_orderly_end_leaves_the_groups(start, folder, layer, closes):
     """Of a process that ends by itself no channel stays a member, whether it closed its layer."""
