@@ -13,6 +13,7 @@ import pytest
 from django.core.management import call_command
 from django.db import connections
 
+from channels_lite import clock
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
 from channels_lite.layers.base import BaseSQLiteChannelLayer
 from channels_lite.layers.core import SQLiteChannelLayer
@@ -52,6 +53,12 @@ def migrated(tmp_path_factory: pytest.TempPathFactory, django_db_blocker: Any) -
 def _databases_are_allowed(django_db_blocker: Any) -> Iterator[None]:
     with django_db_blocker.unblock():
         yield
+
+
+@pytest.fixture(autouse=True)
+def _clock_of_no_other_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that are made without a layer go by the one that was used last."""
+    monkeypatch.setattr(clock, "_latest", clock.Clock())
 
 
 @pytest.fixture

@@ -122,7 +122,11 @@ class _Pool:
         connection = aiosqlite.connect(parameters.pop("database"), **parameters)
         # There is no public way to say so, and aiosqlite's thread would keep a process alive.
         connection._thread.daemon = True  # noqa: SLF001
-        await connection
+        try:
+            await connection
+        except BaseException:
+            connection._thread.join()  # noqa: SLF001 - it ends now, and would tell a closed loop so
+            raise
         try:
             await connection.execute(self._source.set_up)
         except sqlite3.Error:
@@ -159,16 +163,17 @@ class AioStore:
 
     def submit(self, work: Work[T], done: Done[T], *, write: bool) -> None:
         """Queues ``work``; ``done`` is called in the connection's thread."""
+        if is_ending():  # no thread can be started any more, nor, with it, a connection
+            self.close()
+            self._run_here(work, done, write=write)
+            return
         try:
             with self._lock:
                 if self._pool is None:
                     self._pool = _Pool(self._source, self._gate, self._pool_size)
                 self._pool.submit(work, done, write=write)
         except RuntimeError as error:  # no thread can be started
-            if is_ending():
-                self._run_here(work, done, write=write)
-            else:
-                done(Outcome(error=error))
+            done(Outcome(error=error))
 
     def _run_here(self, work: Work[T], done: Done[T], *, write: bool) -> None:
         try:

@@ -115,7 +115,8 @@ def test_receivers_of_closed_loops_claim_nothing(make_layer_sync):
 
     async def wait():
         layer._waiting_for_ever = asyncio.ensure_future(layer.receive("jobs"))
-        await until(lambda: layer._inbox.is_served("jobs"))
+        await until(lambda: layer._inbox.is_served("jobs") and layer.stats.looks)
+        await until(lambda: not layer._reader._looks)
 
     loop = asyncio.new_event_loop()
     loop.run_until_complete(wait())
