@@ -66,13 +66,15 @@ async def test_not_ready_when_nothing_comes_back(configured, database, monkeypat
 
 
 async def test_not_ready_while_the_database_is_locked(configured, database, monkeypatch):
-    """503 after the deadline, not after the time-out of the lock."""
+    """503 after the deadline, not after the time-out of the lock; then 200 again."""
     monkeypatch.setattr(probe, "DEADLINE", 0.2)
     with closing(sqlite3.connect(database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE").close()
         status, said = await asyncio.wait_for(ask(health.ready), PATIENCE)
         other.execute("ROLLBACK").close()
     assert (status, said["layers"]["default"]["status"]) == (503, "failed")
+    monkeypatch.undo()
+    assert (await ask(health.ready))[0] == 200
 
 
 async def test_not_ready_without_a_layer(settings):
