@@ -29,7 +29,9 @@ def opened(pid, folder):
 
 
 def fifos(pid, folder):
-    return {name for name in opened(pid, folder) if name.startswith("default.sqlite3-wake/")}
+    # Not what it writes beside it now and then, which has a "." in its name.
+    names = {name.removeprefix("default.sqlite3-wake/"): name for name in opened(pid, folder)}
+    return {name for short, name in names.items() if short != name and "." not in short}
 
 
 @pytest.fixture(params=LAYERS)
