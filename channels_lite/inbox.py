@@ -144,6 +144,15 @@ class Inbox:
             or any(data is None for taken in claimed.values() for _, data in taken)
         )
 
+    def has_waiting(self, post: Post) -> bool:
+        """Whether a coroutine waits on one of the post's channels that are full."""
+        with self._lock:
+            return any(
+                mailbox.is_full and mailbox.receivers
+                for member in post.recipients.split(",")
+                if (mailbox := self._mailboxes.get(post.name + member)) is not None
+            )
+
     def take_frames(
         self, frames: list[Frame], now: float, decrypt: Callable[[bytes], bytes | None]
     ) -> None:

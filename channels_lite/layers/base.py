@@ -137,6 +137,8 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self._numbers = itertools.count()
         #: Messages received without waiting, so that no other coroutine had its turn.
         self._taken = 0
+        #: Messages handed over within this process, so that no other coroutine had its turn.
+        self._handed_over = 0
         self._outboxes: dict[asyncio.AbstractEventLoop, Outbox] = {}
         self._setting_clock: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
         self._lock = threading.Lock()
@@ -199,6 +201,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         if full:
             self.stats.full += 1
             signals.send(signals.channel_full, self.database, channel=channel, group=None, count=1)
+            await self._give_turn()  # whoever tries again at once would hold the loop
             raise ChannelFull(channel)
         self.stats.sent += 1
 
@@ -248,12 +251,26 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         full = 0
         away = []
         for post in posts:
-            refused = self._inbox.hand_over(post) if self._is_ours(post.name) else None
+            if not self._is_ours(post.name):
+                away.append(post)
+                continue
+            if self._inbox.has_waiting(post):
+                # Those that wait have been called, and make room when they have their turn.
+                await self._give_turn()
+            refused = self._inbox.hand_over(post)
             if refused is None:
                 away.append(post)
-            else:
-                full += refused
+                continue
+            full += refused
+            self._handed_over += 1
+            if self._handed_over >= TURN:
+                await self._give_turn()
         return full + await self._outbox().post(self._encrypted(away)) if away else full
+
+    async def _give_turn(self) -> None:
+        """Lets the other coroutines run: nothing else in handing over does."""
+        self._handed_over = 0
+        await asyncio.sleep(0)
 
     def _is_ours(self, name: str) -> bool:
         """Whether this process itself receives there, and has read what it was sent before."""
