@@ -27,7 +27,7 @@ test: .venv/.test
 # All amounts of the fault matrix, and what takes too long for `make test`.
 chaos: .venv/.test
 	CHAOS_SCALE=1 $(BIN)/pytest -m "chaos or not chaos" tests/chaos tests/native tests/properties \
-	    tests/servers --ignore tests/chaos/test_soak.py $(ARGS)
+	    tests/processes tests/servers --ignore tests/chaos/test_soak.py $(ARGS)
 
 soak: .venv/.test
 	CHAOS_SCALE=1 $(BIN)/pytest -m chaos tests/chaos/test_soak.py $(ARGS)

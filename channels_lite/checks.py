@@ -7,11 +7,13 @@ outside of tests; ``E003`` a database on a network file system; ``W001`` two lay
 With ``check --deploy``, which may look into the database and never writes to it: ``W003`` missing
 tables; ``W004`` a rollback journal; ``W005`` a disk that each message waits for; ``W006``
 ATOMIC_REQUESTS; ``W007`` CONN_MAX_AGE under ASGI; ``W008`` two copies of SQLite; ``W009`` a notify
-layer that polls; ``I001`` a SQLite that may corrupt a database.
+layer that polls; ``W010`` an ``init_command`` that works against the layers; ``I001`` a SQLite that
+may corrupt a database.
 """
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import sys
 from pathlib import Path
@@ -35,6 +37,7 @@ from channels_lite.wake.hooks import hooks
 __all__ = [
     "check_databases",
     "check_file_systems",
+    "check_init_command",
     "check_journal",
     "check_layers",
     "check_router",
@@ -213,15 +216,15 @@ def check_journal(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
 
     found: list[CheckMessage] = []
     for alias in sqlite_databases():
-        options = connections.settings[alias].get("OPTIONS") or {}
-        commands = str(options.get("init_command", "")).lower().replace(" ", "")
+        commands = pragmas(alias)
         is_all_djangos = all(
             issubclass(import_string(entry["BACKEND"]), SQLiteChannelLayer)
             for entry in our_layers().values()
             if database_of(entry) == alias
         )
         is_ours_to_set = not commands and not is_all_djangos
-        if "journal_mode=wal" not in commands and not is_ours_to_set and not is_wal(alias):
+        is_set = commands.get("journal_mode") == "wal"
+        if not is_set and not is_ours_to_set and not is_wal(alias):
             found.append(
                 Warning(
                     f"Database {alias!r} has a rollback journal: who reads waits for who writes.",
@@ -230,7 +233,7 @@ def check_journal(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
                     id="channels_lite.W004",
                 )
             )
-        if is_all_djangos and "synchronous=" not in commands:
+        if is_all_djangos and "synchronous" not in commands:
             found.append(
                 Warning(
                     f"Each message in database {alias!r} waits for the disk.",
@@ -240,6 +243,16 @@ def check_journal(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
                 )
             )
     return found
+
+
+PRAGMA = re.compile(r"""\bpragma\s+(?:\w+\s*\.\s*)?(\w+)\s*[=(]\s*['"]?(\w+)""", re.IGNORECASE)
+
+
+def pragmas(alias: str) -> dict[str, str]:
+    """What ``OPTIONS["init_command"]`` sets, in lower case; the last word counts."""
+    options = connections.settings[alias].get("OPTIONS") or {}
+    found = PRAGMA.findall(str(options.get("init_command", "")))
+    return {name.lower(): value.lower() for name, value in found}
 
 
 def is_wal(alias: str) -> bool:
@@ -252,6 +265,29 @@ def is_wal(alias: str) -> bool:
             return bool(cursor.fetchone() == ("wal",))
     except (DatabaseError, OSError):
         return True  # W003 says so
+
+
+@register(deploy=True)
+def check_init_command(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
+    """W010: what a new connection sets that keeps the others out."""
+    found: list[CheckMessage] = []
+    for alias in sqlite_databases():
+        commands = pragmas(alias)
+        journal = commands.get("journal_mode", "wal")
+        if commands.get("locking_mode") == "exclusive":
+            what = "locking_mode=EXCLUSIVE: one connection keeps all others out"
+        elif journal != "wal" and is_wal(alias):  # else W004 says so
+            what = f"journal_mode={journal.upper()}: who reads will wait for who writes"
+        else:
+            continue
+        found.append(
+            Warning(
+                f'OPTIONS["init_command"] of database {alias!r} sets {what}.',
+                hint="Take that PRAGMA out of it.",
+                id="channels_lite.W010",
+            )
+        )
+    return found
 
 
 @register(deploy=True)

@@ -8,7 +8,7 @@ the machine was booted, and go on from there by the kernel's clock; the table
 ``channels_lite_boot`` says so to all processes.  It also tells a reboot, which no message is
 meant to survive: a power failure may undo the deletion of one that was delivered.
 
-Where the system has no name for a boot (it is Linux's), times are the wall clock's.
+Where the system has no such clock (it is Linux's), times are the wall clock's.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def boot_id() -> str:
 
 
 def _source() -> Callable[[], float]:
-    if boot_id() and hasattr(time, "CLOCK_BOOTTIME"):
+    if hasattr(time, "CLOCK_BOOTTIME"):
         return partial(time.clock_gettime, time.CLOCK_BOOTTIME)
     return time.time
 
@@ -42,21 +42,28 @@ ticks = _source()
 
 
 class Clock:
-    """One layer's."""
+    """One layer's, and the generation of the table that it is of (`store.sql.Table`)."""
 
     def __init__(self) -> None:
         #: When its ticks began, in seconds since 1970; None: the table was not asked yet.
         self.began_at: float | None = None
+        self.generation = 0
 
     def now(self) -> float:
         """Seconds since 1970; 0 as long as the table was not asked."""
         return 0.0 if self.began_at is None else self.began_at + ticks()
 
-    def set(self, began_at: float) -> None:
+    def set(self, began_at: float, generation: int = 0) -> None:
         """What the table said."""
         global _latest  # noqa: PLW0603 - for rows that are made without a layer
         self.began_at = began_at
+        self.generation = generation
         _latest = self
+
+    def forget(self, generation: int) -> None:
+        """Another generation has begun; the table is to be asked again."""
+        self.began_at = None
+        self.generation = generation
 
 
 _latest = Clock()

@@ -59,8 +59,9 @@ class Config:
     database: str = _key(DEFAULT_DB_ALIAS, _TEXT)
     #: Seconds after which an unread message is dropped.
     expiry: float = _key(60, _SECONDS)
-    #: Messages that may wait on a channel before ``send`` raises ``ChannelFull``.
-    capacity: int = _key(100, _COUNT)
+    #: Messages that may wait on a channel before ``send`` raises ``ChannelFull``.  Left out: 100 on
+    #: a plain channel; on a process-local one as many as are 16 MiB.
+    capacity: int | None = _key(None, _COUNT)
     #: Capacities by glob or compiled pattern of the channel's name; the first match counts.
     channel_capacity: Mapping[str | re.Pattern[str], int] | None = _key(None, _CAPACITIES)
     #: Seconds after its last ``group_add`` for which a channel stays in a group.

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["TURN", "call_on", "is_ending", "running_loop"]
+__all__ = ["TURN", "call_on", "is_ending", "running_loop", "soon"]
 
 #: Messages that are dealt with in one iteration of a loop, for all other coroutines wait for them.
 TURN = 16
@@ -33,6 +33,18 @@ def call_on(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *a
         return True
     try:
         loop.call_soon_threadsafe(callback, *args)
+    except RuntimeError:
+        return False
+    return True
+
+
+def soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> bool:
+    """Calls ``callback`` in the next iteration of the loop.  Any thread.  False: it is closed."""
+    try:
+        if running_loop() is loop:
+            loop.call_soon(callback)
+        else:
+            loop.call_soon_threadsafe(callback)
     except RuntimeError:
         return False
     return True

@@ -1,23 +1,24 @@
-"""One channel's messages in memory, and who waits for them.
+"""One channel's messages in memory, and the coroutines that wait for them.
 
-Its methods are called under the lock of the inbox.
+Its methods are called under the lock of `mailboxes.Mailboxes`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
+import math
 from collections import deque
 
+from channels_lite.capacity import OVERHEAD, Limit
 from channels_lite.store.sql import Claimed
 
-__all__ = ["Mailbox", "Parcel", "fail"]
+__all__ = ["Envelope", "Mailbox", "fail"]
 
 
-class Parcel:
+class Envelope:
     """A message in memory; the members of a group that are in this process share one."""
 
-    __slots__ = ("created_at", "data", "expires_at", "id", "is_parked")
+    __slots__ = ("created_at", "data", "expires_at", "id")
 
     def __init__(
         self,
@@ -31,8 +32,6 @@ class Parcel:
         self.data = data
         self.expires_at = expires_at
         self.created_at = created_at
-        #: Its channel was full, so its row stays in the table until it is received.
-        self.is_parked = False
 
 
 class Mailbox:
@@ -41,33 +40,75 @@ class Mailbox:
     A coroutine waits for a future, which only tells it to come and take a message.
     """
 
-    __slots__ = ("_called", "claimed", "context", "is_served", "limit", "parcels", "receivers")
+    __slots__ = (
+        "_amount",
+        "_called",
+        "_is_bytes",
+        "_load",
+        "_share",
+        "claimed",
+        "envelopes",
+        "is_marked",
+        "is_served",
+        "receivers",
+    )
 
-    def __init__(self, limit: int | None) -> None:
-        self.limit = limit
-        self.parcels: deque[Parcel] = deque()
+    def __init__(self, limit: Limit | None) -> None:
+        self._amount = math.inf if limit is None else limit.amount
+        self._share = 0 if limit is None else limit.share
+        self._is_bytes = limit is not None and limit.is_bytes
+        #: What the messages count for.
+        self._load = 0
+        self.envelopes: deque[Envelope] = deque()
         self.receivers: deque[asyncio.Future[None]] = deque()
         #: Those of other threads' loops that were called and do not know it yet.
         self._called: set[asyncio.Future[None]] = set()
         #: Claimed rows as they were, for giving back; plain channels only.
         self.claimed: dict[int, Claimed] = {}
-        #: Whether a coroutine receives here, now or between two messages; and the last one's
-        #: context.
+        #: Whether a coroutine receives here, now or between two messages.
         self.is_served = False
-        self.context: contextvars.Context | None = None
+        #: Whether senders are told that it is full.
+        self.is_marked = False
 
     @property
     def is_full(self) -> bool:
-        """Whether there are as many messages as its capacity allows."""
-        return self.limit is not None and len(self.parcels) >= self.limit
+        """Whether its capacity is used up."""
+        return self._load >= self._amount
 
-    def enter(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
-        """The running coroutine, on ``loop``, waits."""
+    @property
+    def is_open_again(self) -> bool:
+        """Whether enough of its capacity is free to tell senders so."""
+        return self._load <= self._amount - self._share
+
+    def add(self, envelope: Envelope) -> bool:
+        """Puts a message at the end.  Whether it is full now."""
+        self.envelopes.append(envelope)
+        self._load += len(envelope.data) + OVERHEAD if self._is_bytes else 1
+        return self._load >= self._amount
+
+    def pop(self) -> Envelope:
+        """Takes the oldest message out."""
+        envelope = self.envelopes.popleft()
+        self._load -= len(envelope.data) + OVERHEAD if self._is_bytes else 1
+        if self.claimed:
+            self.claimed.pop(envelope.id, None)
+        return envelope
+
+    def remove(self, envelope: Envelope) -> None:
+        """Takes this message out."""
+        self.envelopes.remove(envelope)
+        self.envelopes.appendleft(envelope)
+        self.pop()
+
+    def enter(self, loop: asyncio.AbstractEventLoop, *, keeps_place: bool) -> asyncio.Future[None]:
+        """The running coroutine, on ``loop``, waits; first in line if it has waited before."""
         future = loop.create_future()
-        self.context = contextvars.copy_context()
         self.is_served = True
-        self.receivers.append(future)
-        if self.parcels:  # one came since it looked
+        if keeps_place:
+            self.receivers.appendleft(future)
+        else:
+            self.receivers.append(future)
+        if self.envelopes:  # one came since it looked
             self.call(loop)
         return future
 
@@ -78,7 +119,11 @@ class Mailbox:
             self._called.discard(future)
 
     def call(self, running: asyncio.AbstractEventLoop | None) -> None:
-        """Tells who has waited longest, and was not told yet; ``running`` is this thread's loop."""
+        """Tells the one that has waited longest, and was not told; ``running`` is our loop.
+
+        One whose loop stands still is told only if there is no other: it may never go on.
+        """
+        standing = []
         for future in self.receivers:
             if future.done() or future in self._called:
                 continue
@@ -86,21 +131,32 @@ class Mailbox:
             if loop is running:
                 future.set_result(None)
                 return
-            try:
-                loop.call_soon_threadsafe(_set, future)
-            except RuntimeError:
-                continue  # closed
-            self._called.add(future)
-            return
+            if not loop.is_running():
+                standing.append(future)
+            elif self._call(future):
+                return
+        for future in standing:
+            if self._call(future):
+                return
 
-    def forget_closed_loops(self) -> None:
-        """Drops those whose loop was closed without a word."""
-        for future in [each for each in self.receivers if each.get_loop().is_closed()]:
+    def _call(self, future: asyncio.Future[None]) -> bool:
+        try:
+            future.get_loop().call_soon_threadsafe(_set, future)
+        except RuntimeError:
+            return False  # closed
+        self._called.add(future)
+        return True
+
+    def forget_closed_loops(self) -> int:
+        """Drops those whose loop was closed without a word.  Returns how many."""
+        closed = [each for each in self.receivers if each.get_loop().is_closed()]
+        for future in closed:
             self.leave(future)
+        return len(closed)
 
 
 def fail(future: asyncio.Future[None], error: Exception) -> None:
-    """Raises ``error`` in who waits.  Any thread; ``RuntimeError`` if its loop is closed."""
+    """Raises ``error`` in the coroutine that waits.  ``RuntimeError`` if its loop is closed."""
     future.get_loop().call_soon_threadsafe(_set, future, error)
 
 

@@ -67,14 +67,14 @@ LATENCY = Histogram(
 GAUGES = [
     ("waiting", "waiting", "Rows that wait"),
     ("memberships", "memberships", "Channels in groups"),
-    ("processes", "processes", "Processes that receive, and are alive"),
+    ("processes", "processes", "Processes that use a layer, and are alive"),
     ("size", "database_bytes", "Size of the database"),
     ("log_size", "log_bytes", "Size of the database's log"),
 ]
 
 
 class DatabaseCollector(Collector):
-    """Rows that wait, memberships, processes that receive, and bytes of the files."""
+    """Rows that wait, memberships, processes that use a layer, and bytes of the files."""
 
     def describe(self) -> list[GaugeMetricFamily]:
         """Without it, registering would ask the database."""

@@ -112,6 +112,9 @@ class Event(models.Model):
     # Behind the "!": one part, or those of all a group's members in that process, by commas.
     recipients: models.TextField[str, str] = models.TextField(default="", blank=True)
     data: models.BinaryField[bytes, bytes] = models.BinaryField()
+    # To members of a group, which miss it when they are full; else its sender was told that it is
+    # accepted.  Has its default in SQL, too.
+    is_group: models.BooleanField[bool, bool] = models.BooleanField(default=False)
 
     class Meta:
         # Serves the look, the claim and the count; SQLite ends every index with the rowid, so
@@ -149,6 +152,9 @@ class Boot(models.Model):
     began_at = UnixTimeField()
     flushed_id = models.BigIntegerField(default=0)
     flushed_at = UnixTimeField(default=0)
+    # A random number, new with each row: another one, and ids may have begun again.  Has its
+    # default in SQL, too.
+    generation = models.BigIntegerField(default=0)
 
     def __str__(self) -> str:
         return f"{self.boot_id} {self.began_at}"

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["require_valid", "split", "token_of"]
+__all__ = ["FRAMES", "FULL", "REPORT", "mark_path", "require_valid", "split", "token_of"]
+
+#: What lies in the sidecar directory beside a process's FIFO, which has its token for a name: the
+#: socket for frames, the report, and the directory with the marks of its full channels.
+FRAMES = ".frames"
+REPORT = ".received"
+FULL = ".full"
 
 
 def require_valid(kind: str, name: object, valid: re.Pattern[str], limit: int) -> None:
@@ -36,3 +42,8 @@ def token_of(name: str) -> str:
     Whoever may write the table may write any name; a token without a "." leads out of no directory.
     """
     return name[name.rfind(".", 0, name.find("!")) + 1 : name.find("!")]
+
+
+def mark_path(sidecar: str, token: str, channel: str) -> str:
+    """The file that is there while ``channel``, of the process with this token, is full."""
+    return f"{sidecar}/{token}{FULL}/{channel}"

@@ -43,7 +43,7 @@ class _Write(Generic[T]):
 
 
 class Outbox:
-    """The writes of one loop.  Lives on its thread."""
+    """The writes of one loop, on its thread; no lock."""
 
     def __init__(
         self,
@@ -51,13 +51,14 @@ class Outbox:
         store: Store,
         batch: Callable[[bool], Batch],
         hand_over: Callable[[Iterable[Post]], None],
-        wake: Callable[[dict[str, int]], None],
+        put: Callable[[Batch], None],
     ) -> None:
         self._loop = loop
         self._store = store
         self._batch = batch
         self._hand_over = hand_over
-        self._wake = wake
+        #: Called with each batch that was committed.
+        self._put = put
         self._is_sending = False
         self._posting: list[_Write[int]] = []
         self._done: deque[_Write[Any]] = deque()
@@ -66,7 +67,7 @@ class Outbox:
         self._is_open = False  # a transaction is under way, or about to begin
 
     async def post(self, posts: Sequence[Post]) -> int:
-        """Hands over or commits messages.  Returns how many were for full channels.
+        """Hands over or commits messages.  Returns how many channels and members missed one.
 
         Raises ``StoreUnavailable`` if those that need a row cannot be stored.
         """
@@ -75,8 +76,8 @@ class Outbox:
             self._is_sending = True
             self._loop.call_soon(self._send)
             self._hand_over(posts)
-            if all(post.is_handed_over for post in posts):
-                return 0
+            if all(post.is_settled for post in posts):
+                return _refused(posts)
         write = _Write(partial(sql.post_all, messages=posts), self._loop.create_future(), posts)
         self._posting.append(write)
         return await write.result()
@@ -84,7 +85,7 @@ class Outbox:
     async def write(self, operation: Operation[T]) -> T:
         """Commits ``operation``, with others.  Raises what it raises, or ``StoreUnavailable``.
 
-        Cancelled while it waits for a lock, it is committed all the same, or not at all.
+        Cancelled while it waits for a lock, it is not committed later, behind what was sent since.
         """
         write = _Write(operation, self._loop.create_future())
         self._waiting.append(write)
@@ -94,13 +95,14 @@ class Outbox:
         return await write.result()
 
     def _send(self) -> None:
-        writes, self._posting = self._posting, []
+        writes = [write for write in self._posting if not write.future.cancelled()]
+        self._posting = []
         self._is_sending = False
         done = []
-        self._hand_over(post for write in writes for post in write.posts if not post.is_handed_over)
+        self._hand_over(post for write in writes for post in write.posts if not post.is_settled)
         for write in writes:
-            if all(post.is_handed_over for post in write.posts):
-                write.outcome = Outcome(0)
+            if all(post.is_settled for post in write.posts):
+                write.outcome = Outcome(_refused(write.posts))
                 done.append(write)
             else:
                 self._waiting.append(write)
@@ -130,14 +132,21 @@ class Outbox:
 
         def work(execute: Execute) -> tuple[list[Any], Batch]:
             batch = self._batch(is_alone)
-            return [write.operation(execute, batch) for write in writes], batch
+            values = [
+                None if write.future.cancelled() else write.operation(execute, batch)
+                for write in writes
+            ]
+            return values, batch
 
         def done(outcome: Outcome[tuple[list[Any], Batch]]) -> None:
             if outcome.value is not None:
-                self._wake(outcome.value[1].posted)
+                self._put(outcome.value[1])
             call_on(self._loop, self._committed, writes, outcome)
 
-        self._store.submit(work, done, write=not is_alone)
+        size = sum(
+            len(post.data) for write in writes for post in write.posts if not post.is_settled
+        )
+        self._store.submit(work, done, write=not is_alone, size=size)
 
     def _committed(
         self, writes: list[_Write[Any]], outcome: Outcome[tuple[list[Any], Batch]]
@@ -149,3 +158,7 @@ class Outbox:
         self._is_open = bool(self._waiting)
         if self._waiting:
             self._loop.call_soon(self._commit)
+
+
+def _refused(posts: Iterable[Post]) -> int:
+    return sum(post.is_refused for post in posts)

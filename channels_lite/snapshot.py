@@ -16,12 +16,12 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 
 from channels_lite.clock import boot_id, ticks
-from channels_lite.frames import SUFFIX
 from channels_lite.layers.base import BaseSQLiteChannelLayer
+from channels_lite.names import FRAMES, FULL, REPORT
 from channels_lite.probe import PREFIX
 from channels_lite.store import is_in_memory, migrate_command, refuse
 from channels_lite.store.connection import Source
-from channels_lite.wake.fifo import REPORT, is_dead, report_of
+from channels_lite.wake.fifo import is_dead, report_of
 
 __all__ = [
     "Group",
@@ -79,7 +79,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One that receives, or has received and was killed."""
+    """One that uses a layer, or has used one and was killed."""
 
     token: str
     is_alive: bool
@@ -123,7 +123,7 @@ class Snapshot:
 
 
 def take(layer: BaseSQLiteChannelLayer, after: int = 0) -> Snapshot:
-    """A picture of the layer's database and of who receives.
+    """A picture of the layer's database and of who uses it.
 
     ``after`` is what an earlier picture had as ``stored``: `WaitingChannel.added` counts from it.
     Raises ``StoreUnavailable``, or ``ImproperlyConfigured`` where there are no tables.
@@ -206,7 +206,7 @@ def _now(boot: list[tuple[str, float]]) -> float:
 
 
 def processes_of(sidecar: Path) -> list[Process]:
-    """Those of the notify layer that have a name in the sidecar directory."""
+    """Those that have a name in the sidecar directory."""
     try:
         paths = sorted(sidecar.iterdir())
     except (FileNotFoundError, PermissionError):
@@ -221,7 +221,7 @@ def processes_of(sidecar: Path) -> list[Process]:
     pids, now = _pids(sidecar), time.monotonic()
     found = []
     for path in paths:
-        if path.name[0] not in ".@" and path.suffix not in (SUFFIX, REPORT):
+        if path.name[0] not in ".@" and path.suffix not in (FRAMES, FULL, REPORT):
             token, is_alive, report = path.name, not is_dead(path), report_of(path)
             rate = report.rate if is_alive and now < report.until else 0.0
             told = report.received, rate, report.full

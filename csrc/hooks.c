@@ -23,13 +23,16 @@
  * Fork: nothing to do; an inherited connection must not be used anyway.
  * SQLite is never linked: a second copy in a process would drop the first
  * one's POSIX locks (sqlite.org/howtocorrupt.html 2.2.1).  We call the copy that
- * Python loaded, found by dlsym or handed over by SQLite itself.
+ * Python loaded, found by dlsym or handed over by SQLite itself: the first that
+ * we learn of, for ever.  The hooks on its connections would hand them to
+ * another copy's functions otherwise; connections of other copies get no hooks.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <limits.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,12 +42,13 @@
 
 #define EVENTS "channels_lite_event"
 
-enum { SQLITE_OK = 0, SQLITE_UTF8 = 1, SQLITE_INSERT = 18, SQLITE_ROW = 100 };
+enum { SQLITE_OK = 0, SQLITE_UTF8 = 1, SQLITE_NOMEM = 7, SQLITE_INSERT = 18, SQLITE_ROW = 100 };
 
 typedef struct clw_hook {
     sqlite3 *db;              /* the connection that owns this */
     int64_t first, last;      /* rowids inserted since the last commit; first 0: none */
     int autocheckpoint;       /* frames; what the displaced WAL hook did; 0: nothing */
+    int has_displaced;        /* it was displaced */
     char sidecar[];           /* the directory of FIFOs beside the database */
 } clw_hook;
 
@@ -53,12 +57,13 @@ typedef void (*any_function)(void);
 
 /* What we call of SQLite, with the place of each in sqlite3_api_routines, the
  * append-only table that SQLite hands to extensions (sqlite3ext.h). */
-static struct {
+typedef struct routines {
     int (*bind_int64)(sqlite3_stmt *, int, int64_t);
     const unsigned char *(*column_text)(sqlite3_stmt *, int);
     void *(*commit_hook)(sqlite3 *, int (*)(void *), void *);
     int (*create_function_v2)(sqlite3 *, const char *, int, int, void *, any_function, any_function,
                               any_function, void (*)(void *));
+    const char *(*errmsg)(sqlite3 *);
     int (*finalize)(sqlite3_stmt *);
     int (*prepare_v2)(sqlite3 *, const char *, int, sqlite3_stmt **, const char **);
     void *(*rollback_hook)(sqlite3 *, void (*)(void *), void *);
@@ -66,65 +71,95 @@ static struct {
     void *(*update_hook)(sqlite3 *, void (*)(void *, int, const char *, const char *, int64_t),
                          void *);
     void *(*vfs_find)(const char *);
+    int (*wal_autocheckpoint)(sqlite3 *, int);
     int (*wal_checkpoint)(sqlite3 *, const char *);
     void *(*wal_hook)(sqlite3 *, int (*)(void *, sqlite3 *, const char *, int), void *);
-} api;
+} routines;
 
 static const struct {
     const char *name;
-    any_function *function;
-    size_t place;
+    size_t field, place;
 } symbols[] = {
-    {"sqlite3_bind_int64", (any_function *)&api.bind_int64, 5},
-    {"sqlite3_column_text", (any_function *)&api.column_text, 36},
-    {"sqlite3_commit_hook", (any_function *)&api.commit_hook, 40},
-    {"sqlite3_finalize", (any_function *)&api.finalize, 57},
-    {"sqlite3_rollback_hook", (any_function *)&api.rollback_hook, 90},
-    {"sqlite3_step", (any_function *)&api.step, 94},
-    {"sqlite3_update_hook", (any_function *)&api.update_hook, 100},
-    {"sqlite3_prepare_v2", (any_function *)&api.prepare_v2, 116},
-    {"sqlite3_vfs_find", (any_function *)&api.vfs_find, 141},
-    {"sqlite3_create_function_v2", (any_function *)&api.create_function_v2, 162},
-    {"sqlite3_wal_checkpoint", (any_function *)&api.wal_checkpoint, 174},
-    {"sqlite3_wal_hook", (any_function *)&api.wal_hook, 175},
+    {"sqlite3_bind_int64", offsetof(routines, bind_int64), 5},
+    {"sqlite3_column_text", offsetof(routines, column_text), 36},
+    {"sqlite3_commit_hook", offsetof(routines, commit_hook), 40},
+    {"sqlite3_errmsg", offsetof(routines, errmsg), 53},
+    {"sqlite3_finalize", offsetof(routines, finalize), 57},
+    {"sqlite3_rollback_hook", offsetof(routines, rollback_hook), 90},
+    {"sqlite3_step", offsetof(routines, step), 94},
+    {"sqlite3_update_hook", offsetof(routines, update_hook), 100},
+    {"sqlite3_prepare_v2", offsetof(routines, prepare_v2), 116},
+    {"sqlite3_vfs_find", offsetof(routines, vfs_find), 141},
+    {"sqlite3_create_function_v2", offsetof(routines, create_function_v2), 162},
+    {"sqlite3_wal_autocheckpoint", offsetof(routines, wal_autocheckpoint), 173},
+    {"sqlite3_wal_checkpoint", offsetof(routines, wal_checkpoint), 174},
+    {"sqlite3_wal_hook", offsetof(routines, wal_hook), 175},
 };
 enum { SYMBOLS = sizeof symbols / sizeof *symbols };
+_Static_assert(SYMBOLS * sizeof(any_function) == sizeof(routines), "a place for each");
+
+/* Those of the copy in use; set once, and kept. */
+static const routines *api;
 
 int clw_stop_before_wake;
 static unsigned long rows_seen;
 static __thread sqlite3 *extension_connection;
 
-/* Thread: any, GIL held (module set-up).  Finds SQLite's functions in the
- * library at `path`, which must be loaded already: Python's _sqlite3 module. */
+/* Thread: any.  From now on those are called; -EBUSY if those of another copy
+ * are, -ENOMEM. */
+static int use(const any_function *found)
+{
+    routines *these = malloc(sizeof *these);
+    const routines *others = NULL;
+    int is_same;
+
+    if (!these)
+        return -ENOMEM;
+    for (size_t i = 0; i < SYMBOLS; i++)
+        memcpy((char *)these + symbols[i].field, &found[i], sizeof found[i]);
+    if (__atomic_compare_exchange_n(&api, &others, these, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+        return 0;
+    is_same = memcmp(these, others, sizeof *these) == 0;
+    free(these);
+    return is_same ? 0 : -EBUSY;
+}
+
+/* Thread: any.  Finds SQLite's functions in the library at `path`, which must
+ * be loaded already: Python's _sqlite3 module.  -ENOENT: it is not; -ENOSYS: it
+ * lacks one; -EBUSY, -ENOMEM: see `use`. */
 int clw_use_library(const char *path)
 {
     any_function found[SYMBOLS];
     void *library = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
+    int result = 0;
 
     if (!library)
         return -ENOENT;
-    for (size_t i = 0; i < SYMBOLS; i++) {
+    for (size_t i = 0; i < SYMBOLS && result == 0; i++) {
         void *symbol = dlsym(library, symbols[i].name);
-        if (!symbol) {
-            (void)dlclose(library);
-            return -ENOSYS;
-        }
+        if (!symbol)
+            result = -ENOSYS;
         memcpy(&found[i], &symbol, sizeof symbol);
     }
-    for (size_t i = 0; i < SYMBOLS; i++)
-        *symbols[i].function = found[i];
-    return 0; /* the handle is kept: these functions stay valid */
+    if (result == 0)
+        result = use(found);
+    if (result < 0)
+        (void)dlclose(library); /* else the handle is kept: these functions stay valid */
+    return result;
 }
 
-/* What `Connection.load_extension` calls: SQLite itself hands over the
- * connection and its functions.  Sets nothing on the connection. */
-int sqlite3_wakeup_init(sqlite3 *db, char **ret_error, const any_function *routines);
-int sqlite3_wakeup_init(sqlite3 *db, char **ret_error, const any_function *routines)
+/* Thread: any.  What `Connection.load_extension` calls: SQLite itself hands over
+ * the connection and its functions.  Sets nothing on the connection, and takes
+ * nothing of another copy: whoever asks for the connection then gets NULL. */
+int sqlite3_wakeup_init(sqlite3 *db, char **ret_error, const any_function *table);
+int sqlite3_wakeup_init(sqlite3 *db, char **ret_error, const any_function *table)
 {
+    any_function found[SYMBOLS];
+
     (void)ret_error;
     for (size_t i = 0; i < SYMBOLS; i++)
-        *symbols[i].function = routines[symbols[i].place];
-    extension_connection = db;
+        found[i] = table[symbols[i].place];
+    extension_connection = use(found) == 0 ? db : NULL;
     return SQLITE_OK;
 }
 
@@ -159,12 +194,12 @@ sqlite3 *clw_connection_of(uintptr_t field)
     uintptr_t db = 0, vfs = 0;
     int ends[2], failed;
 
-    if (!api.vfs_find || pipe(ends) < 0)
+    if (!__atomic_load_n(&api, __ATOMIC_ACQUIRE) || pipe(ends) < 0)
         return NULL;
     failed = read_word(ends[1], ends[0], field, &db) || read_word(ends[1], ends[0], db, &vfs);
     (void)close(ends[0]);
     (void)close(ends[1]);
-    if (failed || vfs == 0 || vfs != (uintptr_t)api.vfs_find(NULL))
+    if (failed || vfs == 0 || vfs != (uintptr_t)api->vfs_find(NULL))
         return NULL;
     return (sqlite3 *)db;
 }
@@ -206,18 +241,18 @@ static int on_wal(void *pointer, sqlite3 *db, const char *database, int frames)
     hook->first = hook->last = 0;
     if (first && clw_stop_before_wake)
         (void)raise(SIGSTOP);
-    if (first && api.prepare_v2(db, channels, sizeof channels, &statement, NULL) == SQLITE_OK) {
-        (void)api.bind_int64(statement, 1, first);
-        (void)api.bind_int64(statement, 2, last);
-        while (api.step(statement) == SQLITE_ROW) {
-            const char *channel = (const char *)api.column_text(statement, 0);
+    if (first && api->prepare_v2(db, channels, sizeof channels, &statement, NULL) == SQLITE_OK) {
+        (void)api->bind_int64(statement, 1, first);
+        (void)api->bind_int64(statement, 2, last);
+        while (api->step(statement) == SQLITE_ROW) {
+            const char *channel = (const char *)api->column_text(statement, 0);
             if (channel)
                 (void)clw_wake(hook->sidecar, channel);
         }
     }
-    (void)api.finalize(statement);
+    (void)api->finalize(statement);
     if (hook->autocheckpoint > 0 && frames >= hook->autocheckpoint)
-        (void)api.wal_checkpoint(db, database);
+        (void)api->wal_checkpoint(db, database);
     return SQLITE_OK;
 }
 
@@ -227,47 +262,67 @@ static int on_commit(void *pointer)
     uintptr_t displaced;
 
     if (hook->first) {
-        displaced = (uintptr_t)api.wal_hook(hook->db, on_wal, hook);
+        displaced = (uintptr_t)api->wal_hook(hook->db, on_wal, hook);
         /* The automatic checkpoint keeps its number of frames where a hook
          * keeps a pointer. */
         if (displaced != (uintptr_t)hook)
             hook->autocheckpoint = displaced <= INT_MAX ? (int)displaced : 0;
+        hook->has_displaced = 1;
     }
     return 0; /* anything else would turn the commit into a rollback */
 }
 
-/* Thread: the connection's.  Returns 0 also for one that is attached already,
- * -EEXIST, with our own hooks taken off again, where another library holds a
- * slot, and -ENOMEM. */
+/* Whether the connection has our function, and so our hooks: 1 or 0; -errno if
+ * it does not say, as where an authorizer denies it. */
+static int is_attached(sqlite3 *db)
+{
+    sqlite3_stmt *call = NULL;
+    int result = api->prepare_v2(db, "SELECT channels_lite_hook()", -1, &call, NULL);
+
+    if (result == SQLITE_OK) {
+        (void)api->finalize(call);
+        return 1;
+    }
+    if (result == SQLITE_NOMEM)
+        return -ENOMEM;
+    return strcmp(api->errmsg(db), "no such function: channels_lite_hook") == 0 ? 0 : -EACCES;
+}
+
+/* Thread: any that may use the connection; another one may use it meanwhile.
+ * Returns 0 also for one that is attached already; -EEXIST where another library
+ * holds a slot, with our own hooks taken off again (SQLite has none to put the
+ * other's back: it is off, too); -ENOMEM; and -EACCES, see `is_attached`. */
 int clw_attach(sqlite3 *db, const char *sidecar)
 {
     size_t size = strlen(sidecar) + 1;
-    sqlite3_stmt *call = NULL;
-    clw_hook *hook;
-    int strange;
-
     /* To register the function again would free the hook that the slots hold. */
-    if (api.prepare_v2(db, "SELECT channels_lite_hook()", -1, &call, NULL) == SQLITE_OK)
-        return api.finalize(call);
+    int strange, is_in = is_attached(db);
+    clw_hook *hook;
+
+    if (is_in != 0)
+        return is_in < 0 ? is_in : 0;
     hook = calloc(1, sizeof *hook + size);
     if (!hook)
         return -ENOMEM;
     hook->db = db;
     memcpy(hook->sidecar, sidecar, size);
     /* On failure SQLite has called free() itself. */
-    if (api.create_function_v2(db, "channels_lite_hook", 0, SQLITE_UTF8, hook, nothing, NULL, NULL,
+    if (api->create_function_v2(db, "channels_lite_hook", 0, SQLITE_UTF8, hook, nothing, NULL, NULL,
                                free) != SQLITE_OK)
         return -ENOMEM;
-    strange = api.update_hook(db, on_update, hook) != NULL;
-    strange |= api.commit_hook(db, on_commit, hook) != NULL;
-    strange |= api.rollback_hook(db, on_rollback, hook) != NULL;
+    strange = api->update_hook(db, on_update, hook) != NULL;
+    strange |= api->commit_hook(db, on_commit, hook) != NULL;
+    strange |= api->rollback_hook(db, on_rollback, hook) != NULL;
     if (!strange)
         return 0;
-    (void)api.update_hook(db, NULL, NULL);
-    (void)api.commit_hook(db, NULL, NULL);
-    (void)api.rollback_hook(db, NULL, NULL);
+    (void)api->update_hook(db, NULL, NULL);
+    (void)api->commit_hook(db, NULL, NULL);
+    (void)api->rollback_hook(db, NULL, NULL);
+    /* Another thread has committed a row meanwhile. */
+    if (hook->has_displaced)
+        (void)api->wal_autocheckpoint(db, hook->autocheckpoint);
     /* Unregisters the function, which frees the hook. */
-    (void)api.create_function_v2(db, "channels_lite_hook", 0, SQLITE_UTF8, NULL, NULL, NULL, NULL,
+    (void)api->create_function_v2(db, "channels_lite_hook", 0, SQLITE_UTF8, NULL, NULL, NULL, NULL,
                                  NULL);
     return -EEXIST;
 }

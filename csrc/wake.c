@@ -1,4 +1,4 @@
-/* W3: one byte into the FIFO of each reader.
+/* W3: one byte into the FIFO of each reader, which says what was written.
  *
  * Thread: any.  GIL: not held.  State: none; every descriptor opened here is
  * closed here, so fork and exec need no care.  Memory: the stack only.
@@ -30,14 +30,17 @@
 /* Longest channel name of the specification, with its end. */
 enum { NAME_SIZE = 100 };
 
-static int wake_fifo(const char *path)
+enum { ANYTHING = 0, PROCESS_LOCAL = 1, PLAIN = 2 };
+
+/* `path` is as openat(2) takes it. */
+static int wake_fifo(int directory, const char *path, unsigned char sign)
 {
     struct stat status;
     ssize_t written;
     int fd, result;
 
     do
-        fd = open(path, O_WRONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
+        fd = openat(directory, path, O_WRONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
     while (fd < 0 && errno == EINTR);
     if (fd < 0) {
         /* The name of a dead process stays: it tells the upkeep whose rows to delete. */
@@ -49,7 +52,7 @@ static int wake_fifo(const char *path)
         result = -EPERM;
     } else {
         do
-            written = write(fd, "", 1);
+            written = write(fd, &sign, 1);
         while (written < 0 && errno == EINTR);
         if (written == 1 || errno == EAGAIN)
             result = 1;
@@ -60,28 +63,28 @@ static int wake_fifo(const char *path)
     return result;
 }
 
-/* Every FIFO of a directory.  '.' begins one that is still being made, '@' the
- * directory of a plain channel. */
-static int wake_directory(const char *directory)
+/* Every FIFO of a directory: all the names without '.', which begins one that is
+ * still being made, and is in those of what lies beside a FIFO; nor '@', which
+ * begins the directory of a plain channel. */
+static int wake_directory(const char *path, unsigned char sign)
 {
-    char path[PATH_MAX];
     struct dirent *entry;
     int result, woken = 0, failed = 0;
-    DIR *entries = opendir(directory);
+    DIR *entries = opendir(path);
 
     if (!entries)
         return errno == ENOENT ? 0 : -errno;
-    while ((entry = readdir(entries))) {
-        if (entry->d_name[0] == '.' || entry->d_name[0] == '@')
+    while (errno = 0, (entry = readdir(entries))) {
+        if (strpbrk(entry->d_name, ".@"))
             continue;
-        if (snprintf(path, sizeof path, "%s/%s", directory, entry->d_name) >= (int)sizeof path)
-            continue;
-        result = wake_fifo(path);
+        result = wake_fifo(dirfd(entries), entry->d_name, sign);
         if (result < 0)
             failed = result;
         else
             woken += result;
     }
+    if (errno)
+        failed = -errno;
     (void)closedir(entries);
     return woken || !failed ? woken : failed;
 }
@@ -93,6 +96,16 @@ static int is_channel_name(const char *name)
     size_t length = strspn(name, "abcdefghijklmnopqrstuvwxyz"
                                  "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.");
     return length > 0 && length < NAME_SIZE && (name[length] == '\0' || name[length] == '!');
+}
+
+/* What the byte says of a plain channel. */
+static unsigned char sign_of(const char *name)
+{
+    unsigned sum = 0;
+
+    while (*name)
+        sum += (unsigned char)*name++;
+    return (unsigned char)(PLAIN + sum % (UCHAR_MAX + 1 - PLAIN));
 }
 
 int clw_wake(const char *sidecar, const char *channel)
@@ -108,7 +121,7 @@ int clw_wake(const char *sidecar, const char *channel)
     if (channel[length] == '\0') {
         if (snprintf(path, sizeof path, "%s/@%s", sidecar, name) >= (int)sizeof path)
             return -ENAMETOOLONG;
-        return wake_directory(path);
+        return wake_directory(path, sign_of(name));
     }
     token = strrchr(name, '.');
     token = token ? token + 1 : name;
@@ -116,10 +129,10 @@ int clw_wake(const char *sidecar, const char *channel)
         return 0;
     if (snprintf(path, sizeof path, "%s/%s", sidecar, token) >= (int)sizeof path)
         return -ENAMETOOLONG;
-    return wake_fifo(path);
+    return wake_fifo(AT_FDCWD, path, PROCESS_LOCAL);
 }
 
 int clw_wake_all(const char *sidecar)
 {
-    return wake_directory(sidecar);
+    return wake_directory(sidecar, ANYTHING);
 }

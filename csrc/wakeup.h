@@ -13,10 +13,18 @@
  *   W3  one byte goes into the FIFO of each reader of the row's channel.
  *       Process-local channel: exactly one FIFO.  Plain channel: ALL its
  *       readers, for one that is killed after its wake must not take it along.
+ *       The byte says what was written, so that a reader asks for no more:
+ *         1      a row for a process-local channel;
+ *         2 + s  a row for a plain channel, s the sum of its name's bytes modulo
+ *                254 (channels_lite/wake/__init__.py `sign_of`);
+ *         0      anything: a flush; and what former versions write.
+ *       A FIFO that is full takes no byte: its reader is awake, and takes a
+ *       FIFO that may have been full for one with a 0.
  *   Receiving (channels_lite/wake/listener.py):
  *   R1  arm: make the FIFO, watch it; once;
  *   R2  drain it to empty;
- *   R3  look: read what the table holds for this process;
+ *   R3  look: read what the table holds for this process, and claim from the
+ *       plain channels that the bytes may mean;
  *   R4  sleep until it is readable, or until the fallback interval is over;
  *   R5  go to R2.
  *

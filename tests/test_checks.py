@@ -188,6 +188,33 @@ def test_init_command_is_read(database, settings, monkeypatch, init_command, exp
     assert {each.id.rpartition(".")[2] for each in checks.check_journal(None)} == expected
 
 
+@pytest.mark.parametrize(
+    ("init_command", "expected"),
+    [
+        ("PRAGMA locking_mode = EXCLUSIVE", {"W010"}),
+        ("pragma main.locking_mode=exclusive; PRAGMA locking_mode(normal)", set()),
+        ("PRAGMA journal_mode = 'truncate'", {"W010"}),
+        ("PRAGMA journal_mode('WAL'); PRAGMA busy_timeout = 5000", set()),
+    ],
+)
+def test_init_command_that_works_against_us(
+    database, settings, monkeypatch, init_command, expected
+):
+    """W010: what keeps other connections out, or takes the log away; the last word counts."""
+    monkeypatch.setattr(checks, "is_wal", lambda alias: True)
+    monkeypatch.setitem(connections.settings["channels"], "OPTIONS", {"init_command": init_command})
+    assert {each.id.rpartition(".")[2] for each in checks.check_init_command(None)} == expected
+
+
+def test_rollback_journal_is_told_of_once(database, monkeypatch):
+    """W004 where the file has one already, so not W010 as well."""
+    monkeypatch.setattr(checks, "is_wal", lambda alias: False)
+    options = {"init_command": "PRAGMA journal_mode = DELETE"}
+    monkeypatch.setitem(connections.settings["channels"], "OPTIONS", options)
+    messages = checks.check_journal(None) + checks.check_init_command(None)
+    assert [each.id for each in messages] == ["channels_lite.W004"]
+
+
 def test_settings_that_mean_more_than_they_say(database, settings, monkeypatch):
     """W006 and W007: ATOMIC_REQUESTS, and CONN_MAX_AGE under ASGI."""
     monkeypatch.setitem(connections.settings["channels"], "ATOMIC_REQUESTS", True)

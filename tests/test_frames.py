@@ -14,7 +14,9 @@ from asgiref.sync import async_to_sync
 from channels.exceptions import ChannelFull
 from django.db import connections, transaction
 
-from channels_lite.frames import MAX_DATAGRAM, MAX_NAMES, SUFFIX, Frame, FrameSender
+from channels_lite.clock import Clock
+from channels_lite.frames import MAX_DATAGRAM, MAX_NAMES, Frame, FrameSender
+from channels_lite.names import FRAMES
 from tests.conftest import PATIENCE, received, until
 
 
@@ -25,17 +27,19 @@ def kind(request):
 
 
 async def listening(layer):
-    """A channel of ``layer`` on which it has received."""
+    """A channel of ``layer`` on which it has waited and received."""
     channel = await layer.new_channel()
+    receiving = asyncio.ensure_future(received(layer, channel))
+    await until(lambda: layer._engine.mailboxes.is_served(channel))
     await layer.send(channel, {"type": "first"})
-    await received(layer, channel)
+    await receiving
     return channel
 
 
 def sockets(database):
     """Names of sockets beside the database that senders can find."""
     sidecar = database.with_name(f"{database.name}-wake")
-    return [name for name in sidecar.glob(f"*{SUFFIX}") if not name.name.startswith(".")]
+    return [name for name in sidecar.glob(f"*{FRAMES}") if not name.name.startswith(".")]
 
 
 def rows(database):
@@ -49,10 +53,9 @@ async def test_small_message_needs_no_row(make_layer, monkeypatch):
     sender, receiver = make_layer(), make_layer()
     channel = await listening(receiver)
     committed = []
-    wake = sender._outbox()._wake
-    monkeypatch.setattr(
-        sender._outbox(), "_wake", lambda names: (committed.append(names), wake(names))
-    )
+    outbox = sender._engine.outgoing._outbox()
+    put = outbox._put
+    monkeypatch.setattr(outbox, "_put", lambda batch: (committed.append(batch), put(batch)))
     await sender.send(channel, {"n": 1})
     assert await received(receiver, channel) == {"n": 1}
     assert committed == []
@@ -104,7 +107,7 @@ def test_order_is_kept_after_a_transaction(make_layer_sync, is_same_layer):
 
 def stop(layer):
     """As if the process of ``layer`` were stopped."""
-    for fd in (layer._waiter._fifo.fd, layer._waiter._frames.fd):
+    for fd in (layer._engine.presence.fifo.fd, layer._engine.waiter._frames.fd):
         asyncio.get_running_loop().remove_reader(fd)
 
 
@@ -119,30 +122,25 @@ async def test_process_that_reads_nothing_fills_up(make_layer):
             await sender.send(channel, {"n": sent})
             sent += 1
     assert 3 <= sent <= 6  # a capacity's worth each way
-    receiver._reader.look()
+    receiver._engine.reader.look()
     assert [(await received(receiver, channel))["n"] for _ in range(sent)] == list(range(sent))
 
 
-async def test_full_process_takes_its_socket_away(make_layer, database):
-    """A full channel sends its senders to the table; the socket is back when it was read."""
+async def test_full_channel_costs_its_neighbours_nothing(make_layer, database, monkeypatch):
+    """Beside a channel that nobody reads, messages to others are handed over without a row."""
     sender, receiver = make_layer(capacity=5), make_layer(capacity=5)
-    channel = await listening(receiver)
+    stuck = await receiver.new_channel()
     other = await listening(receiver)
-    full = sent = 0
     for _ in range(50):
-        try:
-            await sender.send(channel, {"n": sent})
-            sent += 1
-        except ChannelFull:
-            full += 1
-        await asyncio.sleep(0.001)
-    assert full > 0
-    assert len(sockets(database)) == 0
-    assert [(await received(receiver, channel))["n"] for _ in range(sent)] == list(range(sent))
-    receiver._reader.release()
-    assert len(sockets(database)) == 1
-    await sender.send(other, {"type": "x"})
-    assert await received(receiver, other) == {"type": "x"}
+        with suppress(ChannelFull):
+            await sender.send(stuck, {"type": "x"})
+    await until(lambda: receiver._engine.mailboxes.full == {stuck})
+    committed = []
+    monkeypatch.setattr(sender._engine.outgoing._outbox(), "_put", committed.append)
+    for number in range(20):
+        await sender.send(other, {"n": number})
+        assert await received(receiver, other) == {"n": number}
+    assert committed == []
 
 
 async def test_garbage_is_dropped(make_layer, database, caplog):
@@ -168,7 +166,7 @@ async def test_frame_for_another_process_is_dropped(make_layer, database):
     waiting = asyncio.create_task(received(receiver, "jobs"))
     await asyncio.sleep(0)
     [path] = sockets(database)
-    now = receiver._clock.now()
+    now = receiver._engine.clock.now()
     data = receiver.serialize({"type": "stranger's"})
     frame = Frame("jobs", "", data, now, now + 60, 0)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
@@ -186,7 +184,7 @@ async def test_what_is_no_socket_of_a_process_is_not_written(make_layer, databas
     channel = await receiver.new_channel()
     sidecar = database.with_name(f"{database.name}-wake")
     sidecar.mkdir(mode=0o700)
-    path = sidecar / f"{receiver.client_prefix}{SUFFIX}"
+    path = sidecar / f"{receiver.client_prefix}{FRAMES}"
     if what == "file":
         path.write_bytes(b"mine")
     elif what == "symlink":
@@ -226,7 +224,7 @@ async def test_flush_voids_what_was_handed_over(make_layer):
     await sender.send(channel, {"type": "old"})
     await third.flush()
     await sender.send(channel, {"type": "new"})
-    receiver._reader.look()
+    receiver._engine.reader.look()
     assert await received(receiver, channel) == {"type": "new"}
 
 
@@ -269,19 +267,20 @@ async def test_many_to_one_under_load(make_layer):
 
 
 async def test_sockets_to_processes_that_are_gone_are_closed(make_layer):
-    """A sender keeps none for those that have left, once it meets another one."""
+    """A sender keeps none for those that have left, longer than until it tidies up."""
     sender, first, second = make_layer(), make_layer(), make_layer()
     for receiver in (first, second):
         channel = await listening(receiver)
         await sender.send(channel, {"type": "x"})
         assert await received(receiver, channel) == {"type": "x"}
         await first.close()
-    assert len(sender._frames._peers) == 1
+    sender._engine.frames.forget_the_dead()
+    assert list(sender._engine.frames._peers) == [second.client_prefix]
 
 
 def test_commits_may_be_told_of_in_any_order():
     """A frame comes after the last row of its process, whichever loop was quicker to say so."""
-    sender = FrameSender("token", lambda: "", lambda channel: None)
+    sender = FrameSender("token", lambda: "", lambda channel: None, Clock())
     for row in (2, 1):
         sender.put_row("p.other!", row)
     assert sender.last_row("p.other!") == 2
@@ -299,17 +298,17 @@ async def test_frame_waits_for_no_lock(make_layer, database):
             " VALUES (0, 9e9, 'jobs', '', x'80')"
         )
         writer.execute("BEGIN IMMEDIATE").fetchall()
-        await until(lambda: receiver._reader._looks)
+        await until(lambda: receiver._engine.claims._claiming is not None)
         await sender.send(channel, {"n": 1})
         assert await received(receiver, channel) == {"n": 1}
-        assert receiver._reader._looks
+        assert receiver._engine.claims._claiming is not None
         writer.execute("ROLLBACK").fetchall()
     assert await asyncio.wait_for(waiting, PATIENCE) == {}
 
 
 def test_many_names_do_not_forget_the_last(tmp_path):
     """The rows that a sender has put last are remembered, whatever others there are."""
-    sender = FrameSender("mine", lambda: str(tmp_path), lambda channel: None)
+    sender = FrameSender("mine", lambda: str(tmp_path), lambda channel: None, Clock())
     sender.put_row("kept.x!", 7)
     for number in range(MAX_NAMES + 10):
         sender.put_row(f"many.{number}!", number + 10)

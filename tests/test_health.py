@@ -40,7 +40,7 @@ async def test_ready_when_a_message_comes_back(configured):
     status, said = await ask(health.ready)
     assert (status, said["status"]) == (200, "ok")
     assert said["layers"]["default"]["seconds"] > 0
-    assert channel_layers["default"]._inbox.is_empty
+    assert channel_layers["default"]._engine.mailboxes.is_empty
 
 
 async def test_not_ready_without_tables(configured, tmp_path):

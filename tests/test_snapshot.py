@@ -82,9 +82,11 @@ def test_processes_tell_what_they_receive(start, folder, way):
     channel = receiver.do("new_channel") if way == "frames" else "jobs"
     receiver.do("receive", channel=channel, count=30)
 
+    token = receiver.do("describe")["prefix"]
+
     def process():
-        [found] = snapshot.processes_of(folder / "default.sqlite3-wake")
-        return found
+        found = snapshot.processes_of(folder / "default.sqlite3-wake")
+        return next(each for each in found if each.token == token)
 
     sender.do("send_many", channel=channel, count=20)
     wait_until(lambda: process().received == 20)

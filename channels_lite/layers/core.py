@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from channels_lite.engine import Engine
 from channels_lite.layers.base import BaseSQLiteChannelLayer
-from channels_lite.reader import Reader
 from channels_lite.store.django import DjangoStore
 from channels_lite.wake import Waiter
 from channels_lite.wake.poll import PollWaiter
@@ -16,6 +16,9 @@ class SQLiteChannelLayer(BaseSQLiteChannelLayer):
 
     store_class = DjangoStore
 
-    def make_waiter(self, reader: Reader) -> Waiter:
+    @staticmethod
+    def make_waiter(engine: Engine) -> Waiter:
         """Looks every ``polling_interval`` seconds (0.1)."""
-        return PollWaiter(reader.look, reader.tick, reader.interval)
+        return PollWaiter(
+            engine.sweeper.look, engine.sweeper.tick, engine.interval, presence=engine.presence
+        )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from channels_lite.engine import Engine
 from channels_lite.layers.base import BaseSQLiteChannelLayer
-from channels_lite.reader import Reader
-from channels_lite.store import is_in_memory
 from channels_lite.store.direct import DirectStore
 from channels_lite.wake import Waiter
 from channels_lite.wake.listener import Listener
@@ -21,18 +20,24 @@ class NotifyChannelLayer(BaseSQLiteChannelLayer):
     # between commit and wake.
     default_interval = 5.0
 
-    def make_waiter(self, reader: Reader) -> Waiter:
+    @staticmethod
+    def make_waiter(engine: Engine) -> Waiter:
         """Sleeps on a FIFO; looks every ``polling_interval`` seconds (5) all the same."""
-        if is_in_memory(self.database):
+        if engine.presence is None:
             return PollWaiter(
-                reader.look, reader.tick, reader.interval, "an in-memory database is of one process"
+                engine.sweeper.look,
+                engine.sweeper.tick,
+                engine.interval,
+                "an in-memory database is of one process",
             )
         return Listener(
-            reader.woken,
-            reader.tick,
-            reader.interval,
-            take_frames=reader.take_frames,
-            is_woken_in_vain=reader.is_woken_in_vain,
-            sidecar=lambda: self._source.sidecar,
-            token=lambda: self.client_prefix,
+            engine.woken,
+            engine.sweeper.look,
+            engine.sweeper.tick,
+            engine.interval,
+            engine.presence,
+            take_frames=engine.reader.take_frames,
+            is_woken_in_vain=lambda: engine.availability.is_woken_in_vain,
+            sidecar=lambda: engine.source.sidecar,
+            token=lambda: engine.token,
         )

@@ -105,12 +105,8 @@ def _database(layer: BaseSQLiteChannelLayer) -> Iterator[Finding]:
         yield Finding("database", said, "see who holds its lock, or who may write to it")
         return
     yield Finding("journal", f"{taken.journal_mode}, {taken.log_size} bytes of log")
-    if isinstance(layer, NotifyChannelLayer):
-        dead = sum(not each.is_alive for each in taken.processes)
-        said = f"{len(taken.processes) - dead} receive, {dead} were killed"
-    else:
-        said = "not known: who polls leaves no name"
-    yield Finding("processes", said)
+    dead = sum(not each.is_alive for each in taken.processes)
+    yield Finding("processes", f"{len(taken.processes) - dead} are alive, {dead} were killed")
     yield Finding(
         "rows", f"{taken.waiting} wait, {taken.expired} expired; {taken.memberships} memberships"
     )

@@ -64,8 +64,8 @@ def draw(alias: str, taken: Snapshot, before: Snapshot | None = None) -> Rendera
         stored += f", {_rate(taken.stored - before.stored, taken, before)} now"
     totals.add_row("layer", f"{alias}, in {taken.path}")
     alive = [process for process in taken.processes if process.is_alive]
-    said = f"{len(alive)} receive, {sum(process.rate for process in alive):.0f} messages/s"
-    totals.add_row("processes", said if alive else "none of the notify layer receives")
+    said = f"{len(alive)} alive, {sum(process.rate for process in alive):.0f} messages/s"
+    totals.add_row("processes", said)
     totals.add_row("rows", f"{taken.waiting} wait, {taken.expired} expired, {stored}")
     totals.add_row("groups", f"{taken.group_count}, {taken.memberships} memberships")
     totals.add_row(

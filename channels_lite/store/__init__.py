@@ -70,12 +70,24 @@ class Store(Protocol):
     def __init__(self, alias: str, pool_size: int) -> None:
         """For database ``alias``; ``pool_size`` connections at most, where there are several."""
 
-    def submit(self, work: Work[T], done: Done[T], *, write: bool) -> None:
+    def submit(self, work: Work[T], done: Done[T], *, write: bool, size: int = 0) -> None:
         """Runs ``work``, with ``write`` in one transaction, and calls ``done``.
 
         A lock is waited for, up to the alias's ``OPTIONS["timeout"]`` (30 s); then the outcome is
-        ``StoreUnavailable``, as when the disk is full.  Raises nothing: whatever keeps it from
-        being done is its outcome.  Called on a running loop, or at exit, when it is done at once.
+        ``StoreUnavailable``, as when the disk is full.  Meanwhile other works are done, but for
+        those of the same loop with ``write``, which stay in their order.
+
+        ``size`` is how many bytes it reads or writes, as far as that is known: what is large is
+        done where it holds no loop.
+
+        Raises nothing: whatever keeps it from being done is its outcome.  Called on a running
+        loop, or at exit, when it is done at once.
+        """
+
+    def persist(self, work: Work[T], done: Done[T]) -> None:
+        """The same ``work``, in one transaction, whatever becomes of the loop that asks.
+
+        For what was taken and must be put back.  It keeps no order with what else is submitted.
         """
 
     def version(self) -> Hashable:
@@ -86,6 +98,13 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Gives connections back; the next ``submit`` opens new ones."""
+
+    def drop(self) -> None:
+        """The same without waiting; for who cannot close, as a finalizer.
+
+        After it, and after what is queued, no thread, connection or descriptor is left.  May be
+        called on any thread, even one that is inside the store, for it waits for no lock.
+        """
 
     def tidy(self) -> None:
         """Called now and then: opens the file anew if it was replaced."""
@@ -110,13 +129,13 @@ def writing(execute: Execute) -> Iterator[None]:
     IMMEDIATE, for a transaction that begins by reading cannot wait for the lock: upgrading
     fails at once, whatever the timeout (sqlite.org/rescode.html#busy_snapshot).
     """
-    execute("BEGIN IMMEDIATE", ())
     try:
+        execute("BEGIN IMMEDIATE", ())  # within: Ctrl-C may come right after it
         yield
         reach("before_commit")
         execute("COMMIT", ())
     except BaseException:
-        # On a full disk, for one, SQLite has rolled back by itself, and says so here.
+        # It may not have begun, or, as on a full disk, SQLite has rolled back by itself.
         with suppress(sqlite3.Error, DjangoError):
             execute("ROLLBACK", ())
         raise

@@ -4,7 +4,8 @@ Facts: an aiosqlite connection answers to the loop that asked, and its thread di
 is closed by then, as the short loops of ``async_to_sync`` are.  It takes one call at a time, and a
 transaction makes several, between which a task can be cancelled with the write lock held.
 So: the connections live on a loop of the store's own, in a thread, that outlives all others; and a
-whole ``Work`` is one call, by a connection class of ours (``sqlite3.connect(factory=...)``).
+whole ``Work`` is one call, by a connection class of ours (``sqlite3.connect(factory=...)``).  What
+has to wait for a lock waits on that loop, and others have its connection meanwhile.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import asyncio
 import sqlite3
 import threading
 import time
+from concurrent.futures import Future
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -21,9 +23,11 @@ from django.core.exceptions import ImproperlyConfigured
 
 from channels_lite.loops import is_ending
 from channels_lite.store import Done, Outcome, T, Work, perform, refuse, writing
-from channels_lite.store.checkpoint import checkpoint_in_thread
+from channels_lite.store.attempt import Attempt, pause
+from channels_lite.store.checkpoint import Checkpointer
 from channels_lite.store.connection import Source
 from channels_lite.store.gate import Gate
+from channels_lite.store.keeper import Keeper
 
 try:  # an extra; here, for an import within a thread is a deadlock in a child forked meanwhile
     import aiosqlite
@@ -31,9 +35,6 @@ except ImportError:
     aiosqlite = None  # type: ignore[assignment]
 
 __all__ = ["AioStore"]
-
-# Seconds until the next try to open a database whose first use another connection holds up.
-RETRY = 0.01
 
 
 class WorkConnection(sqlite3.Connection):
@@ -83,27 +84,41 @@ class _Pool:
         self.loop.run_forever()
         self.loop.close()
 
-    def submit(self, work: Work[T], done: Done[T], *, write: bool) -> None:
+    def submit(self, attempt: Attempt[Any]) -> None:
         """See `Store.submit`."""
-        asyncio.run_coroutine_threadsafe(self._run(work, done, write), self.loop)
+        asyncio.run_coroutine_threadsafe(self._run(attempt), self.loop)
 
-    async def _run(self, work: Work[T], done: Done[T], write: bool) -> None:
+    async def _run(self, attempt: Attempt[Any]) -> None:
+        while True:
+            if await self._try(attempt):
+                return
+            await asyncio.sleep(pause())
+
+    async def _try(self, attempt: Attempt[Any]) -> bool:
+        """False: it has to wait for a lock."""
+        is_finished = True
+
         def job(connection: WorkConnection) -> None:
-            done(run(connection, work, self._source.alias, write=write))
+            nonlocal is_finished
+            outcome = run(connection, attempt.work, self._source.alias, write=attempt.write)
+            is_finished = not attempt.must_wait(outcome)
+            if is_finished:
+                attempt.finish(outcome)
 
         async with self._room:
             try:
                 connection = self.idle.pop() if self.idle else await self._connect()
             except sqlite3.Error as error:
-                done(refuse(error, self._source.alias))
-                return
+                attempt.finish(refuse(error, self._source.alias))
+                return True
             except Exception as error:  # noqa: BLE001 - as of misspelt OPTIONS; passed on
-                done(Outcome(error=error))
-                return
+                attempt.finish(Outcome(error=error))
+                return True
             try:
                 await connection.execute(job)  # the outcome of the work goes to `done`
             finally:
                 self.idle.append(connection)
+        return is_finished
 
     async def _connect(self) -> Any:
         deadline = time.monotonic() + self._source.timeout
@@ -111,13 +126,12 @@ class _Pool:
             try:
                 return await self._connect_now()
             except sqlite3.OperationalError as error:
-                # SQLite itself does not wait for the lock that the change to WAL takes.
                 if "is locked" not in str(error) or time.monotonic() > deadline:
                     raise
-            await asyncio.sleep(RETRY)
+            await asyncio.sleep(pause())
 
     async def _connect_now(self) -> Any:
-        parameters = self._source.parameters()
+        parameters = self._source.parameters(timeout=0)
         parameters["factory"] = partial(WorkConnection, gate=self._gate)
         connection = aiosqlite.connect(parameters.pop("database"), **parameters)
         # There is no public way to say so, and aiosqlite's thread would keep a process alive.
@@ -128,15 +142,15 @@ class _Pool:
             connection._thread.join()  # noqa: SLF001 - it ends now, and would tell a closed loop so
             raise
         try:
-            await connection.execute(self._source.set_up)
+            await connection.execute(partial(self._source.set_up, timeout=0))
         except sqlite3.Error:
             await connection.close()
             raise
         return connection
 
-    def close(self) -> None:
-        """Lets what is queued finish, then ends the threads."""
-        asyncio.run_coroutine_threadsafe(self._stop(), self.loop).result()
+    def end(self) -> Future[None]:
+        """Has the threads end after what is queued.  Takes no lock, and does not wait."""
+        return asyncio.run_coroutine_threadsafe(self._stop(), self.loop)
 
     async def _stop(self) -> None:
         running = asyncio.all_tasks() - {asyncio.current_task()}
@@ -147,7 +161,7 @@ class _Pool:
 
 
 class AioStore:
-    """Runs work in the threads of aiosqlite."""
+    """Runs work in the threads of aiosqlite.  Owns a pool of them, under ``_keeper``'s lock."""
 
     def __init__(self, alias: str, pool_size: int) -> None:
         if aiosqlite is None:
@@ -156,50 +170,74 @@ class AioStore:
             )
         self._source = Source(alias)
         self._pool_size = pool_size
-        self._lock = threading.Lock()
+        self._begin()
+
+    def _begin(self) -> None:
+        """What belongs to one process: made anew in a forked child."""
+        self._keeper = Keeper(self._give_back)
         self._gate = Gate()
+        self._checkpointer = Checkpointer(self._source, self._gate)
         #: None when it was closed: the next one is of what the file is then.
         self._pool: _Pool | None = None
 
-    def submit(self, work: Work[T], done: Done[T], *, write: bool) -> None:
+    def submit(self, work: Work[T], done: Done[T], *, write: bool, size: int = 0) -> None:
         """Queues ``work``; ``done`` is called in the connection's thread."""
+        attempt = Attempt(work, done, write, time.monotonic() + self._source.timeout)
         if is_ending():  # no thread can be started any more, nor, with it, a connection
             self.close()
-            self._run_here(work, done, write=write)
+            self._run_here(attempt)
             return
         try:
-            with self._lock:
+            with self._keeper:
                 if self._pool is None:
                     self._pool = _Pool(self._source, self._gate, self._pool_size)
-                self._pool.submit(work, done, write=write)
+                self._pool.submit(attempt)
         except RuntimeError as error:  # no thread can be started
-            done(Outcome(error=error))
+            attempt.finish(Outcome(error=error))
 
-    def _run_here(self, work: Work[T], done: Done[T], *, write: bool) -> None:
+    def persist(self, work: Work[T], done: Done[T]) -> None:
+        """The same: a loop that is closed is nothing to the threads."""
+        self.submit(work, done, write=True)
+
+    def _run_here(self, attempt: Attempt[Any]) -> None:
         try:
             with closing(self._source.connect()) as connection:
-                done(run(connection, work, self._source.alias, write=write))
+                outcome = run(connection, attempt.work, self._source.alias, write=attempt.write)
         except sqlite3.Error as error:
-            done(refuse(error, self._source.alias))
+            outcome = refuse(error, self._source.alias)
+        attempt.finish(outcome)
 
     def version(self) -> None:
         """Not known: each connection counts for itself."""
 
     def close(self) -> None:
         """Lets what is queued finish, then ends the threads."""
-        with self._lock:
+        with self._keeper:
             pool, self._pool = self._pool, None
         if pool is not None:
-            pool.close()
+            pool.end().result()
+
+    def drop(self) -> None:
+        """Has the pool's thread finish what is queued, close the connections, and end.
+
+        Where another thread submits just now, or this one is in the midst of that, it is told to
+        after that.
+        """
+        self._keeper.drop()
+
+    def _give_back(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.end()
 
     def tidy(self) -> None:
         """Opens the file anew if it was replaced."""
         if self._source.is_replaced():
-            threading.Thread(target=self.close, daemon=True).start()  # it waits for what is queued
+            self._keeper.ask()
 
     def checkpoint(self) -> None:
         """Starts one."""
-        checkpoint_in_thread(self._source, self._gate)
+        self._checkpointer.start()
 
     def pause(self) -> None:
         """Before a fork."""
@@ -212,5 +250,4 @@ class AioStore:
     def abandon(self) -> None:
         """In a forked child: the parent's threads are not here, its connections not ours."""
         self._source.abandoned.append(self._pool)
-        self._pool = None
-        self._lock, self._gate = threading.Lock(), Gate()
+        self._begin()

@@ -25,7 +25,7 @@ try:
 except ImportError:  # Windows: no election
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Checkpointer", "checkpoint", "checkpoint_in_thread"]
+__all__ = ["Checkpointer", "checkpoint"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,45 +40,63 @@ LARGE_LOG = 16_000
 KEPT = 4 * GROWTH
 # Works between two looks at the log's size.
 EVERY = 32
+FAILED = "checkpoint of %s failed, the next one may do: %s"
 
 
 class Checkpointer:
-    """Counts what a connection does, and starts the thread when it is time."""
+    """Counts what a store does, and checkpoints in a thread when it is time.
+
+    Owns that thread, one at a time.  ``after_work`` is called by one thread at a time.  Whatever
+    keeps a checkpoint from being made, the next one may do.
+    """
 
     def __init__(self, source: Source, gate: Gate) -> None:
         self._source = source
         self._gate = gate
-        self._log = source.log
         self._works = 0
         self._size = 0
         self._thread: threading.Thread | None = None
+        self._last_error = ""
 
     def after_work(self) -> None:
-        """Call after each transaction; looks at the log's size now and then (1 us)."""
+        """Call after each transaction; looks at the log's size now and then (2 us)."""
         self._works += 1
         if self._works % EVERY or (self._thread is not None and self._thread.is_alive()):
             return
         try:
-            size = self._log.stat().st_size
+            size = self._source.log.stat().st_size
         except OSError:
             return  # no log: another journal mode, or nothing written yet
         if size < GROWTH or (size - self._size < GROWTH and self._works < WORKS):
             return
         self._works, self._size = 0, size
-        self._thread = checkpoint_in_thread(self._source, self._gate)
+        self.start()
 
+    def start(self) -> None:
+        """Starts one."""
+        # A daemon: a process that exits need not wait for it, SQLite recovers what is missing.
+        thread = threading.Thread(target=self._run, name="channels-lite-checkpoint", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # no thread can be started
+            self._report(error)
+        else:
+            self._thread = thread
 
-def checkpoint_in_thread(source: Source, gate: Gate) -> threading.Thread:
-    """Starts a checkpoint."""
+    def _run(self) -> None:
+        with self._gate:
+            try:
+                _checkpoint(self._source)
+            except (sqlite3.Error, OSError) as error:
+                self._report(error)
+            else:
+                self._last_error = ""
 
-    def run() -> None:
-        with gate:
-            checkpoint(source)
-
-    # A daemon: a process that exits need not wait for it, SQLite recovers what is missing.
-    thread = threading.Thread(target=run, name="channels-lite-checkpoint", daemon=True)
-    thread.start()
-    return thread
+    def _report(self, error: Exception) -> None:
+        """Warns, once for each cause."""
+        if str(error) != self._last_error:
+            logger.warning(FAILED, self._source.path, error)
+        self._last_error = str(error)
 
 
 def checkpoint(source: Source) -> bool:
@@ -86,6 +104,15 @@ def checkpoint(source: Source) -> bool:
 
     Returns whether all of the log is in the database now.
     """
+    try:
+        return _checkpoint(source)
+    except (sqlite3.Error, OSError) as error:
+        logger.warning(FAILED, source.path, error)
+        return False
+
+
+def _checkpoint(source: Source) -> bool:
+    """The same.  Raises ``sqlite3.Error`` and ``OSError``."""
     if not source.log.exists():
         return True
     try:
@@ -111,9 +138,6 @@ def checkpoint(source: Source) -> bool:
             return bool(frames == moved)
     except BlockingIOError:
         return False  # another process is at it
-    except sqlite3.Error as error:
-        logger.warning("checkpoint of %s failed, the next one may do: %s", source.path, error)
-        return False
 
 
 @contextmanager

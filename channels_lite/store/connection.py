@@ -23,6 +23,8 @@ PRAGMAS = (
     "PRAGMA temp_store = MEMORY",
 )
 DEFAULT_TIMEOUT = 30.0
+# Of PRAGMA busy_timeout, which is a C int.
+MAX_MILLISECONDS = 2**31 - 1
 
 # Connections of a parent process, kept for ever: closing one in the child would drop the locks
 # that the parent holds on the same file (sqlite.org/howtocorrupt.html 2.6).
@@ -123,23 +125,36 @@ class Source:
             "check_same_thread": False,
         }
 
-    def connect(self, *, timeout: float | None = None) -> sqlite3.Connection:
-        """A new connection, set up.  Raises ``sqlite3.Error``."""
+    def connect(
+        self, *, timeout: float | None = None, checkpoints: bool = True
+    ) -> sqlite3.Connection:
+        """A new connection, set up.  Raises ``sqlite3.Error``.
+
+        Without ``checkpoints`` no commit moves the log into the database.
+        """
         connection: sqlite3.Connection = sqlite3.connect(**self.parameters(timeout))
         try:
-            self.set_up(connection)
+            self.set_up(connection, timeout)
+            if not checkpoints:
+                connection.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
         except BaseException:
             connection.close()
             raise
         return connection
 
-    def set_up(self, connection: sqlite3.Connection) -> None:
-        """Runs ``OPTIONS["init_command"]``, or sets WAL and the pragmas above."""
+    def set_up(self, connection: sqlite3.Connection, timeout: float | None = None) -> None:
+        """Runs ``OPTIONS["init_command"]``, or sets WAL and the pragmas above.
+
+        The busy time-out is ``timeout`` whatever that command says: it may be a loop that waits.
+        """
         self.opened()
         commands = self._options.get("init_command")
         if commands is not None:
+            seconds = self.timeout if timeout is None else timeout
+            busy_timeout = f"PRAGMA busy_timeout = {min(int(1000 * seconds), MAX_MILLISECONDS)}"
             for command in str(commands).split(";"):
                 connection.execute(command).fetchall()
+                connection.execute(busy_timeout).fetchall()
             return
         # Read first: setting it, even to what it is, asks for locks that another may hold.
         if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):

@@ -1,116 +1,192 @@
 """The store of the notify layer: SQLite on the event loop's own thread.
 
 Facts: a commit to a WAL database without fsync takes some 50 us; a hop to a thread and back takes
-100 us and more under load; a lock that is not free can take any time.
-So: everything is tried at once, with no busy time-out; when the lock is taken, it is tried again by
-a timer of the loop.  The loop never waits for a lock or a disk, and no thread is needed.
+100 us and more under load; a lock that is not free can take any time; a row of 256 kB takes 0.6 ms,
+and one of 60 MB 230.
+So: everything is tried at once, with no busy time-out; when another connection has the lock, it is
+tried again by a timer of the loop.  What would hold the loop goes to a thread, which is there only
+then: what is large, and what finds the connection in use by another thread.  The loop never waits
+for a lock or a disk.
 
-One connection serves the process: threads with loops of their own (``async_to_sync``) take turns
-on it under a lock that is held for one such commit.
+One connection serves the process.  Threads with loops of their own (``async_to_sync``) take turns
+on it; as long as something is queued for it, all else queues up behind.
 """
 
 from __future__ import annotations
 
+import _thread
 import asyncio
-import random
 import sqlite3
-import threading
 import time
+from collections import deque
 from collections.abc import Hashable
-from dataclasses import dataclass
-from typing import Any, Generic
+from typing import Any
 
-from channels_lite.loops import running_loop
-from channels_lite.store import Done, Outcome, T, Work, is_locked, perform, refuse, writing
-from channels_lite.store.checkpoint import Checkpointer, checkpoint_in_thread
+from channels_lite.loops import call_on, is_ending, running_loop
+from channels_lite.store import Done, Outcome, T, Work, perform, refuse, writing
+from channels_lite.store.attempt import Attempt, pause
+from channels_lite.store.checkpoint import Checkpointer
 from channels_lite.store.connection import Source
 from channels_lite.store.gate import PATIENCE, Gate
+from channels_lite.store.keeper import Keeper
+from channels_lite.store.worker import Worker
 
 __all__ = ["DirectStore"]
 
-# Seconds until the next try when the lock is taken: transactions take less than that.
-RETRY = 0.0003
+# Bytes that a work reads or writes on the loop at most: half a millisecond.
+LARGE = 256 * 1024
 # Seconds to wait for a lock at exit, where there is no loop whose timer could try again.
 EXIT_PATIENCE = 0.5
-# Seconds to wait for another thread of this process before trying again by the timer.
-TURN = 0.002
-
-
-@dataclass(eq=False, slots=True)
-class _Attempt(Generic[T]):
-    work: Work[T]
-    done: Done[T]
-    write: bool
-    deadline: float  # of time.monotonic()
+# Seconds for which the thread waits for more to do.
+IDLE = 1.0
 
 
 class DirectStore:
-    """Runs work where it is submitted, without waiting."""
+    """Runs work where it is submitted, without waiting.
+
+    Owns one connection, under ``_keeper``'s lock, and a line of waiting writes for each loop, which
+    that loop's thread alone touches, or anybody once it is closed.
+    """
 
     def __init__(self, alias: str, pool_size: int) -> None:
         # One connection is what is fastest here; pool_size is the aio layer's.
         self._source = Source(alias)
         self._timeout = self._source.timeout
-        self._lock = threading.Lock()
-        self._gate = Gate()  # of the checkpointer's thread
-        self._is_paused = False
-        #: What waits for a timer, and the loop that has it, which may be closed before.
-        self._waiting: dict[_Attempt[Any], asyncio.AbstractEventLoop] = {}
-        self._connection: sqlite3.Connection | None = None
         self._opened = 0
-        self._checkpointer: Checkpointer | None = None
+        self._begin()
 
-    def submit(self, work: Work[T], done: Done[T], *, write: bool) -> None:
-        """Runs ``work`` now if it can, else by the loop's timer; ``done`` is called on the loop.
+    def _begin(self) -> None:
+        """What belongs to one process: made anew in a forked child."""
+        self._keeper = Keeper(self._give_back)
+        self._gate = Gate()  # of threads that open or close connections of their own
+        self._worker = self._new_worker()
+        self._checkpointer = Checkpointer(self._source, self._gate)
+        self._connection: sqlite3.Connection | None = None
+        self._is_paused = False
+        self._lines: dict[asyncio.AbstractEventLoop, deque[Attempt[Any]]] = {}
 
-        If that is closed before, the next ``submit`` says so, on whichever loop it is called.
+    def _new_worker(self) -> Worker:
+        return Worker("channels-lite-store", self._do_in_thread, self._refused, idle=IDLE)
+
+    def submit(self, work: Work[T], done: Done[T], *, write: bool, size: int = 0) -> None:
+        """Runs ``work`` now if it can, else by the loop's timer or in the thread.
+
+        ``done`` is called where that is.  If the loop is closed before its timer, the next call of
+        this store says so, on whichever loop it is.
         """
-        if self._waiting:
-            self._give_up()
-        patience = self._timeout if running_loop() else min(self._timeout, EXIT_PATIENCE)
-        self._attempt(_Attempt(work, done, write, time.monotonic() + patience))
+        loop, deadline = running_loop(), time.monotonic() + self._timeout
+        self._submit(Attempt(work, done, write, deadline, loop, size > LARGE))
+
+    def persist(self, work: Work[T], done: Done[T]) -> None:
+        """Runs ``work`` now if it can, else in the thread."""
+        self._submit(Attempt(work, done, write=True, deadline=time.monotonic() + self._timeout))
+
+    def _submit(self, attempt: Attempt[Any]) -> None:
+        self._give_up()
+        loop = attempt.loop
+        line = self._lines.get(loop) if loop is not None else None
+        if line and attempt.write:  # what a loop writes stays in its order
+            line.append(attempt)
+            return
+        if loop is None and is_ending():
+            self._do_patiently(attempt)
+            return
+        outcome = None if attempt.is_large else self._do_now(attempt)
+        if outcome is None:
+            self._worker.put(attempt)
+        elif not attempt.must_wait(outcome):
+            attempt.finish(outcome)
+        elif loop is None:
+            self._worker.put(attempt)
+        else:
+            self._wait(loop, attempt)
+
+    # What other processes lock: by timers
+
+    def _wait(self, loop: asyncio.AbstractEventLoop, attempt: Attempt[Any]) -> None:
+        """On ``loop``."""
+        line = self._lines.setdefault(loop, deque())
+        line.append(attempt)
+        if len(line) == 1:
+            loop.call_later(pause(), self._try_again, loop)
+
+    def _try_again(self, loop: asyncio.AbstractEventLoop) -> None:
+        line = self._lines.get(loop)
+        if not line:  # a child was forked meanwhile, and has none
+            return
+        outcome = None if line[0].is_large else self._do_now(line[0])
+        if outcome is None:
+            del self._lines[loop]
+            for attempt in line:
+                self._worker.put(attempt)
+        elif line[0].must_wait(outcome):
+            loop.call_later(pause(), self._try_again, loop)
+        else:
+            attempt = line.popleft()
+            if line:
+                loop.call_soon(self._try_again, loop)
+            else:
+                del self._lines[loop]
+            attempt.finish(outcome)
 
     def _give_up(self) -> None:
-        for attempt, loop in list(self._waiting.items()):
-            if loop.is_closed() and self._waiting.pop(attempt, None) is not None:
-                error = sqlite3.OperationalError("the event loop was closed, waiting for a lock")
-                attempt.done(refuse(error, self._source.alias))
+        """Tells those whose loop was closed, and its timer with it."""
+        if not self._lines:
+            return
+        for loop in list(self._lines):
+            if loop.is_closed():
+                for attempt in self._lines.pop(loop, ()):
+                    attempt.finish(self._fail("the event loop was closed, waiting for a lock"))
 
-    def _attempt(self, attempt: _Attempt[Any]) -> None:
-        self._waiting.pop(attempt, None)
-        outcome = self._try(attempt)
-        while is_locked(outcome) and time.monotonic() < attempt.deadline:
-            # With some chance in it, lest two processes try in step for ever.
-            delay = RETRY * (1 + random.random())  # noqa: S311 - no secret
-            loop = running_loop()
-            if loop is not None:
-                self._waiting[attempt] = loop
-                loop.call_later(delay, self._attempt, attempt)
-                return
-            time.sleep(delay)
-            outcome = self._try(attempt)
-        attempt.done(outcome)
+    # What this process uses: in the thread
 
-    def _try(self, attempt: _Attempt[T]) -> Outcome[T]:
-        if not self._lock.acquire(timeout=TURN):
-            error = sqlite3.OperationalError("the connection is locked by another thread")
-            return refuse(error, self._source.alias)
+    def _do_in_thread(self, attempt: Attempt[T]) -> Outcome[T]:
+        outcome = self._do(attempt, max(0.0, attempt.deadline - time.monotonic()))
+        return outcome or self._fail("the connection is locked by another thread")
+
+    def _refused(self, attempt: Attempt[Any], error: RuntimeError) -> None:
+        """There is no thread to be had: the loop has to do it after all."""
+        attempt.is_large = False
+        loop = attempt.loop or running_loop()
+        if loop is None:
+            self._do_patiently(attempt)
+        elif time.monotonic() > attempt.deadline:
+            attempt.finish(self._fail(f"the connection is locked by another thread ({error})"))
+        elif not call_on(loop, self._wait, loop, attempt):
+            attempt.finish(self._fail("the event loop was closed, waiting for a thread"))
+
+    def _do_patiently(self, attempt: Attempt[Any]) -> None:
+        """Where there is neither a loop nor a thread, as at exit."""
+        attempt.deadline = min(attempt.deadline, time.monotonic() + EXIT_PATIENCE)
+        outcome = self._do_in_thread(attempt)
+        while attempt.must_wait(outcome):
+            time.sleep(pause())
+            outcome = self._do_in_thread(attempt)
+        attempt.finish(outcome)
+
+    def _do_now(self, attempt: Attempt[T]) -> Outcome[T] | None:
+        """None if it is not its turn."""
+        return None if self._worker.is_busy else self._do(attempt)
+
+    def _do(self, attempt: Attempt[T], patience: float = 0) -> Outcome[T] | None:
+        """None if the connection is in use, for ``patience`` seconds."""
+        if not self._keeper.acquire(patience):
+            return None
         try:
             transaction = writing(self._execute) if attempt.write else None
-            outcome = perform(attempt.work, self._execute, self._source.alias, transaction)
-            if self._checkpointer is not None:
-                self._checkpointer.after_work()
-            return outcome
+            return perform(attempt.work, self._execute, self._source.alias, transaction)
         finally:
-            self._lock.release()
+            self._checkpointer.after_work()
+            self._keeper.release()
+
+    def _fail(self, text: str) -> Outcome[Any]:
+        return refuse(sqlite3.OperationalError(text), self._source.alias)
 
     def _execute(self, sql: str, parameters: Any) -> list[Any]:
         if self._connection is None:
             # Without a time-out: it is the timer that waits.  And without checkpoints, whose
             # fsync took 10 ms now and then: the checkpointer has a thread for them.
-            self._connection = self._source.connect(timeout=0)
-            self._connection.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
-            self._checkpointer = Checkpointer(self._source, self._gate)
+            self._connection = self._source.connect(timeout=0, checkpoints=False)
             self._opened += 1
         return self._connection.execute(sql, parameters).fetchall()
 
@@ -120,35 +196,66 @@ class DirectStore:
         return self._opened, others, self._connection.total_changes  # type: ignore[union-attr]
 
     def close(self) -> None:
-        """Closes the connection."""
-        with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-            self._connection = self._checkpointer = None
+        """Waits for what is in the thread, and closes the connection."""
+        self._give_up()
+        worker, self._worker = self._worker, self._new_worker()
+        worker.end()
+        worker.join(EXIT_PATIENCE if is_ending() else None)
+        if self._keeper.acquire(EXIT_PATIENCE if is_ending() else -1):
+            try:
+                if self._connection is not None:
+                    self._connection.close()
+                self._connection = None
+            finally:
+                self._keeper.release()
+
+    def drop(self) -> None:
+        """Has the thread end, and the connection closed in one of its own.
+
+        If another thread works with it, or this one is in the midst of that, it is closed after
+        the work.  What waits for a timer is still done, and the connection closed again.
+        """
+        self._worker.end()
+        self._keeper.drop()
+
+    def _give_back(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        try:
+            # Closing the last connection to a file moves the log into it, and waits for the disk.
+            # Not a threading.Thread: a finalizer may run inside that module's locks.
+            _thread.start_new_thread(_close, (self._gate, connection))
+        except RuntimeError:
+            connection.close()
 
     def tidy(self) -> None:
         """Opens the file anew if it was replaced."""
+        self._give_up()
         if self._source.is_replaced():
-            self.close()
+            self._keeper.ask()
 
     def checkpoint(self) -> None:
         """Starts one."""
-        checkpoint_in_thread(self._source, self._gate)
+        self._checkpointer.start()
 
     def pause(self) -> None:
         """Before a fork, of which there is one at a time."""
-        self._is_paused = self._lock.acquire(timeout=PATIENCE)
+        self._is_paused = self._keeper.acquire(PATIENCE)
         self._gate.shut()
 
     def resume(self) -> None:
         """After it, in the parent."""
         self._gate.open()
         if self._is_paused:
-            self._lock.release()
+            self._keeper.release()
 
     def abandon(self) -> None:
         """In a forked child: keeps the parent's connection, unused: closing it would drop locks."""
         self._source.abandoned.append(self._connection)
-        self._connection = self._checkpointer = None
-        self._waiting = {}
-        self._lock, self._gate = threading.Lock(), Gate()
+        self._begin()
+
+
+def _close(gate: Gate, connection: sqlite3.Connection) -> None:
+    with gate:
+        connection.close()

@@ -16,7 +16,8 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
 from asgiref.sync import AsyncToSync, sync_to_async
@@ -24,99 +25,117 @@ from django.db import connections, transaction
 from django.db.backends.signals import connection_created
 
 from channels_lite.loops import is_ending
-from channels_lite.store import (
-    Done,
-    Execute,
-    Outcome,
-    T,
-    Work,
-    is_in_memory,
-    is_locked,
-    perform,
-    writing,
-)
-from channels_lite.store.checkpoint import checkpoint_in_thread
+from channels_lite.store import Done, Execute, Outcome, T, Work, is_in_memory, perform, writing
+from channels_lite.store.attempt import Attempt, pause
+from channels_lite.store.checkpoint import Checkpointer
 from channels_lite.store.connection import Source
 from channels_lite.store.gate import Gate
+from channels_lite.store.worker import Worker
 
-__all__ = ["DjangoStore", "remember", "run_in_transaction_of", "transaction_of_caller"]
-
-# Seconds between two tries where SQLite's own wait does not apply: a shared-cache in-memory
-# database answers SQLITE_LOCKED at once.
-RETRY = 0.01
+__all__ = [
+    "DjangoStore",
+    "remember",
+    "run_in_transaction_of",
+    "tell_committed",
+    "transaction_of_caller",
+]
 
 
 class DjangoStore:
-    """Runs work on Django's connections."""
+    """Runs work on Django's connections.  Owns a thread, that a work that waits does not hold up.
+
+    No lock: what is shared with that thread is its queue.
+    """
 
     def __init__(self, alias: str, pool_size: int) -> None:
         # One thread, for SQLite has one writer; pool_size is the aio layer's.
         self._alias = alias
         self._source = Source(alias)
-        self._lock = threading.Lock()
+        self._begin()
+
+    def _begin(self) -> None:
+        """What belongs to one process: made anew in a forked child."""
         self._gate = Gate()
-        self._thread: ThreadPoolExecutor | None = None
-        self._connection: Future[Any]  # that thread's
+        self._checkpointer = Checkpointer(self._source, self._gate)
+        self._worker = self._new_worker()
+        self._connection: Any = None  # that thread's
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def submit(self, work: Work[T], done: Done[T], *, write: bool) -> None:
+    def _new_worker(self) -> Worker:
+        return Worker("channels-lite-core", self._do_in_thread, _refuse, at_end=self._disconnect)
+
+    def submit(self, work: Work[T], done: Done[T], *, write: bool, size: int = 0) -> None:
         """Runs ``work`` in the thread that fits; ``done`` is called there."""
-
-        def job() -> None:
-            with self._gate:
-                outcome = _perform_patiently(work, self._alias, write=write)
-            done(outcome)
-
+        attempt = Attempt(work, done, write, time.monotonic() + self._source.timeout)
         if is_in_memory(self._alias):
-            task = asyncio.get_running_loop().create_task(_on_callers_thread(job, done))
+            task = asyncio.get_running_loop().create_task(
+                _on_callers_thread(partial(self._do_here, attempt), attempt)
+            )
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-            return
-        try:
-            with self._lock:
-                if self._thread is None:
-                    self._start()
-                self._thread.submit(job)  # type: ignore[union-attr]
-        except RuntimeError as error:  # no thread can be started, or Python has ended it already
-            if is_ending():
-                job()
-            else:
-                done(Outcome(error=error))
+        elif is_ending():  # no thread can be started any more
+            self.close()
+            self._do_here(attempt)
+        else:
+            self._worker.put(attempt)
 
-    def _start(self) -> None:
-        thread = ThreadPoolExecutor(1, thread_name_prefix="channels-lite-core")
-        try:
-            self._connection = thread.submit(connections.__getitem__, self._alias)
-        except RuntimeError:
-            thread.shutdown(wait=False, cancel_futures=True)  # it was queued before
-            raise
-        self._thread = thread
+    def persist(self, work: Work[T], done: Done[T]) -> None:
+        """The same: a loop that is closed is nothing to the thread."""
+        self.submit(work, done, write=True)
+
+    def _do_in_thread(self, attempt: Attempt[T]) -> Outcome[T]:
+        with self._gate:
+            return _perform(attempt.work, self._alias, write=attempt.write, connect=self._connect)
+
+    def _connect(self, connection: Any) -> None:
+        self._connection = connection
+        connection.ensure_connection()
+        # It is us who wait, see channels_lite.store.attempt; whatever init_command says.
+        connection.connection.execute("PRAGMA busy_timeout = 0").fetchall()
         self._source.opened()
+
+    def _disconnect(self) -> None:
+        with self._gate:
+            connections.close_all()  # this thread's
+
+    def _do_here(self, attempt: Attempt[Any]) -> None:
+        """On this thread's connection, with the time-out that it has."""
+        while True:
+            with self._gate:
+                outcome = _perform(attempt.work, self._alias, write=attempt.write)
+            if not attempt.must_wait(outcome):
+                break
+            # A shared-cache in-memory database is locked at once, whatever the time-out.
+            time.sleep(pause())
+        attempt.finish(outcome)
 
     def version(self) -> None:
         """Not known: any thread's connection may be asked."""
 
     def close(self) -> None:
-        """Ends the thread, and closes its connection."""
-        with self._lock:
-            if self._thread is None:
-                return
-            thread, connection, self._thread = self._thread, self._connection, None
-        try:
-            thread.submit(connection.result().close)
-        except RuntimeError:  # at exit, when Python has ended the thread already
-            connection.result().inc_thread_sharing()
-            connection.result().close()
-        thread.shutdown()
+        """Lets what is queued finish, and ends the thread and its connection."""
+        self._end_worker().join()
+
+    def _end_worker(self) -> Worker:
+        worker, self._worker = self._worker, self._new_worker()
+        worker.end()
+        return worker
+
+    def drop(self) -> None:
+        """Has the thread finish what is queued, close its connection, and end.
+
+        It is told so by its queue, which takes no lock.
+        """
+        self._worker.end()
 
     def tidy(self) -> None:
         """Opens the file anew if it was replaced."""
         if self._source.is_replaced():
-            threading.Thread(target=self.close, daemon=True).start()  # it waits for what is queued
+            self._end_worker()
 
     def checkpoint(self) -> None:
         """Starts one."""
-        checkpoint_in_thread(self._source, self._gate)
+        self._checkpointer.start()
 
     def pause(self) -> None:
         """Before a fork."""
@@ -128,26 +147,27 @@ class DjangoStore:
 
     def abandon(self) -> None:
         """In a forked child: the parent's thread is not here, its connection not ours."""
-        if self._thread is not None:
-            self._source.abandoned.append(self._connection)
-        self._thread, self._tasks = None, set()
-        self._lock, self._gate = threading.Lock(), Gate()
+        self._source.abandoned.append(self._connection)
+        self._begin()
 
 
-def _perform_patiently(work: Work[T], alias: str, *, write: bool) -> Outcome[T]:
-    deadline = time.monotonic() + Source(alias).timeout
-    while True:
-        outcome = _perform(work, alias, write=write)
-        if not is_locked(outcome) or time.monotonic() > deadline:
-            return outcome
-        time.sleep(RETRY)
+def _refuse(attempt: Attempt[Any], error: RuntimeError) -> None:
+    """There is no thread to be had, and with it no connection."""
+    attempt.finish(Outcome(error=error))
 
 
-def _perform(work: Work[T], alias: str, *, write: bool) -> Outcome[T]:
-    """On this thread's connection; within its transaction, if it has one."""
+def _perform(
+    work: Work[T], alias: str, *, write: bool, connect: Callable[[Any], None] | None = None
+) -> Outcome[T]:
+    """On this thread's connection; within its transaction, if it has one.
+
+    ``connect`` is called with it if it is not open.
+    """
     connection = connections[alias]
 
     def execute(sql: str, parameters: Any) -> list[Any]:
+        if connect is not None and connection.connection is None:
+            connect(connection)
         with connection.cursor() as cursor:
             cursor.execute(sql.replace("?", "%s"), parameters)
             return cursor.fetchall() if cursor.description else []
@@ -174,7 +194,7 @@ def _locking(work: Work[T]) -> Work[T]:
     return locked
 
 
-async def _on_callers_thread(job: Callable[[], None], done: Done[Any]) -> None:
+async def _on_callers_thread(job: Callable[[], None], attempt: Attempt[Any]) -> None:
     caller = getattr(AsyncToSync.executors, "current", None)
     if getattr(caller, "_broken", False):
         # It has stopped waiting; this task's own view of it goes, nobody else's.
@@ -182,7 +202,7 @@ async def _on_callers_thread(job: Callable[[], None], done: Done[Any]) -> None:
     try:
         await sync_to_async(job, thread_sensitive=True)()
     except RuntimeError as error:  # the thread has gone in between; the next look finds another
-        done(Outcome(error=error))
+        attempt.finish(Outcome(error=error))
 
 
 # Django's open connections by thread and alias.  A thread's identity is used again, but then the
@@ -226,17 +246,56 @@ def transaction_of_caller(alias: str) -> Executor | None:
     return caller
 
 
+class _Note:
+    """What is to be done when a transaction is committed; after a rollback it is gone."""
+
+    def __init__(self, connection: Any, tell: Callable[[], None]) -> None:
+        self.connection = connection
+        self._tell: Callable[[], None] | None = tell
+
+    def tell(self) -> None:
+        """Does it, once."""
+        tell, self._tell = self._tell, None
+        if tell is not None:
+            tell()
+
+
+# By identity; Django's list of what to do on commit is what keeps them.
+_notes: dict[int, weakref.ref[_Note]] = {}
+
+
+def _keep_note(note: _Note) -> None:
+    key = id(note)
+    _notes[key] = weakref.ref(note, lambda _: _notes.pop(key, None))
+
+
 async def run_in_transaction_of(
     caller: Executor, alias: str, work: Work[T], on_commit: Callable[[T], None]
 ) -> T:
     """Runs ``work`` there: delivered at commit, gone after a rollback.
 
-    ``on_commit`` is called with its value then, on the caller's thread.
+    ``on_commit`` is called with its value then, on the caller's thread or by `tell_committed`.
     """
 
     def job() -> T:
         value = _perform(work, alias, write=True).result()
-        transaction.on_commit(lambda: on_commit(value), using=alias)
+        note = _Note(connections[alias], lambda: on_commit(value))
+        transaction.on_commit(note.tell, using=alias)
+        _keep_note(note)
         return value
 
     return await asyncio.wrap_future(caller.submit(job))
+
+
+def tell_committed() -> None:
+    """Tells of transactions that are committed, though their ``on_commit`` was not called yet.
+
+    Django calls them in the order in which they were registered: one that the application has
+    registered before it sent a message, and that sends another, comes before ours for the first.
+    """
+    if _notes:
+        for note in [reference() for reference in list(_notes.values())]:
+            if (
+                note is not None and note.connection.autocommit
+            ):  # set after the COMMIT, and before the first is called
+                note.tell()

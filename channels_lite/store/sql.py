@@ -9,13 +9,17 @@ that process, so that a group message is one row per process.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from channels_lite.store import Execute, writing
 from channels_lite.store.rooms import Rooms
+
+if TYPE_CHECKING:
+    from channels_lite.backpressure import Admission
 
 __all__ = [
     "Batch",
@@ -27,35 +31,77 @@ __all__ = [
     "Post",
     "Release",
     "Row",
+    "Table",
+    "are_versions_kept",
+    "claim",
     "group_members",
+    "group_version",
     "join",
     "leave",
     "look",
+    "oldest",
     "post",
     "post_all",
     "release",
+    "requeue",
+    "schema_version",
+    "table",
 ]
 
 # While ids stay below what `Rooms` knows to be safe, one statement is all a message takes.
 INSERT_IF_ROOM = """
-    INSERT INTO channels_lite_event (created_at, expires_at, channel_name, recipients, data)
-    SELECT ?, ?, ?, ?, ?
+    INSERT INTO channels_lite_event
+        (created_at, expires_at, channel_name, recipients, is_group, data)
+    SELECT ?, ?, ?, ?, ?, ?
     WHERE (SELECT seq FROM sqlite_sequence WHERE name = 'channels_lite_event') BETWEEN ? AND ?
-    RETURNING id
+    RETURNING id, (SELECT generation FROM channels_lite_boot)
 """
 INSERT = """
-    INSERT INTO channels_lite_event (created_at, expires_at, channel_name, recipients, data)
-    VALUES (?, ?, ?, ?, ?)
-    RETURNING id
+    INSERT INTO channels_lite_event
+        (created_at, expires_at, channel_name, recipients, is_group, data)
+    VALUES (?, ?, ?, ?, ?, ?)
+    RETURNING id, (SELECT generation FROM channels_lite_boot)
+"""
+TABLE = """
+    SELECT coalesce(generation, 0), coalesce(began_at, 0.0), coalesce(flushed_id, 0),
+        coalesce(flushed_at, 0.0),
+        coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'channels_lite_event'), 0)
+    FROM (SELECT 1) LEFT JOIN channels_lite_boot
+"""
+# One name after the other, each found by the index: as many steps as there are names with rows.
+NAMES = """
+    WITH RECURSIVE names (name) AS (
+        SELECT min(channel_name) FROM channels_lite_event
+        UNION ALL
+        SELECT (SELECT min(channel_name) FROM channels_lite_event WHERE channel_name > name)
+        FROM names WHERE name IS NOT NULL
+    )
+    SELECT name FROM names WHERE substr(name, -length(?1)) = ?1
+"""
+# How much there is to read; a row's length is known without reading it.
+SIZE = """
+    SELECT count(*), total(size) FROM
+        (SELECT length(data) AS size FROM channels_lite_event
+         WHERE channel_name = ? AND id > ? ORDER BY id LIMIT ?)
+"""
+SIZES = """
+    SELECT length(data) FROM channels_lite_event
+    WHERE channel_name = ? AND id > ? ORDER BY id LIMIT ?
 """
 # Anybody may have written a row, of any types: text in another encoding would fail the statement.
 READ = """
-    SELECT id, CAST(recipients AS BLOB), CAST(data AS BLOB), coalesce(expires_at + 0.0, 0)
+    SELECT id, CAST(recipients AS BLOB), is_group, CAST(data AS BLOB),
+        coalesce(expires_at + 0.0, 0)
     FROM channels_lite_event
     WHERE channel_name = ? AND id > ? ORDER BY id LIMIT ?
 """
+OLDEST = "SELECT min(id) FROM channels_lite_event WHERE channel_name = ?"
 IS_WAITING = """
     SELECT EXISTS (SELECT 1 FROM channels_lite_event WHERE channel_name = ? AND expires_at > ?)
+"""
+WAITING_SIZES = """
+    SELECT length(data) FROM channels_lite_event
+    WHERE channel_name = ? AND expires_at > ? ORDER BY id LIMIT ?
 """
 # The inner SELECT chooses, the DELETE claims: of two processes only one gets the row.
 CLAIM = """
@@ -64,19 +110,12 @@ CLAIM = """
          ORDER BY id LIMIT ?)
     RETURNING id, CAST(data AS BLOB), coalesce(expires_at + 0.0, 0), coalesce(created_at + 0.0, 0)
 """
-LAST_ID = "SELECT seq FROM sqlite_sequence WHERE name = 'channels_lite_event'"
-FLUSH_MARK = "SELECT flushed_id, flushed_at FROM channels_lite_boot"
 DELETE_READ = "DELETE FROM channels_lite_event WHERE channel_name = ? AND id <= ?"
-# By id and name, for ids may have begun anew, and be another's.
-PARK = """
-    UPDATE channels_lite_event SET channel_name = channel_name || recipients
-    WHERE id = ? AND channel_name = ?
-"""
-DELETE_ROW = "DELETE FROM channels_lite_event WHERE id = ? AND channel_name = ?"
 # Unless there was a flush since; after Django's ids begin again, and it may be another's.
-GIVE_BACK = """
-    INSERT INTO channels_lite_event (id, created_at, expires_at, channel_name, recipients, data)
-    SELECT ?, ?, ?, ?, '', ?
+REQUEUE = """
+    INSERT INTO channels_lite_event
+        (id, created_at, expires_at, channel_name, recipients, is_group, data)
+    SELECT ?, ?, ?, ?, '', 0, ?
     WHERE ? >= coalesce((SELECT max(flushed_id) FROM channels_lite_boot), 0)
     ON CONFLICT (id) DO NOTHING
 """
@@ -94,8 +133,20 @@ MEMBERS = """
          FROM channels_lite_groupmembership WHERE group_name = ? AND expires_at + 0.0 > ?)
     GROUP BY 1
 """
-#: Rows of one channel that a look reads at most; the rest is for the next one.
+# A version names what the members of a group are, for ever (see migration 0004).  It is kept by
+# triggers, and changes of the schema are how they are lost.
+SCHEMA_VERSION = "PRAGMA schema_version"
+TRIGGERS = """
+    SELECT count(*) FROM sqlite_master
+    WHERE type = 'trigger' AND tbl_name = 'channels_lite_groupmembership' AND name IN
+        ('channels_lite_groupversion_insert', 'channels_lite_groupversion_update',
+         'channels_lite_groupversion_delete')
+"""
+GROUP_VERSION = "SELECT version FROM channels_lite_groupversion WHERE group_name = ?"
+#: Rows of one channel that a look or a claim takes at most, and bytes of them, but for a first row
+#: that is larger; the rest is for the next one.
 READ_LIMIT = 1000
+READ_BYTES = 256 * 1024
 
 
 @dataclass(slots=True)
@@ -105,13 +156,15 @@ class Post:
     #: Its non-local name, and the local parts behind it, by commas.
     name: str
     recipients: str
-    #: Whose capacity it takes: the full name for a message to one channel, else the non-local.
+    #: The full name of the one channel that it is for; "": it is for members of a group, and those
+    #: that are full miss it.
     channel: str
     data: bytes
     created_at: float
     expires_at: float
-    #: The process has it; it needs no row.
-    is_handed_over: bool = False
+    #: It needs no row: the process has it, or the channel is known to be full.
+    is_settled: bool = False
+    is_refused: bool = False
 
 
 @dataclass(slots=True)
@@ -120,10 +173,14 @@ class Batch:
 
     now: float
     rooms: Rooms
+    #: What the batch adds to what is on its way to other processes.
+    admission: Admission
     #: Whether there is no transaction, for there is one write only.
     is_alone: bool = False
     #: Non-local names that got a row: whose readers are to be woken after the commit.  With its id.
     posted: dict[str, int] = field(default_factory=dict)
+    #: Of the table that the rows were put into; None: none were.
+    generation: int | None = None
 
     def transaction(self, execute: Execute) -> AbstractContextManager[None]:
         """For a write of several statements, which makes its own if it is alone."""
@@ -131,22 +188,43 @@ class Batch:
 
 
 def post(execute: Execute, batch: Batch, message: Post) -> bool:
-    """Stores a row, if there is room.  False: the channel is full."""
-    row = (batch.now, message.expires_at, message.name, message.recipients, message.data)
-    is_in = execute(INSERT_IF_ROOM, (*row, *batch.rooms.safe(message.channel)))
-    if not is_in:
-        with batch.transaction(execute):
-            if batch.rooms.count(execute, message.name, message.channel, batch.now):
-                is_in = execute(INSERT, row)
+    """Stores a row, if there is room.  False: there is none."""
+    row = (
+        batch.now,
+        message.expires_at,
+        message.name,
+        message.recipients,
+        not message.channel,
+        message.data,
+    )
+    if message.name.endswith("!"):
+        if not batch.admission.admits(message, partial(oldest, execute)):
+            return False
+        is_in = execute(INSERT, row)
+        batch.admission.admit(message, is_in[0][0])
+    else:
+        is_in = execute(INSERT_IF_ROOM, (*row, *batch.rooms.safe(message.name)))
+        if not is_in:
+            with batch.transaction(execute):
+                if batch.rooms.count(execute, message.name, batch.now):
+                    is_in = execute(INSERT, row)
     if is_in:
-        batch.posted[message.name] = is_in[0][0]
+        batch.posted[message.name], generation = is_in[0]
+        batch.generation = generation or 0  # somebody may have emptied the table of boots
     return bool(is_in)
 
 
+def oldest(execute: Execute, name: str) -> int | None:
+    """The id of the oldest row of ``name``; None: there is none."""
+    return execute(OLDEST, (name,))[0][0]  # type: ignore[no-any-return]
+
+
 def post_all(execute: Execute, batch: Batch, messages: Iterable[Post]) -> int:
-    """Stores a row for each that needs one.  Returns how many were for full channels."""
+    """Stores a row for each that needs one.  Returns how many members and channels missed it."""
     return sum(
-        not post(execute, batch, message) for message in messages if not message.is_handed_over
+        message.recipients.count(",") + 1
+        for message in messages
+        if message.is_refused or not (message.is_settled or post(execute, batch, message))
     )
 
 
@@ -164,29 +242,68 @@ def group_members(execute: Execute, group: str, now: float) -> list[Member]:
     return [Member(*row) for row in execute(MEMBERS, (group, now))]
 
 
+def schema_version(execute: Execute) -> int:
+    """Another number after each change of the schema, by whomever."""
+    return int(execute(SCHEMA_VERSION, ())[0][0])
+
+
+def are_versions_kept(execute: Execute) -> bool:
+    """Whether the triggers are there: they are lost where somebody rebuilds the table."""
+    return bool(execute(TRIGGERS, ())[0][0] == 3)
+
+
+def group_version(execute: Execute, group: str) -> int | None:
+    """Another number after each change of the group's members; None: nothing is known of it."""
+    found = execute(GROUP_VERSION, (group,))
+    return found[0][0] if found else None
+
+
 class FlushMark(NamedTuple):
     """The last flush: rows before this id, and other messages before this time, are void."""
 
     id: int
     at: float
 
+    def voids(self, row: int, created_at: float) -> bool:
+        """Whether a message, without a row if that is 0, was sent before the flush."""
+        return row < self.id if row else created_at < self.at
+
+
+class Table(NamedTuple):
+    """What the table says of itself."""
+
+    #: A random number: ids, and times, mean something within one generation only.  It is a new one
+    #: after ``manage.py flush``, and after ids were seen to begin again; 0: none was begun yet.
+    generation: int = 0
+    #: See `clock`.
+    began_at: float = 0.0
+    flushed: FlushMark = FlushMark(0, 0.0)
+    last_id: int = 0
+
+    def is_new(self, generation: int, last_id: int) -> bool:
+        """Whether an id, and what was read up to it, means nothing any more."""
+        return not self.generation or self.generation != generation or self.last_id < last_id
+
+
+def table(execute: Execute) -> Table:
+    """Asks."""
+    generation, began_at, *flushed, last_id = execute(TABLE, ())[0]
+    return Table(generation, began_at, FlushMark(*flushed), last_id)
+
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a process asks for: rows behind a cursor, and claims for receivers that wait.
-
-    It first gives back what it has claimed in vain, so that a claim finds that in its old place.
-    """
+    """What a process asks for: the rows of its process-local channels, behind its cursors."""
 
     now: float
-    #: Process-local names, with the id of the last row read of each.
+    token: str
+    #: Its non-local names; None: there are many, so those that have rows are to be found.
+    names: Collection[str] | None
+    #: With the id of the last row read of each.
     cursors: Mapping[str, int]
-    #: Plain channels, with how many receivers wait.
-    wanted: Mapping[str, int]
-    #: Claimed rows that nobody here waits for any more, with their channel.
-    unclaimed: list[tuple[str, Claimed]] = field(default_factory=list)
-    #: The last flush that the process knows of.
-    flushed: FlushMark = FlushMark(0, 0.0)
+    #: What the cursors are of, and the highest id that the process has read in it.
+    generation: int = 0
+    last_id: int = 0
     #: Whether rows are deleted as they are read, which leaves no cursor behind: in an in-memory
     #: database, where reading may be part of a test's transaction, which takes ids back.
     deletes: bool = False
@@ -197,8 +314,65 @@ class Row(NamedTuple):
 
     id: int
     recipients: str
+    is_group: bool
     data: bytes
     expires_at: float
+
+
+class Looked(NamedTuple):
+    """What a look found."""
+
+    table: Table
+    #: By non-local name, in the order of ids.
+    rows: dict[str, list[Row]]
+    #: Whether there was no more than could be read at once.
+    is_all: bool = True
+    #: Whether the table is of another generation than the cursors.
+    is_new: bool = False
+
+
+def look(execute: Execute, asked: Look) -> Looked:
+    """Reads what waits for this process.  Waits for no lock, but for ``deletes``.
+
+    Each statement is a transaction of its own: no read is held open.
+    """
+    now = table(execute)
+    if not asked.deletes and now.is_new(asked.generation, asked.last_id):
+        return Looked(now, {}, is_new=True)
+    names = asked.names
+    if names is None:
+        names = [name for (name,) in execute(NAMES, (f"{asked.token}!",))]
+    rows: dict[str, list[Row]] = {}
+    is_all = True
+    for name in names:
+        cursor = asked.cursors.get(name, 0)
+        [(count, size)] = execute(SIZE, (name, cursor, READ_LIMIT))
+        if not count:
+            continue
+        if count == READ_LIMIT or size > READ_BYTES:
+            is_all = False
+        if size > READ_BYTES:
+            count = _within(READ_BYTES, execute(SIZES, (name, cursor, count)))
+        found = execute(READ, (name, cursor, count))
+        if found:
+            rows[name] = [
+                Row(row, recipients.decode(errors="replace"), bool(is_group), data, expires_at)
+                for row, recipients, is_group, data, expires_at in found
+            ]
+            if asked.deletes:
+                execute(DELETE_READ, (name, found[-1][0]))
+    return Looked(now, rows, is_all)
+
+
+def _within(most: int, sizes: Iterable[tuple[int]]) -> int:
+    """How many rows of these sizes are within so many bytes; one at least."""
+    count = 0
+    for (size,) in sizes:
+        most -= size
+        if most < 0 and count:
+            break
+        count += 1
+    return max(1, count)
 
 
 class Claimed(NamedTuple):
@@ -210,94 +384,51 @@ class Claimed(NamedTuple):
     created_at: float
 
 
-class Looked(NamedTuple):
-    """What a look found, by channel name, in the order of ids."""
+def claim(
+    execute: Execute, wanted: Mapping[str, int], now: float, *, is_in_transaction: bool
+) -> dict[str, list[Claimed]]:
+    """Takes out so many rows of each of these plain channels, if there are any.
 
-    rows: dict[str, list[Row]]
-    claimed: dict[str, list[Claimed]]
-    flushed: FlushMark | None = None
-    #: Whether there was no more than could be read at once.
-    is_all: bool = True
-    #: Whether the rows are out of the table.
-    is_deleted: bool = False
-    #: Whether ids have begun again, as after ``manage.py flush``: the cursors mean nothing.
-    is_rewound: bool = False
-
-
-def look(execute: Execute, asked: Look) -> Looked:
-    """Reads what waits for this process.
-
-    Rows of its process-local channels need no claim: no other process may read them.  Those of a
-    plain channel do, and a claim takes the write lock, so it is tried only where a row waits.
-    Each statement is a transaction of its own: no read is held open.  Only writes are one together,
-    and the last thing done: a failure leaves every row in its place, but in an in-memory database.
+    The write lock is taken only where a row waits.
     """
-    rows, claimed = {}, {}
-    is_all = True
-    cursor = max(asked.cursors.values(), default=0)
-    if cursor and execute(LAST_ID, ()) < [(cursor,)]:
-        return Looked({}, {}, is_rewound=True)
-    marks = execute(FLUSH_MARK, ())
-    flushed = FlushMark(*marks[0]) if marks else None
-    for name, cursor in asked.cursors.items():
-        found = execute(READ, (name, cursor, READ_LIMIT))
-        if found:
-            rows[name] = [
-                Row(row, recipients.decode(errors="replace"), data, expires_at)
-                for row, recipients, data, expires_at in found
-            ]
-            is_all = is_all and len(found) < READ_LIMIT
-            if asked.deletes:
-                execute(DELETE_READ, (name, found[-1][0]))
-    back = {name for name, _ in asked.unclaimed}
-    waiting = [
-        name
-        for name in asked.wanted
-        if name in back or execute(IS_WAITING, (name, asked.now))[0][0]
-    ]
-    are_several = len(waiting) + len(asked.unclaimed) > 1 and not asked.deletes
-    with writing(execute) if are_several else nullcontext():
-        give_back(execute, asked.unclaimed)
+    waiting = [name for name in wanted if execute(IS_WAITING, (name, now))[0][0]]
+    claimed = {}
+    is_lone = is_in_transaction or len(waiting) < 2  # a statement is a transaction
+    with nullcontext() if is_lone else writing(execute):
         for name in waiting:
-            taken = execute(CLAIM, (name, asked.now, asked.wanted[name]))
+            count = wanted[name]
+            if count > 1:
+                count = _within(READ_BYTES, execute(WAITING_SIZES, (name, now, count)))
+            taken = execute(CLAIM, (name, now, count))
             # RETURNING promises no order (sqlite.org/lang_returning.html).
             claimed[name] = sorted(Claimed(*columns) for columns in taken)
-    return Looked(rows, claimed, flushed, is_all, asked.deletes)
+    return claimed
 
 
 @dataclass(slots=True)
 class Release:
-    """What a process is through with."""
+    """What a process is through with: names, with the id of the last row read of each."""
 
-    #: Process-local names, with the id of the last row read of each.
-    read: dict[str, int] = field(default_factory=dict)
-    #: Rows whose receiver's buffer is over capacity: they stay, to tell senders so.  By id and
-    #: process-local name.
-    park: list[tuple[int, str]] = field(default_factory=list)
-    #: Parked rows that were received now, by id and channel.
-    received: list[tuple[int, str]] = field(default_factory=list)
-    #: Claimed rows that nobody here waits for any more, with their channel.
-    unclaimed: list[tuple[str, Claimed]] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.read or self.park or self.received or self.unclaimed)
+    generation: int
+    read: dict[str, int]
 
 
 def release(execute: Execute, through: Release) -> None:
-    """Deletes what was read, parks what has no room, gives back what nobody waits for."""
-    for row in through.park:
-        execute(PARK, row)
-    for name, last in through.read.items():
-        execute(DELETE_READ, (name, last))
-    for row in through.received:
-        execute(DELETE_ROW, row)
-    give_back(execute, through.unclaimed)
+    """Deletes what was read, in a transaction: unless ids have begun again since."""
+    if not table(execute).is_new(through.generation, max(through.read.values())):
+        for name, last in through.read.items():
+            execute(DELETE_READ, (name, last))
 
 
-def give_back(execute: Execute, unclaimed: Iterable[tuple[str, Claimed]]) -> None:
-    """Puts claimed rows back under their old ids, and so in their old places of the order."""
-    for name, (row_id, data, expires_at, created_at) in unclaimed:
-        execute(GIVE_BACK, (row_id, created_at, expires_at, name, data, row_id))
+def requeue(execute: Execute, unwanted: Iterable[tuple[str, Claimed]], generation: int) -> None:
+    """Puts claimed rows back under their old ids, and so in their old places of the order.
+
+    Unless ids have begun again since.
+    """
+    if table(execute).generation != generation:
+        return
+    for name, (row_id, data, expires_at, created_at) in unwanted:
+        execute(REQUEUE, (row_id, created_at, expires_at, name, data, row_id))
 
 
 def join(execute: Execute, group: str, channel: str, now: float, expires_at: float) -> None:

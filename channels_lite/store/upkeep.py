@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import NamedTuple
 
 from channels_lite.names import token_of
-from channels_lite.store import Execute, writing
+from channels_lite.store import Execute, sql, writing
 
 __all__ = ["INCREMENTAL", "KEPT", "Sweep", "begin_boot", "boot", "flush", "leave_all"]
 
-BOOT = "SELECT began_at, boot_id FROM channels_lite_boot"
+BOOT = "SELECT began_at, boot_id, generation FROM channels_lite_boot"
 SET_BOOT = """
-    INSERT OR REPLACE INTO channels_lite_boot (id, boot_id, began_at, flushed_id, flushed_at)
-    VALUES (1, ?, ?, 0, 0)
+    INSERT OR REPLACE INTO channels_lite_boot
+        (id, boot_id, began_at, flushed_id, flushed_at, generation)
+    VALUES (1, ?, ?, 0, 0, abs(random() >> 1) + 1)
+"""
+RENEW = """
+    UPDATE channels_lite_boot SET generation = abs(random() >> 1) + 1 WHERE generation = ?
 """
 SET_FLUSHED = """
     UPDATE channels_lite_boot SET flushed_at = ?, flushed_id = 1 +
@@ -25,6 +30,26 @@ CHUNK = """
 """
 LEAVE_ALL = "DELETE FROM channels_lite_groupmembership WHERE instr(channel_name, ?)"
 DELETE_ROWS = "DELETE FROM {table} WHERE id IN ({rows})"
+# Names as bytes, for the text of whoever wrote by SQL may be none; in a column of text, where what
+# is none sorts behind it.
+GROUPS = """
+    SELECT CAST(max(group_name) AS BLOB), count(*), coalesce(sum(is_empty), 0) FROM
+        (SELECT group_name, NOT EXISTS
+            (SELECT 1 FROM channels_lite_groupmembership AS member
+             WHERE member.group_name = version.group_name) AS is_empty
+         FROM channels_lite_groupversion AS version
+         WHERE group_name > CAST(? AS TEXT) AND group_name < x'' ORDER BY group_name LIMIT ?)
+"""
+# Who has joined since keeps its version.
+FORGET_GROUPS = """
+    DELETE FROM channels_lite_groupversion
+    WHERE group_name > CAST(? AS TEXT) AND group_name <= CAST(? AS TEXT) AND NOT EXISTS
+        (SELECT 1 FROM channels_lite_groupmembership AS member
+         WHERE member.group_name = channels_lite_groupversion.group_name)
+"""
+# Seconds by which two processes may disagree about when the machine was started, for the wall clock
+# is being corrected.
+DRIFT = 60.0
 #: Rows that a step of a sweep reads, and pages it gives back: a millisecond.
 STEP = 500
 PAGES = 50
@@ -34,30 +59,57 @@ INCREMENTAL = 2
 KEPT = 1000
 
 
-def boot(execute: Execute, boot_id: str) -> float | None:
-    """When this boot of the machine began, if anybody has used the database since."""
+class Boot(NamedTuple):
+    """The boot of the machine that the table is of."""
+
+    generation: int
+    began_at: float
+
+
+def boot(execute: Execute, boot_id: str, began_at: float, *, is_alone: bool) -> Boot | None:
+    """This boot, if anybody has used the database since it began.
+
+    Containers have boot ids of their own, and some processes see none.  So another id is believed
+    while another process is alive, and one that is missing while the time is the same.
+    """
     known = execute(BOOT, ())
-    return known[0][0] if known and known[0][1] == boot_id else None
+    if not known:
+        return None
+    then, name, generation = known[0]
+    if not generation:  # of a former version
+        return None
+    if not is_alone or (name == boot_id and name):
+        return Boot(generation, then)
+    is_nameless = not (name and boot_id)
+    return Boot(generation, then) if is_nameless and abs(then - began_at) < DRIFT else None
 
 
-def begin_boot(execute: Execute, boot_id: str, began_at: float) -> float:
-    """The same for who may be the first: enters it, and purges what an earlier boot has left.
+def begin_boot(execute: Execute, boot_id: str, began_at: float, *, is_alone: bool) -> Boot:
+    """The same for a process that may be the first: enters the boot, and purges an earlier one's.
 
     No message is meant to survive a reboot, and no process has.
     """
-    known = execute(BOOT, ())
-    if known and known[0][1] == boot_id:
-        return float(known[0][0])
-    if known:
-        execute("DELETE FROM channels_lite_event", ())
-        execute("DELETE FROM channels_lite_groupmembership WHERE instr(channel_name, '!')", ())
-    execute(SET_BOOT, (boot_id, began_at))
-    return began_at
+    execute(RENEW, (0,))
+    known = boot(execute, boot_id, began_at, is_alone=is_alone)
+    if known is None:
+        if execute(BOOT, ()):
+            execute("DELETE FROM channels_lite_event", ())
+            execute("DELETE FROM channels_lite_groupmembership WHERE instr(channel_name, '!')", ())
+        execute(SET_BOOT, (boot_id, began_at))
+        [(began_at, _, generation)] = execute(BOOT, ())
+        known = Boot(generation, began_at)
+    return known
+
+
+def renew(execute: Execute, generation: int) -> None:
+    """Begins another generation, unless somebody has: ids have begun again."""
+    execute(RENEW, (generation,))
 
 
 def flush(execute: Execute, now: float, boot_id: str, began_at: float) -> None:
     """Deletes all messages and groups, and voids what processes have in memory."""
-    begin_boot(execute, boot_id, began_at)  # somebody may have emptied that table, too
+    # Somebody may have emptied that table, too.
+    begin_boot(execute, boot_id, began_at, is_alone=False)
     execute("DELETE FROM channels_lite_event", ())
     execute("DELETE FROM channels_lite_groupmembership", ())
     execute(SET_FLUSHED, (now,))
@@ -66,7 +118,8 @@ def flush(execute: Execute, now: float, boot_id: str, began_at: float) -> None:
 class Sweep:
     """Goes once through both tables, in steps, and deletes what has expired or is of ``dead``.
 
-    Then it gives free pages back to the file system, but for ``kept``; None: no page at all.
+    Then it forgets the versions of groups without members, for names of groups are new for ever;
+    and gives free pages back to the file system, but for ``kept``; None: no page at all.
 
     No index by expiry: every message would pay for it, and a sweep reads each row once.
     """
@@ -81,12 +134,17 @@ class Sweep:
         # Memberships first, for as long as there are any of the dead they get rows.
         self._tables = ["channels_lite_groupmembership", "channels_lite_event"]
         self._after = 0
+        #: The last group that was looked at; None: all were, or none has a version.
+        self._group: bytes | None = b""
         self._kept = kept
 
     def step(self, execute: Execute, now: float) -> int:
         """Returns how many rows were deleted."""
         if self._tables:
             return self._delete(execute, self._tables[0], now)
+        if self._group is not None:
+            self._group = _forget_groups(execute, self._group)
+            return 0
         given = 0 if self._kept is None else _give_pages_back(execute, self._kept)
         self.gave_back = self.gave_back or given > 0
         self.is_done = given < PAGES
@@ -107,6 +165,19 @@ class Sweep:
 
     def _is_dead(self, name: bytes) -> bool:
         return b"!" in name and token_of(name.decode(errors="replace")) in self.dead
+
+
+def _forget_groups(execute: Execute, after: bytes) -> bytes | None:
+    """Forgets the versions of those without members.  Returns the last it looked at.
+
+    None: there are no more, or nobody keeps versions here.
+    """
+    if not after and not sql.are_versions_kept(execute):
+        return None
+    [(last, seen, empty)] = execute(GROUPS, (after, STEP))
+    if empty:
+        execute(FORGET_GROUPS, (after, last))
+    return bytes(last) if seen == STEP else None
 
 
 def _give_pages_back(execute: Execute, kept: int) -> int:

@@ -8,12 +8,17 @@ sending side, ``hooks``, is the same for all layers: each wakes those who listen
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Iterable
 from typing import Protocol
 
 from channels_lite.frames import Frame
 
-__all__ = ["Waiter"]
+__all__ = ["Waiter", "sign_of"]
+
+
+def sign_of(channel: str) -> int:
+    """The byte that wakes those that wait for a plain channel; see ``csrc/wakeup.h``."""
+    return 2 + sum(channel.encode()) % 254
 
 
 class Waiter(Protocol):
@@ -22,19 +27,20 @@ class Waiter(Protocol):
     #: Why it polls; "" if it does not, for it is woken by a FIFO.
     reason: str
 
+    @property
+    def loops(self) -> Iterable[asyncio.AbstractEventLoop]:
+        """The loops that it wakes."""
+
     def watch(self, loop: asyncio.AbstractEventLoop) -> bool:
         """From now on looks are made on ``loop``, the running one.  True: they were not before."""
 
     def listen(self, channel: str) -> None:
         """Makes senders of a plain channel wake this process too."""
 
-    def tidy(self, channels: set[str]) -> None:
-        """Called now and then: sees that it can still be reached, and for ``channels`` only."""
+    def tidy(self, channels: set[str]) -> bool:
+        """Called now and then: sees that it can still be reached, and for ``channels`` only.
 
-    def report(self, received: int, full: int) -> None:
-        """Called now and then: tells those who watch how many messages were received so far.
-
-        And how many found a channel full.
+        True: something was made anew, and the loops have to `watch` it.
         """
 
     def frames(self, limit: int | None = None) -> list[Frame]:
@@ -43,23 +49,17 @@ class Waiter(Protocol):
         All of it; or about ``limit``, and the loop is told of the rest in its next iteration.
         """
 
-    def accept_frames(self, *, is_open: bool) -> None:
-        """Whether they may; if not, they put rows."""
+    def stop_frames(self) -> None:
+        """Leaves what they hand over unread, so that their sockets fill up."""
 
-    def dead(self, every: float) -> set[str] | None:
-        """Tokens of processes that were killed.
-
-        None: another living process has asked for them less than ``every`` seconds ago.
-        """
-
-    def bury(self, tokens: Collection[str]) -> None:
-        """Forgets them: nothing of theirs is left in the tables."""
+    def go_on_with_frames(self) -> None:
+        """Reads it again."""
 
     def nudge(self) -> None:
         """After a commit of ours: looks, unless the wake-up comes by itself.  Any thread."""
 
     def close(self) -> None:
-        """Stops; ``watch`` starts it again."""
+        """Stops, and takes this process's name away; ``watch`` starts it again."""
 
     def abandon(self) -> None:
         """In a forked child: lets go of what is the parent's."""

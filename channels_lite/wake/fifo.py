@@ -1,10 +1,11 @@
 """The sidecar directory: where this process can be reached.
 
 Beside the database ``x.sqlite3`` is ``x.sqlite3-wake/``, mode 0700, and in it one FIFO for each
-process that receives, named by its token; ``@channel/token`` is a second name (a hard link) for
+process that uses it, named by its token; ``@channel/token`` is a second name (a hard link) for
 each plain channel it waits on.  Senders need no list of processes: the name says where to write.
 Beside the FIFO, ``token.received`` says how many messages the process has received, for those who
-watch; ``.upkeep`` says which process took the last turn at the upkeep, and when.
+watch; ``token.full/`` holds an empty file for each of its channels that is full; ``.upkeep`` says
+which process took the last turn at the upkeep, and when.
 
 A name without a reader (``ENXIO``) belongs to the dead, whatever killed it; the upkeep removes it,
 with what the dead have left in the tables.  So the name must not exist before its reader does: it
@@ -23,11 +24,10 @@ from pathlib import Path
 
 import msgspec
 
-from channels_lite.frames import SUFFIX
+from channels_lite.names import FRAMES, FULL, REPORT, mark_path
 
-__all__ = ["REPORT", "Fifo", "Report", "SidecarRefused", "is_dead", "report_of"]
+__all__ = ["Fifo", "Report", "SidecarRefused", "is_dead", "report_of"]
 
-REPORT = ".received"
 TURN = ".upkeep"
 # How often something is made in a directory that others remove when it is empty.
 TRIES = 100
@@ -86,14 +86,22 @@ class Fifo:
             making.rename(self._path)
             undoing.pop_all()
 
-    def drain(self) -> None:
-        """Reads it empty; before each look, or a wake-up between the two is lost."""
+    def drain(self) -> frozenset[int]:
+        """Reads it empty; before each look, or a wake-up between the two is lost.
+
+        Returns the signs it was woken by (see ``csrc/wakeup.h``), and 0 if it was full: others may
+        have found no room then.
+        """
+        signs = frozenset[int]()
         while True:
             try:
-                if len(os.read(self.fd, DRAIN)) < DRAIN:
-                    return
+                found = os.read(self.fd, DRAIN)
             except BlockingIOError:
-                return
+                return signs
+            signs |= frozenset(found)
+            if len(found) < DRAIN:
+                return signs
+            signs |= {0}
 
     def link(self, channel: str) -> None:
         """Makes senders of plain channel ``channel`` reach this process."""
@@ -139,6 +147,43 @@ class Fifo:
         """Leaves it beside the FIFO."""
         _write(self._path.with_suffix(REPORT), msgspec.json.encode(report))
 
+    def mark(self, channel: str) -> None:
+        """Makes the mark of a full channel.  Whatever stands in its place is left there."""
+        path = self._mark_path(channel)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        try:
+            os.close(os.open(path, flags, 0o600))
+        except FileNotFoundError:
+            path.parent.mkdir(mode=0o700)
+            os.close(os.open(path, flags, 0o600))
+
+    def unmark(self, channel: str) -> None:
+        """Removes it, and the directory with the last one."""
+        path = self._mark_path(channel)
+        _remove(path)
+        _remove_directory(path.parent)
+
+    def keep_marks(self, channels: set[str]) -> None:
+        """Makes those that were deleted anew, and removes all others, whoever made them."""
+        directory = self._path.with_suffix(FULL)
+        try:
+            found = {path.name for path in directory.iterdir()}
+        except FileNotFoundError:
+            found = set()
+        except NotADirectoryError:
+            _remove(directory)
+            found = set()
+        for channel in channels - found:
+            self.mark(channel)
+        for channel in found - channels:
+            with suppress(IsADirectoryError, PermissionError):  # somebody's directory
+                _remove(directory / channel)
+        if found and not channels:
+            _remove_directory(directory)
+
+    def _mark_path(self, channel: str) -> Path:
+        return Path(mark_path(str(self._sidecar), self._token, channel))
+
     def takes_turn(self, every: float) -> bool:
         """Whether nobody who lives took a turn at the upkeep in the last ``every`` seconds; we do.
 
@@ -176,11 +221,11 @@ class Fifo:
             for token in tokens:
                 _remove(path / token)
             _remove_directory(path)
-        elif path.suffix in (SUFFIX, REPORT):
+        elif path.suffix in (FRAMES, REPORT, FULL):
             # Made after their FIFO, and removed before it.
             fifo = path.with_name(path.stem.strip("."))
             if fifo.name in tokens or not fifo.exists():
-                _remove(path)
+                _remove_with_content(path)
         elif path.name.startswith(".") and path.stat().st_mtime < time.time() - MAKING:
             _remove(path)
 
@@ -193,6 +238,7 @@ class Fifo:
         with suppress(OSError):
             self.keep(set())
             _remove(self._path.with_suffix(REPORT))
+            _remove_with_content(self._path.with_suffix(FULL))
             if self.is_in_place():
                 _remove(self._path)
             if [path.name for path in self._sidecar.iterdir()] == [TURN]:
@@ -258,6 +304,16 @@ def _make_directory(sidecar: Path) -> None:
 
 def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
+
+
+def _remove_with_content(path: Path) -> None:
+    """A file, or a directory of files."""
+    if path.is_dir() and not path.is_symlink():
+        for each in list(path.iterdir()):
+            _remove(each)
+        _remove_directory(path)
+    else:
+        _remove(path)
 
 
 def _remove_directory(path: Path) -> None:

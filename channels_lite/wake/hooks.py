@@ -120,7 +120,7 @@ class Hooks:
             return self.hook_reason
         pointer = self._pointer(connection)
         if not pointer:
-            return "the connection is not one of Python's own SQLite"
+            return "the connection belongs to another copy of SQLite than Python's own"
         failed = self._lib.clw_attach(pointer, sidecar)
         return os.strerror(-failed) if failed else ""
 

@@ -9,38 +9,38 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from channels_lite.failpoints import reach
 from channels_lite.frames import Frame, FrameReceiver
 from channels_lite.loops import call_on
-from channels_lite.wake.fifo import Fifo, Report
+from channels_lite.wake.fifo import Fifo
 from channels_lite.wake.hooks import hooks
 from channels_lite.wake.poll import PollWaiter
+from channels_lite.wake.presence import Presence
 
 __all__ = ["Listener"]
 
 logger = logging.getLogger(__name__)
 
 # Seconds between two looks while somebody floods the FIFO.
-BREATH = 0.01
-# Seconds between two reports at least.
-REPORT_EVERY = 1.0
+FLOOD_PAUSE = 0.01
 # Reasons for which layers of this process poll.
 _said: set[str] = set()
 
 
 class Listener:
-    """Calls ``look`` when woken, and ``tick`` by a slow clock."""
+    """The loops that watch the FIFO and the socket for frames, and the socket.  One lock."""
 
     def __init__(
         self,
+        woken: Callable[[frozenset[int]], None],
         look: Callable[[], None],
         tick: Callable[[], bool],
         interval: Callable[[], float],
+        presence: Presence,
         *,
         take_frames: Callable[[], None],
         is_woken_in_vain: Callable[[], bool],
@@ -48,24 +48,28 @@ class Listener:
         token: Callable[[], str],
     ) -> None:
         self.reason = hooks.reason
-        self._look = look
+        self._woken = woken
         self._take_frames = take_frames
         self._is_woken_in_vain = is_woken_in_vain
+        self._presence = presence
         self._clock = PollWaiter(look, tick, interval, self.reason)
         self._sidecar = sidecar
         self._token = token
-        self._interval = interval
         self._lock = threading.Lock()
-        self._fifo: Fifo | None = None
         self._frames: FrameReceiver | None = None
+        self._has_stopped_frames = False
         #: What a socket still held when it was closed.
         self._left: list[Frame] = []
         self._loops: list[asyncio.AbstractEventLoop] = []
         #: What was let go, with the loops that still have to be told.
         self._retired: list[tuple[set[asyncio.AbstractEventLoop], list[Fifo | FrameReceiver]]] = []
-        self._last_report, self._reported_at = Report(), 0.0
         if self.reason:
             self._say_why()
+
+    @property
+    def loops(self) -> list[asyncio.AbstractEventLoop]:
+        """The loops that it wakes."""
+        return list(self._clock.loops)
 
     def _say_why(self) -> None:
         if self.reason not in _said:  # by another layer of this process
@@ -75,7 +79,7 @@ class Listener:
             )
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """R1: makes the FIFO, once, and has ``loop`` watch it.  False if it does already."""
+        """R1: has ``loop`` watch the FIFO, which is made if need be.  False if it does already."""
         if self._retired:
             self._close_retired()
         is_new = not self.reason and loop not in self._loops and self._watch_fifo(loop)
@@ -83,101 +87,94 @@ class Listener:
         return (loop not in self._clock.loops and self._clock.watch(loop)) or is_new
 
     def _watch_fifo(self, loop: asyncio.AbstractEventLoop) -> bool:
+        if not self._presence.open():
+            self._fall_back(self._presence.reason)
+            return True
         try:
             with self._lock:
-                if self._fifo is None:
-                    self._fifo = Fifo(self._sidecar(), self._token())
+                fifo = self._presence.fifo
+                if fifo is None:  # it was closed just now
+                    return True
+                if self._frames is None:
                     self._frames = self._make_frames()
-                    self._reported_at = time.monotonic()
                 self._loops = [each for each in self._loops if not each.is_closed()] + [loop]
-                loop.add_reader(self._fifo.fd, self._on_readable, loop)
-                if self._frames is not None:
+                loop.add_reader(fifo.fd, self._on_readable, loop)
+                if self._frames is not None and not self._has_stopped_frames:
                     loop.add_reader(self._frames.fd, self._take_frames)
         except (OSError, NotImplementedError) as error:
-            self._fall_back(error)
+            self._fall_back(str(error))
         return True
 
-    def _fall_back(self, error: Exception) -> None:
-        self.reason = self._clock.reason = f"it cannot be reached by a FIFO: {error}"
+    def _fall_back(self, reason: str) -> None:
+        self.reason = self._clock.reason = f"it cannot be reached by a FIFO: {reason}"
         self._say_why()
-        self._let_go()
-        loops = list(self._clock.loops)
-        self._clock.close()
-        for loop in loops:  # by the shorter interval from now on
+        self._let_go(lambda: None)
+        self._tick_anew()
+
+    def _tick_anew(self) -> None:
+        """By the interval that holds from now on."""
+        loops = self.loops
+        self._clock.stop()
+        for loop in loops:
             call_on(loop, self._clock.watch, loop)
 
     def _make_frames(self) -> FrameReceiver | None:
         try:
-            frames = FrameReceiver(self._sidecar(), self._token())
+            return FrameReceiver(self._sidecar(), self._token())
         except OSError as error:
             logger.info("messages come as rows only, no socket can be made: %s", error)
             return None
-        frames.open(is_open=True)
-        return frames
 
     def _on_readable(self, loop: asyncio.AbstractEventLoop) -> None:
-        fifo = self._fifo
+        fifo = self._presence.fifo
+        signs = frozenset([0])
         if fifo is not None:
-            fifo.drain()  # R2
+            signs = fifo.drain()  # R2
             if self._is_woken_in_vain():
                 # A flood: the FIFO is left alone for a while, and so is the processor.
                 loop.remove_reader(fifo.fd)
-                loop.call_later(BREATH, self._believe_again, loop)
+                loop.call_later(FLOOD_PAUSE, self._believe_again, loop)
         reach("after_drain")
-        self._look()  # R3; and back in the loop R4
+        self._woken(signs)  # R3; and back in the loop R4
 
     def _believe_again(self, loop: asyncio.AbstractEventLoop) -> None:
-        fifo = self._fifo
+        fifo = self._presence.fifo
         if fifo is not None and loop in self._loops:
             loop.add_reader(fifo.fd, self._on_readable, loop)
 
     def listen(self, channel: str) -> None:
         """R1 for a plain channel: adds a name to the FIFO."""
-        try:
-            with self._lock, suppress(FileNotFoundError):  # `tidy` will make it anew
-                if self._fifo is not None:
-                    self._fifo.link(channel)
-        except OSError as error:  # a quota, say
-            self._fall_back(error)
+        if not self.reason and not self._presence.listen(channel):
+            self._fall_back(self._presence.reason)
 
-    def tidy(self, channels: set[str]) -> None:
-        """Makes the FIFO anew if it was deleted, and drops names that nobody needs."""
-        try:
-            with self._lock, suppress(FileNotFoundError):
-                if self._fifo is None:
-                    return
-                if self._fifo.is_in_place():
-                    self._fifo.keep(channels)
-                    return
-        except OSError as error:  # another user's now
-            self._fall_back(error)
-            return
-        logger.warning("the FIFO in %s is gone; making it anew", self._sidecar())
-        loops = [loop for loop in self._loops if not loop.is_closed()]
-        self._let_go()
-        for loop in loops:
-            with suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._watch_and_look, loop, channels)
+    def tidy(self, channels: set[str]) -> bool:
+        """Sees that it can still be reached.  True: the loops have to `watch` anew."""
+        if self.reason:
+            return self._try_again()
+        former = self._presence.tidy(channels)
+        if self._presence.reason:
+            self._fall_back(self._presence.reason)
+            return False
+        if former is not None:
+            self._let_go(lambda: former)
+            return True
+        frames = self._frames
+        if (frames is None and self._loops) or (frames is not None and not frames.is_in_place()):
+            if frames is not None:
+                logger.warning("the socket in %s is gone; making it anew", self._sidecar())
+            self._let_go(lambda: None)
+            return True
+        return False
 
-    def _watch_and_look(self, loop: asyncio.AbstractEventLoop, channels: set[str]) -> None:
-        self.watch(loop)
-        for channel in channels:
-            self.listen(channel)
-        self._look()
-
-    def report(self, received: int, full: int) -> None:
-        """Says so beside the FIFO, if there were any since the last time, or until then."""
-        now = time.monotonic()
-        with self._lock:
-            if self._fifo is None or now - self._reported_at < REPORT_EVERY:
-                return
-            last = self._last_report
-            rate = (received - last.received) / (now - self._reported_at)
-            self._reported_at = now
-            if rate or last.rate or full != last.full:
-                until = now + 2 * max(REPORT_EVERY, self._interval())
-                self._last_report = Report(received, rate, full, until)
-                self._fifo.report(self._last_report)
+    def _try_again(self) -> bool:
+        """What could not be made may have been a matter of the moment."""
+        if hooks.reason or not self._presence.is_due:
+            return False
+        if not self._presence.open():
+            return False
+        self.reason = self._clock.reason = ""
+        self._tick_anew()
+        return True
 
     def frames(self, limit: int | None = None) -> list[Frame]:
         """What other processes have handed over since the last call, in the order of sending."""
@@ -186,26 +183,29 @@ class Listener:
             frames = self._frames
         return left + frames.drain(limit) if frames is not None else left
 
-    def accept_frames(self, *, is_open: bool) -> None:
-        """Shows the socket's name to senders, or takes it away."""
+    def stop_frames(self) -> None:
+        """Leaves the socket unread."""
+        self._has_stopped_frames = True
+        self._on_each_loop(self._stop_reading)
+
+    def _stop_reading(self, loop: asyncio.AbstractEventLoop) -> None:
         frames = self._frames
-        if frames is not None:
-            frames.open(is_open=is_open)
+        if frames is not None and self._has_stopped_frames:
+            loop.remove_reader(frames.fd)
 
-    def dead(self, every: float) -> set[str] | None:
-        """See `Fifo.dead`; who polls has no FIFO, and knows of nobody."""
-        fifo = self._fifo
-        with suppress(OSError):  # `tidy` sees to that
-            if fifo is not None:
-                return fifo.dead() if fifo.takes_turn(every) else None
-        return set()
+    def go_on_with_frames(self) -> None:
+        """Reads it again."""
+        self._has_stopped_frames = False
+        self._on_each_loop(self._read_again)
 
-    def bury(self, tokens: Collection[str]) -> None:
-        """See `Fifo.bury`."""
-        fifo = self._fifo
-        with suppress(OSError):
-            if fifo is not None:
-                fifo.bury(tokens)
+    def _read_again(self, loop: asyncio.AbstractEventLoop) -> None:
+        frames = self._frames
+        if frames is not None and loop in self._loops:
+            loop.add_reader(frames.fd, self._take_frames)
+
+    def _on_each_loop(self, callback: Callable[[asyncio.AbstractEventLoop], None]) -> None:
+        for loop in list(self._loops):
+            call_on(loop, callback, loop)
 
     def nudge(self) -> None:
         """Looks at once where it polls; else this process's own FIFO was written to as well."""
@@ -215,24 +215,26 @@ class Listener:
     def close(self) -> None:
         """Stops watching, and removes the names."""
         self._clock.close()
-        self._let_go()
+        self._let_go(self._presence.close)
 
-    def _let_go(self) -> None:
+    def _let_go(self, fifo: Callable[[], Fifo | None]) -> None:
+        """Of the socket, of the FIFO that nobody needs any more, and of the loops."""
         with self._lock:
-            fifo, self._fifo = self._fifo, None
             frames, self._frames = self._frames, None
             loops, self._loops = self._loops, []
             if frames is not None:
                 self._left = self._left + frames.close()
-            if fifo is not None:
-                fifo.close()
-            mine = [each for each in (fifo, frames) if each is not None]
+            # After the socket, whose name is in the directory that goes with the last one.
+            mine = [each for each in (frames, fifo()) if each is not None]
+            kept = self._presence.fifo
             self._retired.append((set(loops), mine))
         for loop in loops:
-            call_on(loop, self._forget, loop)
+            call_on(loop, self._forget, loop, [] if kept is None else [kept.fd])
         self._close_retired()
 
-    def _forget(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _forget(self, loop: asyncio.AbstractEventLoop, watched: list[int]) -> None:
+        for fd in watched if loop not in self._loops else ():
+            loop.remove_reader(fd)
         for loops, mine in list(self._retired):
             if loop in loops:
                 for each in mine:
@@ -255,9 +257,7 @@ class Listener:
         """Closes the parent's descriptors, which would keep it reachable after its death."""
         self._clock.abandon()
         retired = [each for _, mine in self._retired for each in mine]
-        for each in (self._fifo, self._frames, *retired):
+        for each in (self._frames, *retired):
             if each is not None:
-                each.abandon()
-        self._fifo, self._frames, self._retired = None, None, []
-        self._left, self._loops, self._lock = [], [], threading.Lock()
-        self._last_report = Report()
+                with suppress(OSError):
+                    each.abandon()

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import suppress
 
 from channels_lite.frames import Frame
+from channels_lite.wake.presence import Presence
 
 __all__ = ["PollWaiter"]
+
+logger = logging.getLogger(__name__)
+
+# Reasons for which processes of this program have no name.
+_said: set[str] = set()
 
 
 class PollWaiter:
@@ -25,11 +32,13 @@ class PollWaiter:
         tick: Callable[[], bool],
         interval: Callable[[], float],
         reason: str = "it is what this layer does",
+        presence: Presence | None = None,
     ) -> None:
         self.reason = reason
         self._look = look
         self._tick = tick
         self._interval = interval
+        self._presence = presence
         self._lock = threading.Lock()
         self.loops: dict[asyncio.AbstractEventLoop, asyncio.TimerHandle] = {}
 
@@ -37,11 +46,23 @@ class PollWaiter:
         """Starts the clock of ``loop``.  False if it runs already."""
         if loop in self.loops:
             return False
+        if self._presence is not None and not self._presence.open():
+            self._say_why(self._presence.reason)
         with self._lock:
             # Loops come and go by the thousand, and are closed without a word.
             self.loops = {each: timer for each, timer in self.loops.items() if not each.is_closed()}
             self.loops[loop] = loop.call_later(self._interval(), self._on_time, loop)
         return True
+
+    @staticmethod
+    def _say_why(reason: str) -> None:
+        if reason not in _said:  # by another layer of this process
+            _said.add(reason)
+            logger.warning(
+                "this process has no name beside the database, so others cannot tell when it is "
+                "killed, and its channels stay in their groups until they expire: %s",
+                reason,
+            )
 
     def _on_time(self, loop: asyncio.AbstractEventLoop) -> None:
         is_wanted = True
@@ -57,24 +78,21 @@ class PollWaiter:
     def listen(self, channel: str) -> None:
         """Nothing to do: a look asks for every channel."""
 
-    def tidy(self, channels: set[str]) -> None:
-        """Nothing to do."""
-
-    def report(self, received: int, full: int) -> None:
-        """Nothing to do: whoever polls reads rows, and those can be counted."""
+    def tidy(self, channels: set[str]) -> bool:
+        """Sees that others can tell that this process lives."""
+        former = None if self._presence is None else self._presence.tidy(set())
+        if former is not None:
+            former.abandon()
+        return False
 
     def frames(self, limit: int | None = None) -> list[Frame]:
-        """None: who polls reads rows."""
+        """None: a process that polls reads rows."""
         return []
 
-    def accept_frames(self, *, is_open: bool) -> None:
+    def stop_frames(self) -> None:
         """Nothing to do."""
 
-    def dead(self, every: float) -> set[str]:
-        """Not known: who polls leaves no name behind."""
-        return set()
-
-    def bury(self, tokens: Collection[str]) -> None:
+    def go_on_with_frames(self) -> None:
         """Nothing to do."""
 
     def nudge(self) -> None:
@@ -85,6 +103,13 @@ class PollWaiter:
                 return
 
     def close(self) -> None:
+        """Stops the clocks; nobody watches the FIFO."""
+        self.stop()
+        fifo = None if self._presence is None else self._presence.close()
+        if fifo is not None:
+            fifo.abandon()
+
+    def stop(self) -> None:
         """Stops the clocks."""
         with self._lock:
             timers, self.loops = self.loops, {}

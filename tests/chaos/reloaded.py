@@ -36,7 +36,7 @@ class Reloader(autoreload.StatReloader):
 
 async def listen(channel: str) -> asyncio.Task[dict[str, Any]]:
     receiving = asyncio.create_task(layer.receive(channel))
-    while not layer._inbox.is_served(channel):  # noqa: ASYNC110 - it is a few iterations
+    while not layer._engine.mailboxes.is_served(channel):  # noqa: ASYNC110 - it is a few iterations
         await asyncio.sleep(0)
     return receiving
 

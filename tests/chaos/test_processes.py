@@ -151,7 +151,7 @@ def test_06_a_thousand_deaths_leave_nothing(start, folder, query):
 
 def test_07_stopped_receiver_blocks_nobody(start, ledger):
     """A process-local channel of a stopped process fills up; later all comes, in order."""
-    long = json.dumps({"expiry": 3600})
+    long = json.dumps({"expiry": 3600, "capacity": 100})
     receiver, sender = start(TEST_CONFIG=long), start(TEST_CONFIG=long)
     channel = receiver.do("new_channel")
     listen(receiver, channel, 1)
@@ -164,8 +164,8 @@ def test_07_stopped_receiver_blocks_nobody(start, ledger):
     taken = ledger.send(sender, token(sender), channel, 1000)
     while time.monotonic() < until:
         taken += ledger.send(sender, token(sender), channel, 10)
-    # The frames that its socket holds, a mailbox, and as many rows.
-    assert 100 <= taken <= 300
+    # The one that was received before may still count as on its way.
+    assert 99 <= taken <= 110
     receiver.signal(signal.SIGCONT)
     ledger.receive(receiver, count=taken)
     taken = ledger.send(sender, token(sender), channel, 50)

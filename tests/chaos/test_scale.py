@@ -42,7 +42,7 @@ async def test_34_many_channels_in_one_process(make_layer):
     messages = await asyncio.wait_for(asyncio.gather(*receiving), 600)
     assert [message["number"] for message in messages] == list(range(COUNT))
     assert open_files() <= before + 4
-    assert receiver._inbox.is_empty
+    assert receiver._engine.mailboxes.is_empty
 
 
 async def test_35_big_group(make_layer):
@@ -58,7 +58,7 @@ async def test_35_big_group(make_layer):
     done.set()
     assert messages == [{"type": "x"}] * COUNT
     assert await counting > 1
-    assert receiver._inbox.is_empty
+    assert receiver._engine.mailboxes.is_empty
 
 
 def test_42_no_more_files(start, folder, ledger):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import suppress
 
 import pytest
 from channels.exceptions import ChannelFull
 
 from channels_lite import clock
-from tests.conftest import is_empty, received
+from tests.conftest import is_empty, received, until
 
 
 async def fill(layer, channel, most=1000):
@@ -37,14 +38,88 @@ async def test_channel_capacity_by_pattern(make_layer):
     assert [await fill(layer, name) for name in ("one.x", "two", "three", "four")] == [1, 2, 5, 3]
 
 
-async def test_local_channels_share_their_capacity(make_layer):
-    """Until they are read, a process's channels of one prefix share one capacity."""
-    layer = make_layer(capacity=3)
+@pytest.mark.parametrize("is_same_layer", [True, False], ids=["own layer", "other layer"])
+@pytest.mark.parametrize("capacity", [1, 3, 10])
+async def test_each_local_channel_has_a_capacity_of_its_own(make_layer, capacity, is_same_layer):
+    """Though nobody reads: as many as it says go into each, and no more."""
+    layer = make_layer(capacity=capacity)
+    sender = layer if is_same_layer else make_layer(capacity=capacity)
     channels = [await layer.new_channel() for _ in range(4)]
-    for channel in channels[:3]:
-        await layer.send(channel, {"type": "x"})
-    with pytest.raises(ChannelFull):
-        await layer.send(channels[3], {"type": "x"})
+    assert [await fill(sender, channel) for channel in channels] == [capacity] * 4
+
+
+async def test_patterns_are_for_full_names(make_layer):
+    """A pattern that matches some channels of a process leaves the others their capacity."""
+    layer = make_layer(capacity=3, channel_capacity={"*!1": 5})
+    channels = [await layer.new_channel() for _ in range(3)]
+    assert [await fill(layer, channel) for channel in channels] == [3, 5, 3]
+
+
+async def test_default_capacity(make_layer):
+    """A plain channel holds 100 messages, a process-local one as many as are 16 MiB."""
+    layer, sender = make_layer(), make_layer()
+    channel = await layer.new_channel()
+    assert await fill(sender, "jobs") == 100
+    assert await fill(layer, channel, most=1000) == 1000
+    large, sent = {"data": bytes(1024 * 1024)}, 0
+    with suppress(ChannelFull):
+        while sent < 100:
+            await layer.send(channel, large)
+            sent += 1
+    assert sent in (15, 16)
+
+
+async def test_capacity_holds_for_what_is_sent_at_once(make_layer):
+    """One gather of 200 to a channel that nobody reads: its capacity goes in, and what is lost is
+    what was refused."""
+    layer, sender = make_layer(capacity=10), make_layer(capacity=10)
+    stuck, live = await layer.new_channel(), await layer.new_channel()
+    receiving = asyncio.create_task(received(layer, live))
+    await asyncio.sleep(0)
+    sends = (sender.send(stuck, {"number": number}) for number in range(200))
+    results = await asyncio.gather(*sends, return_exceptions=True)
+    sent = [number for number, result in enumerate(results) if result is None]
+    assert 10 <= len(sent) <= 12
+    assert [(await received(layer, stuck))["number"] for _ in sent] == sent
+    await sender.send(live, {"type": "hello"})
+    assert await receiving == {"type": "hello"}
+
+
+@pytest.mark.parametrize("size", [1, 2], ids=["group of one", "group of two"])
+async def test_capacity_holds_for_groups(make_layer, size, caplog):
+    """A member that nobody reads holds its capacity, and the warning says how to change that."""
+    layer, sender = make_layer(capacity=10), make_layer(capacity=10)
+    stuck, live, *more = [await layer.new_channel() for _ in range(size + 1)]
+    for channel in (stuck, *more):
+        await sender.group_add("room", channel)
+    receiving = asyncio.create_task(received(layer, live))
+    await asyncio.sleep(0)
+    for number in range(30):
+        await sender.group_send("room", {"number": number})
+    await until(lambda: layer.stats.full == 20 * size)
+    await sender.send(live, {"type": "hello"})
+    assert await receiving == {"type": "hello"}
+    assert [(await received(layer, stuck))["number"] for _ in range(10)] == list(range(10))
+    said = [record.message for record in caplog.records if "missed" in record.message]
+    assert len(said) == 1
+    assert "10 messages" in said[0]
+    assert 'CONFIG["channel_capacity"] = {"specific*": ...}' in said[0]
+
+
+async def test_channel_that_is_read_again_is_open_again(make_layer):
+    """At once: senders are not told by the clock."""
+    layer, sender = make_layer(capacity=10), make_layer(capacity=10)
+    channel, live = await layer.new_channel(), await layer.new_channel()
+    receiving = asyncio.create_task(received(layer, live))
+    await asyncio.sleep(0)
+    sent = await fill(sender, channel)
+    await until(lambda: layer._engine.mailboxes.full)
+    assert await fill(sender, channel) == 0
+    for _ in range(sent):
+        await received(layer, channel)
+    await sender.send(channel, {"type": "after"})
+    assert await received(layer, channel) == {"type": "after"}
+    receiving.cancel()
 
 
 @pytest.mark.parametrize("is_same_layer", [True, False], ids=["own layer", "other layer"])

@@ -113,10 +113,10 @@ async def test_what_a_cancelled_reader_had_claimed_comes_first(make_layer, monke
     layer = make_layer()
     for number in range(2):
         await layer.send("jobs", {"number": number})
-    loop, submit = asyncio.get_running_loop(), layer._store.submit
+    loop, submit = asyncio.get_running_loop(), layer._engine.store.submit
     reading = asyncio.create_task(layer.receive("jobs"))
 
-    def submit_slowly(work, done, *, write):
+    def submit_slowly(work, done, *, write, size=0):
         def done_and_cancelled(outcome):
             done(outcome)
             reading.cancel()
@@ -127,10 +127,10 @@ async def test_what_a_cancelled_reader_had_claimed_comes_first(make_layer, monke
         # A write of its own would come late.
         loop.call_later(0.05 * write, lambda: submit(work, done_on_the_loop, write=write))
 
-    monkeypatch.setattr(layer._store, "submit", submit_slowly)
+    monkeypatch.setattr(layer._engine.store, "submit", submit_slowly)
     await asyncio.wait([reading])
     assert reading.cancelled()
-    layer._reader.release()
+    layer._engine.reader.release()
     assert [(await received(layer, "jobs"))["number"] for _ in range(2)] == [0, 1]
 
 

@@ -40,6 +40,7 @@ async def test_reboot_purges_what_was_before(make_layer, database, monkeypatch, 
     await before.send("jobs", {"type": "old"})
     await before.group_add("group", await before.new_channel())
     await before.group_add("group", "jobs")
+    await before.close()  # no process outlives a reboot
     (tmp_path / "boot_id").write_text("another\n")
     monkeypatch.setattr(clock, "BOOT_ID", tmp_path / "boot_id")
     after = make_layer()
@@ -48,6 +49,7 @@ async def test_reboot_purges_what_was_before(make_layer, database, monkeypatch, 
     with closing(sqlite3.connect(database)) as connection, connection:
         members = connection.execute("SELECT channel_name FROM channels_lite_groupmembership")
         assert members.fetchall() == [("jobs",)]
+    await after.close()
     again = make_layer()
     await again.send("jobs", {"type": "kept"})
     assert await received(make_layer(), "jobs") == {"type": "kept"}
@@ -63,3 +65,35 @@ async def test_rows_of_an_earlier_release_are_kept(make_layer, database):
             (time.time() + 60, b'{"type": "old"}'),
         )
     assert await received(make_layer(), "jobs") == {"type": "old"}
+
+
+@pytest.mark.parametrize("name", ["another", ""], ids=["another boot id", "none"])
+async def test_another_boot_id_purges_nothing_that_is_alive(
+    make_layer, monkeypatch, tmp_path, name
+):
+    """A process in a container has a boot id of its own, or sees none: others go on."""
+    before = make_layer()
+    channel = await before.new_channel()
+    await before.group_add("group", channel)
+    await before.send("jobs", {"type": "job"})
+    (tmp_path / "boot_id").write_text(name)
+    monkeypatch.setattr(clock, "BOOT_ID", tmp_path / "boot_id")
+    other = make_layer()
+    await other.group_send("group", {"type": "hello"})
+    assert await received(before, channel) == {"type": "hello"}
+    assert await received(other, "jobs") == {"type": "job"}
+
+
+async def test_boot_without_a_name_is_known_by_its_time(make_layer, monkeypatch, tmp_path):
+    """Where no process sees a boot id, a reboot is told by when it was; it purges as usual."""
+    monkeypatch.setattr(clock, "BOOT_ID", tmp_path / "none")
+    first = make_layer()
+    await first.send("jobs", {"type": "job"})
+    await first.close()
+    second = make_layer()
+    await second.send("jobs", {"type": "another"})
+    assert await received(second, "jobs") == {"type": "job"}
+    await second.close()
+    wall = time.time
+    monkeypatch.setattr(time, "time", lambda: wall() + 3600)  # and the ticks began later
+    assert await is_empty(make_layer(), "jobs")

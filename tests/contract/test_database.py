@@ -91,11 +91,10 @@ def test_claimed_message_outlives_the_process_that_did_not_receive_it(make_layer
     """At exit, a message that was claimed for a receiver, and not received, is given back."""
     layer = make_layer_sync()
     asyncio.run(layer.send("jobs", {"type": "x"}))
-    asked = sql.Look(0, {}, {"jobs": 1})
-    claimed = sql.look(connected(database), asked)
+    claimed = sql.claim(connected(database), {"jobs": 1}, 0, is_in_transaction=False)
     assert rows(database) == 0
-    layer._inbox.deliver(asked, claimed, [], 0, lambda data: data)
-    layer._reader.leave(is_there=True)
+    layer._engine.mailboxes.put_claimed("jobs", [(row, row.data) for row in claimed["jobs"]])
+    layer._engine.leave(is_there=True)
     assert asyncio.run(received(layer, "jobs")) == {"type": "x"}
 
 
@@ -131,9 +130,9 @@ async def test_no_thread_to_be_had(make_layer, monkeypatch):
         patch.setattr(threading.Thread, "start", start)
         with pytest.raises(RuntimeError, match="start new thread"):
             await asyncio.wait_for(layer.send("jobs", {"number": "void"}), PATIENCE)
-        layer._clock.set(time.time() - clock.ticks())
+        layer._engine.clock.set(time.time() - clock.ticks())
         receiving = asyncio.ensure_future(received(layer, "jobs"))
-        await until(lambda: layer._waiter.loops)
+        await until(lambda: layer._engine.waiter.loops)
     assert (await receiving)["number"] == 1
     await layer.send("jobs", {"number": 2})
     assert (await received(layer, "jobs"))["number"] == 2
@@ -142,7 +141,7 @@ async def test_no_thread_to_be_had(make_layer, monkeypatch):
 async def test_busy_worker_is_not_idle(make_layer):
     """Rows of a plain channel keep a process from looking less often."""
     layer = make_layer()
-    layer._reader._last_message = time.monotonic() - 1e6
+    layer._engine.availability.last_message = time.monotonic() - 1e6
     idle = layer.look_interval
     await layer.send("jobs", {"type": "x"})
     await received(layer, "jobs")

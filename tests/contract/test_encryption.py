@@ -43,11 +43,11 @@ async def test_keys_rotate(make_layer):
 @pytest.mark.parametrize("is_local", [False, True], ids=["plain", "process-local"])
 async def test_wrong_key_drops_the_message(make_layer, caplog, is_local):
     """A message under another key is dropped with one log line, and the next one delivered."""
-    layer = make_layer(symmetric_encryption_keys=["one"])
+    layer, sender = (make_layer(symmetric_encryption_keys=["one"]) for _ in range(2))
     other = make_layer(symmetric_encryption_keys=["other"])
     channel = await layer.new_channel() if is_local else "channel"
     await other.send(channel, {"type": "unreadable"})
-    await layer.send(channel, {"type": "readable"})
+    await sender.send(channel, {"type": "readable"})
     assert await received(layer, channel) == {"type": "readable"}
     assert [record.levelname for record in caplog.records if "dropped" in record.message] == [
         "ERROR"
@@ -55,12 +55,13 @@ async def test_wrong_key_drops_the_message(make_layer, caplog, is_local):
 
 
 @pytest.mark.parametrize("is_local", [False, True], ids=["plain", "process-local"])
-async def test_garbage_is_dropped(layer, database, caplog, is_local):
+async def test_garbage_is_dropped(make_layer, database, caplog, is_local):
     """A row that is no message is dropped with one log line each, and the next one delivered."""
+    layer, sender = make_layer(), make_layer()
     channel = await layer.new_channel() if is_local else "channel"
     name, _, local = channel.partition("!")
     for data in GARBAGE:
         store(database, name + "!" * is_local, data, local)
-    await layer.send(channel, {"type": "message"})
+    await sender.send(channel, {"type": "message"})
     assert await received(layer, channel) == {"type": "message"}
     assert len([record for record in caplog.records if "dropped" in record.message]) == len(GARBAGE)

@@ -92,8 +92,10 @@ async def test_closed_layer_stays_closed(layer, monkeypatch):
     await received(layer, channel)
     await layer.close()
     submitted = []
-    monkeypatch.setattr(layer._store, "submit", lambda *args, **kwargs: submitted.append(args))
-    layer._reader.look()
+    monkeypatch.setattr(
+        layer._engine.store, "submit", lambda *args, **kwargs: submitted.append(args)
+    )
+    layer._engine.reader.look()
     assert not submitted
 
 
@@ -102,7 +104,7 @@ async def test_closing_is_no_end_for_who_waits(make_layer):
     layer, sender = make_layer(), make_layer()
     channel = await layer.new_channel()
     waiting = [asyncio.ensure_future(received(layer, each)) for each in (channel, "jobs")]
-    await until(lambda: all(layer._inbox.is_served(each) for each in (channel, "jobs")))
+    await until(lambda: all(layer._engine.mailboxes.is_served(each) for each in (channel, "jobs")))
     await layer.close()
     for each in (channel, "jobs"):
         await sender.send(each, {"to": each})
@@ -115,8 +117,8 @@ def test_receivers_of_closed_loops_claim_nothing(make_layer_sync):
 
     async def wait():
         layer._waiting_for_ever = asyncio.ensure_future(layer.receive("jobs"))
-        await until(lambda: layer._inbox.is_served("jobs") and layer.stats.looks)
-        await until(lambda: not layer._reader._looks)
+        await until(lambda: layer._engine.mailboxes.is_served("jobs") and layer.stats.looks)
+        await until(lambda: layer._engine.claims._claiming is None)
 
     loop = asyncio.new_event_loop()
     loop.run_until_complete(wait())
@@ -126,7 +128,7 @@ def test_receivers_of_closed_loops_claim_nothing(make_layer_sync):
         await layer.send("jobs", {"number": 1})
         await layer.send("others", {"type": "x"})
         await received(layer, "others")  # a look has been made
-        assert not layer._inbox.buffered("jobs")
+        assert layer._engine.mailboxes.take("jobs", 0.0) is None
         return await received(other, "jobs")
 
     assert asyncio.run(look()) == {"number": 1}
@@ -144,7 +146,7 @@ def test_look_on_a_loop_that_stopped_keeps_nobody(make_layer_sync, database):
 
     async def look():
         receiving = asyncio.ensure_future(layer.receive("plain"))
-        await until(lambda: layer._reader._looking is not None)
+        await until(lambda: layer._engine.claims._claiming is not None)
         receiving.cancel()
 
     with closing(sqlite3.connect(database, isolation_level=None)) as holder:
@@ -180,7 +182,7 @@ def test_descriptors_are_closed_when_no_loop_waits_for_them(make_layer_sync):
 
     async def wait():
         receiving = asyncio.ensure_future(layer.receive("jobs"))
-        await until(lambda: layer._waiter._fifo is not None)
+        await until(lambda: layer._engine.waiter.loops)
         receiving.cancel()
         await asyncio.gather(receiving, return_exceptions=True)
         is_waiting.set()
@@ -198,7 +200,7 @@ def test_descriptors_are_closed_when_no_loop_waits_for_them(make_layer_sync):
     thread = threading.Thread(target=asyncio.run, args=(wait(),))
     thread.start()
     assert is_waiting.wait(PATIENCE)
-    fifo = layer._waiter._fifo.fd
+    fifo = layer._engine.presence.fifo.fd
     asyncio.run(layer.close())
     is_closed.set()
     assert is_checked.wait(PATIENCE)
@@ -211,7 +213,7 @@ async def test_closing_that_is_cancelled(make_layer, database):
     layer, sender = make_layer(), make_layer("aio")
     channel = await layer.new_channel()
     waiting = asyncio.ensure_future(received(layer, channel))
-    await until(lambda: layer._inbox.is_served(channel))
+    await until(lambda: layer._engine.mailboxes.is_served(channel))
     closing_ = asyncio.ensure_future(layer.close())
     await asyncio.sleep(0)
     closing_.cancel()
@@ -228,7 +230,7 @@ def test_descriptors_of_closed_loops_are_closed(make_layer_sync):
     def turn():
         loop = asyncio.new_event_loop()
         receiving = loop.create_task(layer.receive("jobs"))
-        loop.run_until_complete(until(lambda: layer._waiter._fifo is not None))
+        loop.run_until_complete(until(lambda: layer._engine.presence.fifo is not None))
         asyncio.run(layer.close())
         receiving._log_destroy_pending = False
         loop.close()
@@ -245,7 +247,7 @@ async def test_closing_waits_for_what_is_given_back(make_layer, database):
     """A claimed row that nobody received is in the table again when ``close()`` returns."""
     layer = make_layer()
     receiving = asyncio.ensure_future(layer.receive("jobs"))
-    await until(lambda: layer._inbox.is_served("jobs"))
+    await until(lambda: layer._engine.mailboxes.is_served("jobs"))
     with closing(sqlite3.connect(database, isolation_level=None)) as holder:
         # All in one iteration of the loop, in which nobody can take it out.
         holder.execute(
@@ -253,11 +255,11 @@ async def test_closing_waits_for_what_is_given_back(make_layer, database):
             " (created_at, expires_at, channel_name, recipients, data)"
             " VALUES (0, 9e9, 'jobs', '', x'80')"
         )
-        layer._reader.look()
-        assert layer._inbox.buffered("jobs")
+        layer._engine.sweeper.look()
+        assert not layer._engine.mailboxes.is_empty
+        holder.execute("BEGIN IMMEDIATE").fetchall()
         receiving.cancel()
         await asyncio.gather(receiving, return_exceptions=True)
-        holder.execute("BEGIN IMMEDIATE").fetchall()
         closing_ = asyncio.ensure_future(layer.close())
         for _ in range(100):
             await asyncio.sleep(0)

@@ -11,7 +11,7 @@ from channels.exceptions import ChannelFull
 
 from channels_lite import clock, signals
 from channels_lite.store import sql
-from tests.conftest import PATIENCE, received
+from tests.conftest import PATIENCE, received, until
 
 
 @pytest.fixture
@@ -109,11 +109,13 @@ async def test_store_that_fails_is_told_of_once(make_layer, monkeypatch, told):
         raise sqlite3.OperationalError("disk I/O error")
 
     monkeypatch.setattr(sql, "look", fail)
-    waiting = asyncio.ensure_future(layer.receive("plain"))
+    channel = await layer.new_channel()
+    waiting = asyncio.ensure_future(layer.receive(channel))
     assert await asyncio.to_thread(thrice.wait, PATIENCE)
     monkeypatch.setattr(sql, "look", look)
-    await sender.send("plain", {"type": "x"})
+    await sender.send(channel, {"type": "x"})
     assert await asyncio.wait_for(waiting, PATIENCE) == {"type": "x"}
+    await until(lambda: len(told) > 1)
     assert [signal for signal, _ in told] == [signals.store_unavailable, signals.store_available]
     assert "disk I/O error" in str(told[0][1]["error"])
     assert layer.stats.failed_looks >= 2

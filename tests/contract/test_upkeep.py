@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 from contextlib import closing
 
-from channels_lite import reader
+from channels_lite import sweeper
 from tests.conftest import is_empty, until
 
 MANY = """
@@ -25,8 +25,8 @@ def flood(database):
 
 async def test_file_shrinks_after_a_flood(make_layer, database, monkeypatch):
     """Who receives deletes what has expired, and gives the space back to the file system."""
-    monkeypatch.setattr(reader, "KEPT", 10)
-    monkeypatch.setattr(reader, "SWEEP_PAUSE", 0)
+    monkeypatch.setattr(sweeper, "KEPT", 10)
+    monkeypatch.setattr(sweeper, "SWEEP_PAUSE", 0)
     layer = make_layer()
     await layer.send("first", {"type": "use"})
     flood(database)

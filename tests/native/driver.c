@@ -1,6 +1,6 @@
 /* Uses hooks.c and wake.c without Python, for sanitizers and valgrind.
  *
- *     driver SQLITE_LIBRARY EMPTY_FOLDER
+ *     driver SQLITE_LIBRARY COPY_OF_IT EMPTY_FOLDER
  *
  * Every misuse that the heads of those files speak of; ends with 0, or stops at
  * the first check that fails. */
@@ -25,6 +25,8 @@ static int (*sql_close)(sqlite3 *);
 static int (*sql_exec)(sqlite3 *, const char *, void *, void *, char **);
 static int64_t (*heap_limit)(int64_t);
 static int64_t (*heap_used)(int);
+static int (*set_authorizer)(sqlite3 *, int (*)(void *, int, const char *, const char *,
+                                                const char *, const char *), void *);
 
 static char folder[200], sidecar[256], path[512];
 
@@ -55,10 +57,14 @@ static int fifo(const char *name)
     return fd;
 }
 
-static int wakes(int fd)
+/* How many bytes are in a FIFO, all of which are `sign`. */
+static int wakes(int fd, unsigned char sign)
 {
-    char bytes[4096];
+    unsigned char bytes[4096];
     ssize_t got = read(fd, bytes, sizeof bytes);
+
+    for (ssize_t i = 0; i < got; i++)
+        CHECK(bytes[i] == sign);
     return got < 0 ? 0 : (int)got;
 }
 
@@ -73,28 +79,139 @@ static void commits(int token, int jobs)
     sqlite3 *db = opened("a.sqlite3", 1);
     const char *insert = "INSERT INTO channels_lite_event (channel_name) VALUES ('x.token!')";
 
-    CHECK(run(db, insert) == SQLITE_OK && wakes(token) == 1);
+    CHECK(run(db, insert) == SQLITE_OK && wakes(token, PROCESS_LOCAL) == 1);
     CHECK(run(db, "BEGIN; SAVEPOINT s") == SQLITE_OK && run(db, insert) == SQLITE_OK);
-    CHECK(run(db, "ROLLBACK TO s; COMMIT") == SQLITE_OK && wakes(token) == 0);
+    CHECK(run(db, "ROLLBACK TO s; COMMIT") == SQLITE_OK && wakes(token, PROCESS_LOCAL) == 0);
     CHECK(run(db, "BEGIN") == SQLITE_OK && run(db, insert) == SQLITE_OK);
-    CHECK(run(db, "ROLLBACK") == SQLITE_OK && wakes(token) == 0);
+    CHECK(run(db, "ROLLBACK") == SQLITE_OK && wakes(token, PROCESS_LOCAL) == 0);
     CHECK(run(db, "PRAGMA wal_autocheckpoint=1") == SQLITE_OK);
-    CHECK(run(db, insert) == SQLITE_OK && wakes(token) == 1);
+    CHECK(run(db, insert) == SQLITE_OK && wakes(token, PROCESS_LOCAL) == 1);
     CHECK(run(db, "INSERT INTO channels_lite_event (channel_name) VALUES "
                   "('jobs'), (NULL), (17), (x'ff00ff'), (''), ('!'), ('../jobs'), ('a/b'), "
                   "(printf('%.70000c', 'x'))") == SQLITE_OK);
-    CHECK(wakes(jobs) == 1);
+    CHECK(wakes(jobs, sign_of("jobs")) == 1);
     CHECK(clw_attach(db, sidecar) == 0);            /* once more changes nothing */
-    CHECK(run(db, insert) == SQLITE_OK && wakes(token) == 1);
+    CHECK(run(db, insert) == SQLITE_OK && wakes(token, PROCESS_LOCAL) == 1);
     CHECK(sql_close(db) == SQLITE_OK);
 
     db = opened("a.sqlite3", 0);
-    (void)api.update_hook(db, stranger, NULL);
-    (void)api.update_hook(db, stranger, &db);
+    (void)api->update_hook(db, stranger, NULL);
+    (void)api->update_hook(db, stranger, &db);
     CHECK(clw_attach(db, sidecar) == -EEXIST);      /* its slot is taken, and all of ours is off */
-    CHECK(run(db, insert) == SQLITE_OK && wakes(token) == 0);
+    CHECK(run(db, insert) == SQLITE_OK && wakes(token, PROCESS_LOCAL) == 0);
     CHECK(sql_close(db) == SQLITE_OK);
     CHECK(clw_rows_seen() > 0);
+}
+
+static int denies(void *is_on, int action, const char *a, const char *b, const char *c,
+                  const char *d)
+{
+    enum { SQLITE_DENY = 1, SQLITE_FUNCTION = 31 };
+
+    (void)a, (void)b, (void)c, (void)d;
+    return *(int *)is_on && action == SQLITE_FUNCTION ? SQLITE_DENY : SQLITE_OK;
+}
+
+/* Whoever cannot be asked whether it is attached stays as it is. */
+static void denied(int token)
+{
+    sqlite3 *db = opened("a.sqlite3", 1);
+    const char *insert = "INSERT INTO channels_lite_event (channel_name) VALUES ('x.token!')";
+    int is_on = 1;
+
+    CHECK(run(db, insert) == SQLITE_OK && wakes(token, PROCESS_LOCAL) == 1);
+    CHECK(set_authorizer(db, denies, &is_on) == SQLITE_OK);
+    CHECK(clw_attach(db, sidecar) == -EACCES);
+    is_on = 0;
+    CHECK(run(db, insert) == SQLITE_OK && wakes(token, PROCESS_LOCAL) == 1);
+    CHECK(sql_close(db) == SQLITE_OK);
+}
+
+static const routines *real;
+
+/* Another thread commits a row while we attach, and the last slot is another's. */
+static void *taken_rollback_hook(sqlite3 *db, void (*hook)(void *), void *pointer)
+{
+    if (!hook)
+        return real->rollback_hook(db, NULL, NULL);
+    CHECK(run(db, "INSERT INTO channels_lite_event (channel_name) VALUES ('x')") == SQLITE_OK);
+    (void)real->rollback_hook(db, hook, pointer);
+    return &real;
+}
+
+static int integer(sqlite3 *db, const char *sql)
+{
+    sqlite3_stmt *statement = NULL;
+    int value;
+
+    CHECK(api->prepare_v2(db, sql, -1, &statement, NULL) == SQLITE_OK);
+    CHECK(api->step(statement) == SQLITE_ROW);
+    value = atoi((const char *)api->column_text(statement, 0));
+    CHECK(api->finalize(statement) == SQLITE_OK);
+    return value;
+}
+
+/* All slots are given back: that of the WAL, too. */
+static void refused(void)
+{
+    sqlite3 *db = opened("a.sqlite3", 0);
+    routines with_taken = *api;
+
+    CHECK(run(db, "PRAGMA wal_autocheckpoint=77") == SQLITE_OK);
+    real = api;
+    with_taken.rollback_hook = taken_rollback_hook;
+    api = &with_taken;
+    CHECK(clw_attach(db, sidecar) == -EEXIST);
+    api = real;
+    CHECK(integer(db, "PRAGMA wal_autocheckpoint") == 77);
+    CHECK(run(db, "INSERT INTO channels_lite_event (channel_name) VALUES ('x')") == SQLITE_OK);
+    CHECK(clw_attach(db, sidecar) == 0);
+    CHECK(sql_close(db) == SQLITE_OK);
+}
+
+/* Another copy of SQLite, which loads the extension into each connection that it
+ * opens: it gets no hooks, and the first one's stay its own. */
+static void second_copy(const char *library, int token)
+{
+    void *copy = dlopen(library, RTLD_NOW | RTLD_LOCAL);
+    int (*auto_extension)(any_function);
+    int (*open_second)(const char *, sqlite3 **);
+    int (*close_second)(sqlite3 *);
+    const routines *before = api;
+    const char *insert = "INSERT INTO channels_lite_event (channel_name) VALUES ('x.token!')";
+    sqlite3 *second = NULL, *db = opened("a.sqlite3", 1);
+
+    CHECK(copy);
+    *(void **)&auto_extension = dlsym(copy, "sqlite3_auto_extension");
+    *(void **)&open_second = dlsym(copy, "sqlite3_open");
+    *(void **)&close_second = dlsym(copy, "sqlite3_close");
+    CHECK(open_second != sql_open);
+    CHECK(clw_use_library(library) == -EBUSY);
+    CHECK(auto_extension((any_function)sqlite3_wakeup_init) == SQLITE_OK);
+    CHECK(open_second(":memory:", &second) == SQLITE_OK);
+    CHECK(clw_extension_connection() == NULL);
+    CHECK(clw_connection_of((uintptr_t)&second) == NULL);
+    CHECK(api == before);
+    CHECK(run(db, insert) == SQLITE_OK && wakes(token, PROCESS_LOCAL) == 1);
+    CHECK(sql_close(db) == SQLITE_OK && close_second(second) == SQLITE_OK);
+}
+
+/* The copy that is in use may hand itself over as often as it likes. */
+static void same_copy(const char *path, void *library)
+{
+    int (*auto_extension)(any_function);
+    int (*cancel)(any_function);
+    sqlite3 *db = NULL;
+
+    *(void **)&auto_extension = dlsym(library, "sqlite3_auto_extension");
+    *(void **)&cancel = dlsym(library, "sqlite3_cancel_auto_extension");
+    CHECK(clw_use_library(path) == 0);
+    CHECK(auto_extension((any_function)sqlite3_wakeup_init) == SQLITE_OK);
+    CHECK(sql_open(":memory:", &db) == SQLITE_OK);
+    CHECK(clw_extension_connection() == db && clw_connection_of((uintptr_t)&db) == db);
+    CHECK(clw_extension_connection() == NULL);
+    CHECK(cancel((any_function)sqlite3_wakeup_init) == 1);
+    CHECK(sql_close(db) == SQLITE_OK);
 }
 
 /* SQLite runs out of memory wherever it asks for some: nothing crashes or leaks. */
@@ -157,12 +274,23 @@ static void names(void)
     CHECK(clw_wake(long_path, "x.token!") == -ENAMETOOLONG);
     CHECK(clw_wake_all(long_path) < 0);
     CHECK(clw_wake_all("/nowhere") == 0);
-    (void)clw_wake_all(sidecar);
+}
+
+/* A byte for anything into each FIFO, and whatever lies beside them is passed over. */
+static void everybody(int token)
+{
+    int making = fifo(".making"), frames = fifo("token.frames");
+
+    (void)snprintf(path, sizeof path, "%s/token.full", sidecar);
+    CHECK(mkdir(path, 0700) == 0);
+    CHECK(clw_wake_all(sidecar) == 1 && wakes(token, ANYTHING) == 1);
+    CHECK(wakes(making, 0) == 0 && wakes(frames, 0) == 0);
+    CHECK(close(making) == 0 && close(frames) == 0);
 }
 
 int main(int count, char **arguments)
 {
-    CHECK(count == 3);
+    CHECK(count == 4);
     void *library = dlopen(arguments[1], RTLD_NOW);
     CHECK(library);
     *(void **)&sql_open = dlsym(library, "sqlite3_open");
@@ -170,7 +298,8 @@ int main(int count, char **arguments)
     *(void **)&sql_exec = dlsym(library, "sqlite3_exec");
     *(void **)&heap_limit = dlsym(library, "sqlite3_hard_heap_limit64");
     *(void **)&heap_used = dlsym(library, "sqlite3_memory_used");
-    (void)snprintf(folder, sizeof folder, "%s", arguments[2]);
+    *(void **)&set_authorizer = dlsym(library, "sqlite3_set_authorizer");
+    (void)snprintf(folder, sizeof folder, "%s", arguments[3]);
     (void)snprintf(sidecar, sizeof sidecar, "%s/wake", folder);
     CHECK(mkdir(sidecar, 0700) == 0);
     (void)snprintf(path, sizeof path, "%s/@jobs", sidecar);
@@ -183,7 +312,12 @@ int main(int count, char **arguments)
     CHECK(!clw_connection_of((uintptr_t)&garbage[0]) && !clw_connection_of((uintptr_t)&garbage[1]));
 
     int token = fifo("token"), jobs = fifo("@jobs/token");
+    everybody(token);
     commits(token, jobs);
+    denied(token);
+    refused();
+    same_copy(arguments[1], library);
+    second_copy(arguments[2], token);
     if (heap_limit)
         out_of_memory();
     planted();

@@ -43,25 +43,33 @@ def test_static_analysis_finds_nothing(source, folder):
     run("gcc", *STRICT, "-O1", "-fanalyzer", "-c", CSRC / source, "-o", folder / "object.o")
 
 
+@pytest.fixture
+def arguments(folder):
+    """What the driver takes: a library, a copy of it, and a folder to work in."""
+    (folder / "work").mkdir()
+    ctypes.CDLL(SQLITE)  # so that the system tells where it is
+    mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+    path = next(each for each in sorted(mapped) if Path(each).name.startswith("libsqlite3"))
+    return path, shutil.copy(path, folder / "copy.so"), folder / "work"
+
+
 @needs_sqlite
-def test_49_address_and_undefined_sanitizers(folder):
-    """Wrong names, wrong files, no memory, no reader: no fault, and no leak."""
+def test_49_address_and_undefined_sanitizers(folder, arguments):
+    """Wrong names, wrong files, no memory, no reader, a second SQLite: no fault, and no leak."""
     sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     run("gcc", "-g", "-w", *sanitize, HERE / "driver.c", "-o", folder / "driver", "-ldl")
-    (folder / "work").mkdir()
-    run(folder / "driver", SQLITE, folder / "work", timeout=100)
+    run(folder / "driver", *arguments, timeout=100)
 
 
 @needs_sqlite
 @pytest.mark.chaos
 @pytest.mark.skipif(not shutil.which("valgrind"), reason="needs valgrind")
-def test_49_valgrind(folder):
+def test_49_valgrind(folder, arguments):
     """The same under memcheck."""
     run("gcc", "-g", "-w", HERE / "driver.c", "-o", folder / "driver", "-ldl")
-    (folder / "work").mkdir()
     run(
         "valgrind", "-q", "--error-exitcode=9", "--leak-check=full",
         "--errors-for-leak-kinds=definite", f"--suppressions={HERE / 'valgrind.supp'}",
-        folder / "driver", SQLITE, folder / "work",
+        folder / "driver", *arguments,
         timeout=600,
     )  # fmt: skip

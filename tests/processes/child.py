@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,8 @@ def on_loop(coroutine: Any, patience: float = 30) -> Any:
     return asyncio.run_coroutine_threadsafe(coroutine, loop).result(patience)
 
 
-def new_channel() -> str:
-    return on_loop(layer.new_channel())
+def new_channel(prefix: str = "specific") -> str:
+    return on_loop(layer.new_channel(prefix))
 
 
 def send(channel: str, message: dict[str, Any]) -> None:
@@ -65,26 +66,95 @@ def group_add(group: str, channel: str) -> None:
     on_loop(layer.group_add(group, channel))
 
 
+def group_discard(group: str, channel: str) -> None:
+    on_loop(layer.group_discard(group, channel))
+
+
 def group_send(group: str, message: dict[str, Any]) -> None:
     on_loop(layer.group_send(group, message))
 
 
 def receive(channel: str, count: int = 1) -> None:
     """Says each of ``count`` messages; returns when the process listens."""
+    on_loop(_receive(channel, count))
 
+
+async def _receive(channel: str, count: int) -> None:
     async def work() -> None:
         for _ in range(count):
             message = await layer.receive(channel)
             say(received=message, channel=channel)
 
-    async def start() -> None:
-        task = receiving[channel] = asyncio.create_task(work())
-        while not (task.done() or layer._inbox.is_served(channel)):  # noqa: ASYNC110 - it is short
-            await asyncio.sleep(0)
-        if task.done():
-            task.result()
+    task = receiving[channel] = asyncio.create_task(work())
+    while not (task.done() or layer._engine.mailboxes.is_served(channel)):  # noqa: ASYNC110 - it is short
+        await asyncio.sleep(0)
+    if task.done():
+        task.result()
 
-    on_loop(start())
+
+def receive_on_many(count: int) -> list[str]:
+    """Makes so many channels, and receives on each without end; the nth joins the group user-n."""
+
+    async def start() -> list[str]:
+        channels = [await layer.new_channel() for _ in range(count)]
+        for channel in channels:
+            await _receive(channel, sys.maxsize)
+        joining = (layer.group_add(f"user-{n}", channel) for n, channel in enumerate(channels))
+        await asyncio.gather(*joining)
+        return channels
+
+    return on_loop(start(), patience=120)
+
+
+def hold_loop(seconds: float) -> None:
+    """From now on the loop is busy for so long, as with a view that should be sync."""
+    is_held = threading.Event()
+
+    def hold() -> None:
+        is_held.set()
+        time.sleep(seconds)
+
+    loop.call_soon_threadsafe(hold)
+    is_held.wait()
+
+
+def receive_and_cancel(channel: str, *, ends_loop: bool) -> Any:
+    """Says "waits", receives, and gives up in the moment of the claim; what it got all the same."""
+
+    async def work() -> Any:
+        running = asyncio.get_running_loop()
+        task = asyncio.ensure_future(layer.receive(channel))
+        while not layer._engine.mailboxes.is_served(channel):  # noqa: ASYNC110 - it is short
+            await asyncio.sleep(0)
+        failpoints.actions["after_claim"] = lambda: running.call_soon_threadsafe(task.cancel)
+        say(value="waits")
+        await asyncio.wait([task])
+        del failpoints.actions["after_claim"]
+        return None if task.cancelled() else task.result()
+
+    return async_to_sync(work)() if ends_loop else on_loop(work())
+
+
+def poll_on_busy_loop(channel: str, seconds: float) -> Any:
+    """Receives for so long; meanwhile its loop is held until the next line, and the time is over.
+
+    Says "held" when it is.  What it has received.
+    """
+
+    def hold() -> None:
+        say(value="held")
+        sys.stdin.readline()
+        time.sleep(seconds)
+
+    async def poll() -> Any:
+        running = asyncio.get_running_loop()
+        task = asyncio.ensure_future(layer.receive(channel))
+        running.call_later(seconds / 2, hold)
+        running.call_later(seconds, task.cancel)
+        await asyncio.wait([task])
+        return None if task.cancelled() else task.result()
+
+    return async_to_sync(poll)()
 
 
 def begin() -> None:
@@ -205,14 +275,19 @@ def stop_at(point: str) -> None:
         )
 
 
-def send_many(channel: str, count: int, first: int = 0, *, at_once: bool = False) -> list[int]:
-    """Sends messages that say who they are of; the numbers of those that were taken."""
+def send_many(
+    channel: str, count: int, first: int = 0, *, at_once: bool = False, to_group: bool = False
+) -> list[int]:
+    """Sends messages that say who they are of; the numbers of those that were taken.
+
+    ``channel`` may be a group, ``to_group``.
+    """
     taken = []
 
     async def send_one(number: int) -> None:
         message = {"sender": layer.client_prefix, "number": number}
         try:
-            await layer.send(channel, message)
+            await (layer.group_send if to_group else layer.send)(channel, message)
         except ChannelFull:
             return
         taken.append(number)
@@ -227,6 +302,54 @@ def send_many(channel: str, count: int, first: int = 0, *, at_once: bool = False
 
     on_loop(send_all(), patience=600)
     return taken
+
+
+def send_each(to: list[str], number: int, *, at_once: bool = False, to_groups: bool = False) -> int:
+    """One message to each of these channels, or groups; how many were refused, or missed it."""
+    before = layer.stats.full
+
+    async def send_one(name: str) -> None:
+        message = {"sender": layer.client_prefix, "number": number}
+        with suppress(ChannelFull):
+            await (layer.group_send if to_groups else layer.send)(name, message)
+
+    async def send_all() -> None:
+        if at_once:
+            await asyncio.gather(*map(send_one, to))
+        else:
+            for name in to:
+                await send_one(name)
+
+    on_loop(send_all(), patience=600)
+    return layer.stats.full - before
+
+
+def send_until(seconds: float, channel: str, message: dict[str, Any]) -> str:
+    """Sends, and gives up after so long; the name of the error, "" if it was sent."""
+
+    async def send() -> str:
+        try:
+            await asyncio.wait_for(layer.send(channel, message), seconds)
+        except asyncio.TimeoutError:
+            return "TimeoutError"
+        return ""
+
+    return on_loop(send())
+
+
+def send_around_commit(channel: str) -> None:
+    """Number 1 inside ``atomic()``, and 2 by an ``on_commit`` that was registered before."""
+    tell = async_to_sync(layer.send)
+    with transaction.atomic():
+        transaction.on_commit(lambda: tell(channel, {"number": 2}))
+        tell(channel, {"number": 1})
+
+
+def stream(group: str, by: str, count: int) -> None:
+    """Sends so many to the group, as a script does."""
+    for number in range(count):
+        message = {"type": "room.message", "content": {"by": by, "number": number}}
+        async_to_sync(layer.group_send)(group, message)
 
 
 def send_beside(channel: str, message: dict[str, Any]) -> dict[str, Any]:
@@ -354,19 +477,19 @@ looks: list[float] = []
 
 def count_looks() -> None:
     """From now on `usage` has them."""
-    look = layer._reader._store.submit
+    look = layer._engine.reader._store.submit
 
     def counted(*args: Any, **kwargs: Any) -> None:
         looks.append(time.monotonic())
         look(*args, **kwargs)
 
-    layer._reader._store.submit = counted
+    layer._engine.reader._store.submit = counted
 
 
 def describe() -> dict[str, Any]:
     return {
         "prefix": layer.client_prefix,
-        "reason": layer._waiter.reason,
+        "reason": layer._engine.waiter.reason,
         "pid": os.getpid(),
         "python": sys.version,
     }

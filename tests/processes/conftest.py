@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import queue
+import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ import pytest
 
 # Seconds; nothing that works takes as long, and a fallback look would come later.
 PATIENCE = 20
+LAYERS = ["core.SQLiteChannelLayer", "aio.AIOSQLiteChannelLayer", "notify.NotifyChannelLayer"]
 
 
 class Child:
@@ -24,6 +28,7 @@ class Child:
 
     def __init__(self, folder: Path, log: Path, **environment: str) -> None:
         self.log = log
+        self._database = folder / "default.sqlite3"
         with log.open("a") as errors:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.processes.child"],
@@ -70,12 +75,28 @@ class Child:
         assert self._answers.get(timeout=PATIENCE)["ready"]
 
     def wait_until_stopped(self) -> None:
-        """At a fail point."""
+        """At a fail point, or by a signal."""
         stat = Path(f"/proc/{self.pid}/stat")
         wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
 
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
+
+    def stop(self) -> None:
+        """It stands still until `go_on`, at a moment when nobody has the write lock."""
+        while True:
+            self.signal(signal.SIGSTOP)
+            self.wait_until_stopped()
+            try:
+                with closing(sqlite3.connect(self._database, timeout=0)) as connection:
+                    connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                self.go_on()
+            else:
+                return
+
+    def go_on(self) -> None:
+        self.signal(signal.SIGCONT)
 
     def received(self) -> dict[str, Any]:
         """The next message that it received: ``received``, ``channel`` and ``at``."""
@@ -83,6 +104,14 @@ class Child:
 
     def messages(self, count: int) -> list[dict[str, Any]]:
         return [self.received()["received"] for _ in range(count)]
+
+    def heard(self, count: int) -> list[dict[str, Any]]:
+        """The next ``count`` that it received, or fewer when none comes for long."""
+        found = []
+        with suppress(queue.Empty):
+            while len(found) < count:
+                found.append(self.received())
+        return found
 
     def has_received(self) -> bool:
         return not self._received.empty()
@@ -123,6 +152,12 @@ def child_environment(folder: Path, **environment: str) -> dict[str, str]:
     }
 
 
+def configured(layer: str, **config: Any) -> dict[str, str]:
+    """The environment of a process with that CONFIG; what notify delivers comes by a wake-up."""
+    interval = 60 if layer.startswith("notify") else 0.05
+    return {"TEST_CONFIG": json.dumps({"polling_interval": interval} | config)}
+
+
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A migrated file, made once."""
@@ -140,6 +175,13 @@ def folder(tmp_path: Path, empty_database: bytes) -> Path:
     """A folder with a migrated database."""
     (tmp_path / "default.sqlite3").write_bytes(empty_database)
     return tmp_path
+
+
+@pytest.fixture
+def write_ahead_log(folder: Path) -> None:
+    """The database is as the checks want it, also for Django's own connections."""
+    with closing(sqlite3.connect(folder / "default.sqlite3")) as connection:
+        connection.execute("PRAGMA journal_mode = WAL").fetchall()
 
 
 @pytest.fixture

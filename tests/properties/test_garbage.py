@@ -14,7 +14,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from channels_lite.frames import MAX_DATAGRAM, SUFFIX, Frame
+from channels_lite.frames import MAX_DATAGRAM, Frame
+from channels_lite.names import FRAMES
 from tests.conftest import PATIENCE
 
 #: ``make chaos`` looks at fifty times as many.
@@ -75,7 +76,7 @@ class Vandal:
             wire.setblocking(False)
             # It is full, or has been taken away because a mailbox is.
             with suppress(BlockingIOError, FileNotFoundError):
-                wire.sendto(data, f"/proc/self/fd/{folder}/{self.token}{SUFFIX}")
+                wire.sendto(data, f"/proc/self/fd/{folder}/{self.token}{FRAMES}")
         os.close(folder)
 
     def frame(self, is_named, recipients, data, created_at, expires_at, after):

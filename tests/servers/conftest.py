@@ -19,6 +19,7 @@ from tests.processes.conftest import (  # noqa: F401 - fixtures
     empty_database,
     folder,
     start,
+    write_ahead_log,
 )
 
 Run = Callable[..., "Server"]
@@ -33,7 +34,7 @@ class Server:
         with log.open("w") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", *command],
-                env=child_environment(place, TEST_CONFIG=config, **environment),
+                env=child_environment(place, **{"TEST_CONFIG": config} | environment),
                 stdout=output,
                 stderr=output,
                 start_new_session=True,

@@ -10,17 +10,18 @@ from channels_lite.store.aio import AioStore
 from tests.conftest import PATIENCE
 from tests.processes.conftest import wait_until
 
+BOOT = "INSERT INTO channels_lite_boot VALUES (1, '{}', 0, 0, 0, 1)"
 MARK = "UPDATE channels_lite_boot SET boot_id = 'marked'"
 
 
 def test_20_nothing_goes_into_a_file_that_was_replaced(database, migrated):
     """What is submitted once that is noticed goes into the new file, whatever is under way."""
     with closing(sqlite3.connect(database)) as connection, connection:
-        connection.execute("INSERT INTO channels_lite_boot VALUES (1, 'first', 0, 0, 0)")
+        connection.execute(BOOT.format("first"))
     fresh = database.with_name("fresh")
     fresh.write_bytes(migrated)
     with closing(sqlite3.connect(fresh)) as connection, connection:
-        connection.execute("INSERT INTO channels_lite_boot VALUES (1, 'second', 0, 0, 0)")
+        connection.execute(BOOT.format("second"))
     store = AioStore("channels", 2)
     is_inside, may_end, is_idle, is_done = (threading.Event() for _ in range(4))
 

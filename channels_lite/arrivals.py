@@ -1,0 +1,209 @@
+"""RECEIVE, between the ways and the mailboxes: rows and frames in one order.
+
+A frame that names a row which was not read yet is held until a look has read it; one of another
+generation of the table until a look has asked which generation it is.  What is in order goes into
+the mailboxes in slices, for a message to five thousand members of this process must not hold the
+loop.
+
+Thread: any.  One lock guards both lines, so what is behind in a line stays behind.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+
+from channels_lite.clock import Clock
+from channels_lite.failpoints import reach
+from channels_lite.frames import Frame
+from channels_lite.loops import TURN
+from channels_lite.mailbox import Envelope
+from channels_lite.mailboxes import Arrival, Mailboxes
+from channels_lite.missed import Missed
+from channels_lite.reading import Reading
+from channels_lite.stats import Stats
+from channels_lite.store.sql import Row
+
+__all__ = ["Arrivals"]
+
+#: Channels that get a message in one iteration of a loop.
+SLICE = 256
+
+
+class Arrivals:
+    """The frames that are held, and the messages that are on their way into the mailboxes."""
+
+    def __init__(
+        self,
+        *,
+        mailboxes: Mailboxes,
+        reading: Reading,
+        clock: Clock,
+        stats: Stats,
+        missed: Missed,
+        decrypt: Callable[[bytes], bytes | None] | None,
+    ) -> None:
+        self._mailboxes = mailboxes
+        self._reading = reading
+        self._clock = clock
+        self._stats = stats
+        self._missed = missed
+        #: Returns None for what is to be dropped; None: messages are not encrypted.
+        self._decrypt = decrypt
+        self._lock = threading.Lock()
+        #: Frames that come after a row still to be read, and those behind them.
+        self._held: list[Frame] = []
+        #: How many were held and let go so far.
+        self._let_go = 0
+        self._ready: deque[Arrival] = deque()
+
+    @property
+    def holds(self) -> bool:
+        """Whether a look has to come before some frame."""
+        return bool(self._held)
+
+    @property
+    def are_waiting(self) -> bool:
+        """Whether `deliver` has more to do."""
+        return bool(self._ready)
+
+    def mark(self) -> int:
+        """For a look that begins now: the rows that frames until here come after it finds."""
+        with self._lock:
+            return self._let_go + len(self._held)
+
+    def take_frames(self, receive: Callable[[int | None], list[Frame]]) -> None:
+        """Takes in what other processes have handed over, a turn of it."""
+        with self._lock:  # in the order of sending, whichever loop is called
+            frames = receive(TURN)
+            if self._held:
+                self._held += frames
+                frames, self._held = self._held, []
+            reach("after_frames")
+            now = self._clock.now()
+            for number, frame in enumerate(frames):
+                if not self._is_due(frame):
+                    self._held = frames[number:]
+                    break
+                self._add_frame(frame, now)
+            self._let_go += len(frames) - len(self._held)
+            missed = self._deliver(SLICE, now)
+        if missed:
+            self._missed.by_channels(missed)
+
+    def take_rows(
+        self,
+        read: Callable[[], dict[str, list[Row]]],
+        receive: Callable[[int | None], list[Frame]],
+        mark: int | None,
+        last_id: int,
+    ) -> bool:
+        """Takes in what a look has found, and the frames before and between the rows.
+
+        ``read`` says which of them were not read before, and that they are now: within the lock,
+        for no frame may come in between.  ``mark`` is what `mark` was when the look began; None: it
+        has not found all rows.  ``last_id`` is the table's: a frame that names a later row is not
+        to be believed.  Returns whether there were any rows.
+        """
+        with self._lock:
+            rows = read()
+            frames = self._held + receive(None)
+            now = self._clock.now()
+            due = 0 if mark is None else max(0, mark - self._let_go)
+            for number, frame in enumerate(frames):
+                if number >= due and not self._is_due(frame, rows):
+                    self._held = frames[number:]
+                    break
+                self._let_go += 1
+                if frame.after and frame.name in rows:
+                    found = rows[frame.name]
+                    while found and found[0].id <= frame.after:
+                        self._add_row(frame.name, found.pop(0), now)
+                self._add_frame(frame, now)
+                if frame.after and self._is_of_now(frame):
+                    self._reading.has_seen(frame.name, min(frame.after, last_id))
+            else:
+                self._held = []
+            for name, found in rows.items():
+                for row in found:
+                    self._add_row(name, row, now)
+        return bool(rows)
+
+    def deliver(self, most: int | None = SLICE) -> bool:
+        """Puts messages into their mailboxes, to ``most`` channels.  Returns whether more wait."""
+        with self._lock:
+            missed = self._deliver(most, self._clock.now())
+        if missed:
+            self._missed.by_channels(missed)
+        return bool(self._ready)
+
+    def _deliver(self, most: int | None, now: float) -> list[str]:
+        ready = self._ready
+        due: list[Arrival] = []
+        flushed = self._reading.flushed
+        while ready and (most is None or most > 0):
+            arrival = ready.popleft()
+            channels, envelope, is_group = arrival
+            if flushed.id and flushed.voids(envelope.id, envelope.created_at):
+                continue
+            if most is not None:
+                if len(channels) > most:
+                    ready.appendleft((channels[most:], envelope, is_group))
+                    arrival = (channels[:most], envelope, is_group)
+                most -= len(channels)
+            due.append(arrival)
+        return self._mailboxes.put_all(due, now) if due else []
+
+    def _is_of_now(self, frame: Frame) -> bool:
+        return frame.generation is None or frame.generation == self._reading.generation
+
+    def _is_due(self, frame: Frame, rows: Mapping[str, list[Row]] | None = None) -> bool:
+        """Whether it comes after no row but what was read, or is among ``rows``."""
+        generation = frame.generation
+        if generation is not None and generation != self._reading.generation:
+            return False
+        if not frame.after:
+            return True
+        found = rows.get(frame.name) if rows else None
+        return frame.after <= max(found[-1].id if found else 0, self._reading.seen(frame.name))
+
+    def _add_frame(self, frame: Frame, now: float) -> None:
+        created_at, expires_at = frame.created_at, frame.expires_at
+        if not self._is_of_now(frame):
+            # By another clock than ours, and on its way for a moment.
+            created_at, expires_at = now, now + frame.expires_at - frame.created_at
+        if expires_at <= now:
+            self._stats.expired += 1
+            return
+        data = frame.data if self._decrypt is None else self._decrypt(frame.data)
+        if data is None:
+            return
+        envelope = Envelope(0, data, expires_at, created_at)
+        is_group = "," in frame.recipients if frame.is_group is None else frame.is_group
+        self._ready.append((_channels(frame.name, frame.recipients), envelope, is_group))
+
+    def _add_row(self, name: str, row: Row, now: float) -> None:
+        if row.expires_at <= now:
+            self._stats.expired += 1
+            return
+        data = row.data if self._decrypt is None else self._decrypt(row.data)
+        if data is None:
+            return
+        envelope = Envelope(row.id, data, row.expires_at)
+        # A group's message of a former version does not say that it is one.
+        is_group = row.is_group or "," in row.recipients
+        self._ready.append((_channels(name, row.recipients), envelope, is_group))
+
+
+def _channels(name: str, recipients: str) -> list[str]:
+    if "," not in recipients:
+        return [name + recipients]
+    return [name + recipient for recipient in recipients.split(",")]
+
+
+def slices(name: str, recipients: str) -> Iterator[list[str]]:
+    """Full names of channels, so many at a time that they hold no loop."""
+    channels = _channels(name, recipients)
+    for first in range(0, len(channels), SLICE):
+        yield channels[first : first + SLICE]

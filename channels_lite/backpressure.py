@@ -1,0 +1,303 @@
+"""SEND: how much is on its way to other processes and may not have been read yet.
+
+A channel's mailbox is the judge of its capacity, and it is in another process.  So a sender keeps
+to two rules, each for itself:
+
+* A direct message is refused while its channel has a mark, which says that its mailbox is full, and
+  while as much as the channel's capacity is on its way there.  The mark is looked for at the first
+  message to a channel and whenever a sixteenth of its capacity was sent.
+* Rows for one process are bounded by bytes, far above what is usual: a process that is stopped
+  must not fill the disk.  That bound is no channel's capacity.
+
+What was sent is known to be read when the socket has no more than the datagrams that were sent
+later, or the table no row as old, or when it has expired.  That is asked only when half of what may
+be on its way was sent; so a message that meets no full channel pays for a look-up and an addition.
+
+Thread: any.  The lock of the sender of frames guards all windows, too.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from channels_lite.capacity import Limit
+from channels_lite.names import token_of
+
+if TYPE_CHECKING:
+    from channels_lite.store.sql import Post
+
+__all__ = ["Admission", "Backpressure"]
+
+#: Bytes of rows, and of what each is beside its data, that a sender may have on their way to one
+#: process.
+TRANSPORT = Limit(64 * 1024 * 1024, is_bytes=True)
+# Looks for a mark for each capacity's worth sent.
+MARK_SHARE = 16
+# Channels and processes remembered at most.
+MAX_WINDOWS = 10_000
+
+#: From a non-local name to the id of its oldest row; None: it has none.
+Oldest = Callable[[str], "int | None"]
+
+
+class Half:
+    """Some of what was sent to one place, and the last message of it."""
+
+    __slots__ = ("datagram", "expires_at", "name", "row", "weight")
+
+    def __init__(self) -> None:
+        self.weight = 0
+        #: The last datagram's number, and the last row with its name; when the last one expires.
+        self.datagram = 0
+        self.name, self.row = "", 0
+        self.expires_at = 0.0
+
+
+class Window:
+    """What was sent to one place and may be unread, in an older and a newer half."""
+
+    __slots__ = ("_unchecked", "credit", "is_marked", "limit", "newer", "older")
+
+    def __init__(self, limit: Limit) -> None:
+        self.limit = limit
+        self.older, self.newer = Half(), Half()
+        #: How much more may be sent without a question to anybody.
+        self.credit = 0
+        #: Whether the mailbox was said to be full; and what could be sent since that was asked,
+        #: below 0: it is to be asked.
+        self.is_marked = False
+        self._unchecked = -1
+
+    def has_room(self, weight: int, beside: int, is_read: Callable[[Half], bool]) -> bool:
+        """Whether so much more may be on its way, beside what is about to be.
+
+        A first message always may.
+        """
+        amount = self.limit.amount
+        if self.newer.weight * 2 >= amount and is_read(self.older):
+            self.older, self.newer = self.newer, Half()
+            self._unchecked = -1
+        if 0 < self._on_its_way <= amount < self._on_its_way + beside + weight:
+            for half in (self.newer, self.older):
+                if half.weight and is_read(half):
+                    self.older = Half()
+                    if half is self.newer:
+                        self.newer = Half()
+                    self._unchecked = -1
+                    break
+        on_its_way = self._on_its_way + beside
+        return on_its_way + weight <= amount or not on_its_way
+
+    @property
+    def _on_its_way(self) -> int:
+        return self.older.weight + self.newer.weight
+
+    def add(self, weight: int, post: Post, datagram: int, row: int) -> None:
+        """Takes note of what was sent."""
+        if self.newer.weight and not self.older.weight:
+            self.older, self.newer = self.newer, Half()  # so that it is known to be read first
+        half = self.newer
+        half.weight += weight
+        if row:
+            half.name, half.row = post.name, row
+        else:
+            half.datagram = datagram
+        half.expires_at = max(half.expires_at, post.expires_at)
+        self.credit -= weight
+
+    def give_credit(self) -> None:
+        """For what needs no question: until half of it is sent, or the mark is due again."""
+        amount = self.limit.amount
+        until_half = (amount + 1) // 2 - self.newer.weight
+        self.credit = max(0, min(amount - self._on_its_way, until_half, amount // MARK_SHARE))
+        self._unchecked += max(1, self.credit)
+
+    @property
+    def must_look(self) -> bool:
+        """Whether it is time to look for the mark."""
+        return (
+            self.is_marked
+            or self._unchecked < 0
+            or self._unchecked * MARK_SHARE >= self.limit.amount
+        )
+
+    def looked(self, *, is_marked: bool) -> bool:
+        """What the look has found.  True: the mailbox was full, and has room again."""
+        is_open_again = self.is_marked and not is_marked
+        if is_open_again:
+            self.older, self.newer = self.newer, Half()
+            self.older.weight = self.limit.amount - self.limit.share
+        self.is_marked, self._unchecked = is_marked, 0
+        return is_open_again
+
+
+class Backpressure:
+    """The windows of this process."""
+
+    def __init__(
+        self,
+        limit: Callable[[str], Limit | None],
+        has_mark: Callable[[str], bool],
+        read_up_to: Callable[[str], int],
+        lock: threading.Lock,
+    ) -> None:
+        #: Of a channel's full name.
+        self._limit = limit
+        #: Whether a channel's process says that it is full.
+        self._has_mark = has_mark
+        #: The number of the last datagram that a process, by its token, has read for sure.
+        self._read_up_to = read_up_to
+        self._lock = lock
+        #: By channel, for direct messages; and by token, for rows.
+        self._channels: dict[str, Window | None] = {}
+        self._processes: dict[str, Window | None] = {}
+        #: The id below which there is no row of a name any more.
+        self._oldest: dict[str, int] = {}
+
+    def admit(self, post: Post, datagram: int) -> bool | None:
+        """Takes note of a direct message that is about to be sent, in this datagram.
+
+        False: its channel is full.  None: as much as its capacity may be on its way; the table may
+        know better.  Call it, and `withdraw`, with the lock.
+        """
+        window = self._channels.get(post.channel) or self._window(post.channel)
+        if window is None:
+            return True
+        weight = window.limit.weight(post.data)
+        if window.credit >= weight:
+            half = window.newer
+            half.weight += weight
+            half.datagram = datagram
+            half.expires_at = post.expires_at
+            window.credit -= weight
+            return True
+        is_admitted = self._admits(window, post, 0, self._reads(post.name, post.created_at, None))
+        if is_admitted:
+            window.add(weight, post, datagram, 0)
+            window.give_credit()
+        return is_admitted
+
+    def withdraw(self, posts: Iterable[Post]) -> None:
+        """They were not sent after all."""
+        for post in posts:
+            window = self._window(post.channel) if post.channel else None
+            if window is not None:
+                window.newer.weight -= window.limit.weight(post.data)
+
+    def admits(self, post: Post, beside: int, now: float, oldest: Oldest) -> bool:
+        """Whether there is room for the row of a direct message, beside others of the batch."""
+        with self._lock:
+            window = self._window(post.channel)
+            if window is None:
+                return True
+            return bool(self._admits(window, post, beside, self._reads(post.name, now, oldest)))
+
+    def _admits(
+        self, window: Window, post: Post, beside: int, is_read: Callable[[Half], bool]
+    ) -> bool | None:
+        has_room = window.has_room(window.limit.weight(post.data), beside, is_read)
+        # After it: what is known to be read is in the mailbox, which may be full now.
+        if window.must_look and window.looked(is_marked=self._has_mark(post.channel)):
+            has_room = True
+        return False if window.is_marked else has_room or None
+
+    def has_transport(self, post: Post, beside: int, now: float, oldest: Oldest) -> bool:
+        """Whether a row may be put, by all rows of its process."""
+        with self._lock:
+            window = self._processes.get(token_of(post.name))
+            is_read = self._reads(post.name, now, oldest)
+            weight = TRANSPORT.weight(post.data)
+            return window is None or window.has_room(weight, beside, is_read)
+
+    def weight(self, post: Post) -> int:
+        """What a direct message counts for."""
+        window = self._channels.get(post.channel)
+        return 0 if window is None else window.limit.weight(post.data)
+
+    def put(self, post: Post, row: int) -> None:
+        """Takes note of a row."""
+        with self._lock:
+            token = token_of(post.name)
+            process = self._processes.get(token)
+            if process is None:
+                process = Window(TRANSPORT)
+                self._remember(self._processes, token, process)
+            process.add(TRANSPORT.weight(post.data), post, 0, row)
+            window = self._window(post.channel) if post.channel else None
+            if window is not None:
+                window.add(window.limit.weight(post.data), post, 0, row)
+
+    def forget(self) -> None:
+        """Ids have begun again: nothing that was sent before is still on its way.
+
+        Call it with the lock.
+        """
+        self._channels.clear()
+        self._processes.clear()
+        self._oldest.clear()
+
+    def _window(self, channel: str) -> Window | None:
+        if channel in self._channels:
+            return self._channels[channel]
+        limit = self._limit(channel)
+        window = None if limit is None else Window(limit)
+        self._remember(self._channels, channel, window)
+        return window
+
+    @staticmethod
+    def _remember(windows: dict[str, Window | None], key: str, window: Window | None) -> None:
+        if len(windows) >= MAX_WINDOWS:  # the one that was made longest ago
+            del windows[next(iter(windows))]
+        windows[key] = window
+
+    def _reads(self, name: str, now: float, oldest: Oldest | None) -> Callable[[Half], bool]:
+        def is_read(half: Half) -> bool:
+            if half.expires_at <= now:
+                return True
+            if half.datagram > self._read_up_to(token_of(name)):
+                return False
+            if half.row and oldest is not None and self._oldest.get(half.name, 0) <= half.row:
+                first = oldest(half.name)
+                if len(self._oldest) >= MAX_WINDOWS:
+                    self._oldest.clear()
+                self._oldest[half.name] = half.row + 1 if first is None else first
+            return not half.row or self._oldest.get(half.name, 0) > half.row
+
+        return is_read
+
+
+class Admission:
+    """What one transaction adds: it counts when that is committed."""
+
+    def __init__(self, backpressure: Backpressure, now: float) -> None:
+        self._backpressure = backpressure
+        self._now = now
+        self._admitted: list[tuple[Post, int]] = []
+        #: What was admitted for each channel and process.
+        self._weights: dict[str, int] = {}
+
+    def admits(self, post: Post, oldest: Oldest) -> bool:
+        """Whether there is room for this row."""
+        beside = self._weights.get(token_of(post.name), 0)
+        if not self._backpressure.has_transport(post, beside, self._now, oldest):
+            return False
+        if not post.channel:
+            return True
+        beside = self._weights.get(post.channel, 0)
+        return self._backpressure.admits(post, beside, self._now, oldest)
+
+    def admit(self, post: Post, row: int) -> None:
+        """It is in the table, under this id."""
+        self._admitted.append((post, row))
+        token = token_of(post.name)
+        self._weights[token] = self._weights.get(token, 0) + TRANSPORT.weight(post.data)
+        if post.channel:
+            weight = self._weights.get(post.channel, 0) + self._backpressure.weight(post)
+            self._weights[post.channel] = weight
+
+    def committed(self) -> None:
+        """It is on its way."""
+        for post, row in self._admitted:
+            self._backpressure.put(post, row)

@@ -1,0 +1,141 @@
+"""Which generation of the table this process works with.
+
+Ids and times mean something within one generation only: ``manage.py flush``, a file that was
+restored or replaced, and a new row of boots begin another one.  It is asked before the first
+message, with each look and with each row put, and frames say which one their sender knows.  When it
+ends, cursors, last rows, rooms and the clock end together.
+
+Thread: any.  One lock: a generation begins once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+from django.core.exceptions import ImproperlyConfigured
+
+from channels_lite.clock import Clock, boot_id, ticks
+from channels_lite.errors import StoreUnavailable
+from channels_lite.frames import FrameSender
+from channels_lite.loops import soon
+from channels_lite.mailboxes import Mailboxes
+from channels_lite.outgoing import Outgoing
+from channels_lite.reading import Reading
+from channels_lite.store import Execute, Outcome, Store, sql, upkeep
+from channels_lite.store.django import transaction_of_caller
+from channels_lite.store.rooms import Rooms
+
+__all__ = ["Generations"]
+
+logger = logging.getLogger(__name__)
+
+
+class Generations:
+    """The generation, for those that keep something of it."""
+
+    def __init__(
+        self,
+        *,
+        database: str,
+        store: Store,
+        clock: Clock,
+        reading: Reading,
+        mailboxes: Mailboxes,
+        frames: FrameSender,
+        rooms: Rooms,
+        outgoing: Outgoing,
+        are_others_alive: Callable[[], bool],
+        look: Callable[[], None],
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._clock = clock
+        self._reading = reading
+        self._mailboxes = mailboxes
+        self._frames = frames
+        self._rooms = rooms
+        self._outgoing = outgoing
+        #: Processes other than this one, whatever they call the machine's boot.
+        self._are_others_alive = are_others_alive
+        self._look = look
+        self._lock = threading.Lock()
+        self._asking: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
+
+    async def ask(self) -> float:
+        """Before anything else: by which clock messages expire.  The time."""
+        loop = asyncio.get_running_loop()
+        asking = self._asking.get(loop)
+        if asking is None:  # one for all that wait: they go on in the order in which they came
+            asking = self._asking[loop] = loop.create_task(self._ask())
+            asking.add_done_callback(lambda _: self._asking.pop(loop))
+        await asyncio.shield(asking)
+        return self._clock.now()
+
+    async def _ask(self) -> None:
+        boot, began_at, is_alone = boot_id(), time.time() - ticks(), not self._are_others_alive()
+
+        def operation(execute: Execute, batch: sql.Batch) -> upkeep.Boot:
+            with batch.transaction(execute):
+                return upkeep.begin_boot(execute, boot, began_at, is_alone=is_alone)
+
+        known = None
+        if transaction_of_caller(self._database) is None:  # which could keep others from reading
+            find = partial(upkeep.boot, boot_id=boot, began_at=began_at, is_alone=is_alone)
+            known = await self._outgoing.read(find)
+        if known is None:
+            known = await self._outgoing.write(operation)
+        self.begin(known.generation, known.began_at)
+
+    def begin(self, generation: int, began_at: float | None = None) -> None:
+        """Works with this generation from now on; without ``began_at`` the clock is to be asked."""
+        with self._lock:
+            # From 0 on it is the same table, which has a number by now.
+            if self._clock.generation not in (generation, 0):
+                self._frames.forget_rows()
+                self._rooms.forget()
+            if began_at is None:
+                self._clock.forget(generation)
+            else:
+                if self._clock.began_at is not None and self._clock.began_at != began_at:
+                    self._mailboxes.shift(began_at - self._clock.began_at)
+                self._clock.set(began_at, generation)
+            if self._reading.generation != generation:
+                self._reading.begin(generation)
+
+    def is_over(self, loop: asyncio.AbstractEventLoop, asked: sql.Look, table: sql.Table) -> bool:
+        """A look has found another generation than it asked for.  True: look again."""
+        if not table.generation:
+            # The row is gone; somebody has to put a new one.
+            self.begin(0)
+            soon(loop, partial(self._ask_and_look, loop))
+            return False
+        if table.generation != asked.generation:
+            self.begin(table.generation, table.began_at)
+        else:
+            # Ids have begun again, and nobody has said so: a file was restored in its place.
+            self._reading.begin(table.generation)
+            renew = partial(upkeep.renew, generation=table.generation)
+            self._store.submit(renew, _ignore, write=True)
+        return True
+
+    def _ask_and_look(self, loop: asyncio.AbstractEventLoop) -> None:
+        async def ask() -> None:
+            try:
+                await self.ask()
+            except (StoreUnavailable, ImproperlyConfigured) as error:
+                logger.warning(
+                    "the database cannot be used anew yet, and is tried again: %s", error
+                )
+            else:
+                self._look()
+
+        self._renewing = loop.create_task(ask())  # or nothing would keep it
+
+
+def _ignore(outcome: Outcome[None]) -> None:
+    """The next one that sees it tries again."""

@@ -1,0 +1,321 @@
+"""RECEIVE: the messages that are in this process's memory, and the coroutines that wait for them.
+
+They come as rows that were read, as frames from other processes, and from this process itself.
+
+A message stays in its mailbox until the very coroutine that receives it takes it out; a wake-up
+only tells a waiting one to come and look.  So a receiver can be cancelled at any point, and there
+is no moment at which it would take a message along.
+
+A mailbox is also the one judge of its channel's capacity: a full one misses the messages of groups.
+A message that a sender was told is on its way is taken in all the same; senders learn of a full
+channel by its mark (`wake.presence`), and stop.
+
+Thread: any.  One lock guards all mailboxes, and nothing that is held under it blocks or calls out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+from channels_lite.capacity import Limit
+from channels_lite.loops import running_loop
+from channels_lite.mailbox import Envelope, Mailbox, fail
+from channels_lite.names import split
+from channels_lite.stats import Stats
+from channels_lite.store.sql import Claimed, FlushMark
+
+__all__ = ["Arrival", "Mailboxes"]
+
+#: A message, the channels that it is for, and whether they are members of a group.
+Arrival = tuple[list[str], Envelope, bool]
+
+
+class Mailboxes:
+    """All mailboxes of a layer in this process, and how much is in them."""
+
+    def __init__(self, limit: Callable[[str], Limit | None], stats: Stats) -> None:
+        self._limit = limit
+        self._stats = stats
+        self._lock = threading.Lock()
+        self._mailboxes: dict[str, Mailbox] = {}
+        #: Those of plain channels, once more: a claim asks for each, and there are few.
+        self._plain: dict[str, Mailbox] = {}
+        #: Non-local names of process-local channels, with how many mailboxes each has.
+        self._names: Counter[str] = Counter()
+        #: Full channels; and those that became so, or are so no longer, since senders were told.
+        self.full: set[str] = set()
+        self.changed: set[str] = set()
+        #: Messages, and coroutines that wait.
+        self._messages = self._receivers = 0
+        #: That of the coroutine that came last.
+        self._context: contextvars.Context | None = None
+        #: Names that the sweep under way has still to look at.
+        self._to_sweep: list[str] = []
+
+    # Messages come
+
+    def put(self, channels: list[str], envelope: Envelope, now: float) -> list[str]:
+        """Adds a message of a group to these members.  Returns the full ones, which miss it."""
+        return self.put_all([(channels, envelope, True)], now)
+
+    def put_all(self, arrivals: Iterable[Arrival], now: float) -> list[str]:
+        """Adds messages.  Returns members of groups that are full, which miss theirs.
+
+        A direct message is missed by none: its sender was told that it is on its way.
+        """
+        missed: list[str] = []
+        running = running_loop()
+        mailboxes = self._mailboxes
+        with self._lock:
+            for channels, envelope, is_group in arrivals:
+                for channel in channels:
+                    mailbox = mailboxes.get(channel) or self._mailbox(channel)
+                    if mailbox.is_full and self._has_no_room(channel, mailbox, now) and is_group:
+                        missed.append(channel)
+                    else:
+                        self._add(channel, mailbox, envelope, running)
+        return missed
+
+    def offer(self, channel: str, envelope: Envelope, now: float) -> bool:
+        """Adds a direct message of this process's own, if there is room."""
+        with self._lock:
+            mailbox = self._mailboxes.get(channel) or self._mailbox(channel)
+            if mailbox.is_full and self._has_no_room(channel, mailbox, now):
+                return False
+            self._add(channel, mailbox, envelope, running_loop())
+            return True
+
+    def put_claimed(self, name: str, claimed: Iterable[tuple[Claimed, bytes]]) -> None:
+        """Adds claimed rows, with their data decrypted, to a plain channel."""
+        running = running_loop()
+        with self._lock:
+            mailbox = self._mailboxes.get(name) or self._mailbox(name)
+            for row, data in claimed:
+                mailbox.claimed[row.id] = row
+                self._add(name, mailbox, Envelope(row.id, data, row.expires_at), running)
+
+    def _has_no_room(self, channel: str, mailbox: Mailbox, now: float) -> bool:
+        self._drop_expired(channel, mailbox, now)
+        return mailbox.is_full
+
+    def _add(
+        self,
+        channel: str,
+        mailbox: Mailbox,
+        envelope: Envelope,
+        running: asyncio.AbstractEventLoop | None,
+    ) -> None:
+        self._messages += 1
+        if mailbox.add(envelope) and not mailbox.is_marked and "!" in channel:
+            mailbox.is_marked = True
+            self.full.add(channel)
+            self.changed.add(channel)
+        if mailbox.receivers:
+            mailbox.call(running)
+
+    def _mailbox(self, channel: str) -> Mailbox:
+        mailbox = self._mailboxes[channel] = Mailbox(self._limit(channel))
+        if "!" in channel:
+            self._names[split(channel)[0]] += 1
+        else:
+            self._plain[channel] = mailbox
+        return mailbox
+
+    # Receivers
+
+    def is_served(self, channel: str) -> bool:
+        """Whether a coroutine receives there, now or between two messages."""
+        mailbox = self._mailboxes.get(channel)
+        return mailbox is not None and mailbox.is_served
+
+    def have_receivers(self, channels: Iterable[str]) -> bool:
+        """Whether a coroutine waits on one of them, and only has not had its turn yet."""
+        with self._lock:
+            return any(self._mailboxes[each].receivers for each in channels)
+
+    def take(
+        self, channel: str, now: float, receiver: asyncio.Future[None] | None = None
+    ) -> Envelope | None:
+        """The oldest message of ``channel``, out of its mailbox; ``receiver`` is done waiting."""
+        mailbox = self._mailboxes.get(channel)
+        if mailbox is None or (receiver is None and not mailbox.envelopes):
+            return None
+        with self._lock:
+            if receiver is not None:
+                mailbox.leave(receiver)
+                self._receivers -= 1
+            while mailbox.envelopes:
+                envelope = self._pop(channel, mailbox)
+                if envelope.expires_at > now:
+                    return envelope
+                self._stats.expired += 1
+            return None
+
+    def wait(
+        self, channel: str, loop: asyncio.AbstractEventLoop, *, keeps_place: bool = False
+    ) -> asyncio.Future[None]:
+        """Enters the coroutine that runs on ``loop`` as one that waits for ``channel``.
+
+        First in line with ``keeps_place``: it was called, and another one was quicker.
+        """
+        with self._lock:
+            self._receivers += 1
+            self._context = contextvars.copy_context()
+            mailbox = self._mailboxes.get(channel) or self._mailbox(channel)
+            return mailbox.enter(loop, keeps_place=keeps_place)
+
+    def leave(self, channel: str, receiver: asyncio.Future[None]) -> bool:
+        """Takes out a cancelled receiver; another one gets what it may have been called for.
+
+        False: its loop was closed, and `sweep` takes it out.  Then its coroutine ends when Python
+        collects it, which can be within any allocation under the lock: it must not be asked for.
+        """
+        if receiver.get_loop().is_closed():
+            return False
+        with self._lock:
+            mailbox = self._mailboxes[channel]
+            mailbox.leave(receiver)
+            self._receivers -= 1
+            if mailbox.envelopes:
+                mailbox.call(running_loop())
+        return True
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no message waits in memory."""
+        return not self._messages
+
+    def loops(self) -> set[asyncio.AbstractEventLoop]:
+        """Those that run, and on which somebody waits."""
+        with self._lock:
+            receivers = [each for mailbox in self._mailboxes.values() for each in mailbox.receivers]
+        return {each.get_loop() for each in receivers if each.get_loop().is_running()}
+
+    def context_of_a_receiver(self) -> contextvars.Context | None:
+        """That of the coroutine that came last; None if nobody waits."""
+        return self._context if self._receivers else None
+
+    def fail(self, error: Exception) -> None:
+        """Raises ``error`` in every receiver: waiting longer cannot help."""
+        with self._lock:
+            for mailbox in self._mailboxes.values():
+                for receiver in mailbox.receivers:
+                    with suppress(RuntimeError):  # its loop is closed
+                        fail(receiver, error)
+
+    # Plain channels
+
+    def plain_channels(self) -> set[str]:
+        """Plain channels that somebody waits for."""
+        with self._lock:
+            return {name for name, mailbox in self._plain.items() if mailbox.receivers}
+
+    def wanted(self, channels: Iterable[str]) -> dict[str, int]:
+        """Of these plain channels, how many messages each has a receiver for, if it has any."""
+        wanted = {}
+        with self._lock:
+            for name in channels:
+                mailbox = self._plain.get(name)
+                if mailbox is not None:
+                    self._receivers -= mailbox.forget_closed_loops()
+                    missing = len(mailbox.receivers) - len(mailbox.envelopes)
+                    if missing > 0:
+                        wanted[name] = missing
+        return wanted
+
+    def unwanted(self) -> list[tuple[str, Claimed]]:
+        """Takes out the claimed rows that nobody here waits for any more, with their channel."""
+        unwanted = []
+        with self._lock:
+            for name, mailbox in self._plain.items():
+                if mailbox.envelopes:
+                    self._receivers -= mailbox.forget_closed_loops()
+                    while mailbox.envelopes and not mailbox.receivers:
+                        unwanted.append((name, mailbox.claimed[mailbox.envelopes[0].id]))
+                        self._pop(name, mailbox)
+        return unwanted
+
+    # Upkeep
+
+    def take_changed(self) -> set[str]:
+        """The channels of which senders are to be told now."""
+        with self._lock:
+            changed, self.changed = self.changed, set()
+        return changed
+
+    def sweep(self, now: float, most: int) -> bool:
+        """Forgets what has expired, and mailboxes that nobody uses, of ``most`` channels.
+
+        Returns whether there are more; the next call goes on with them.
+        """
+        with self._lock:
+            if not self._to_sweep:
+                self._to_sweep = list(self._mailboxes)
+            for name in self._to_sweep[-most:]:
+                mailbox = self._mailboxes.get(name)
+                if mailbox is None:
+                    continue
+                self._drop_expired(name, mailbox, now)
+                self._receivers -= mailbox.forget_closed_loops()
+                if not mailbox.envelopes and not mailbox.receivers:
+                    del self._mailboxes[name]
+                    if self._plain.pop(name, None) is None:
+                        self._names[split(name)[0]] -= 1
+            del self._to_sweep[-most:]
+            return bool(self._to_sweep)
+
+    def names(self) -> set[str]:
+        """The non-local names of the process-local channels in use."""
+        with self._lock:
+            self._names = +self._names
+            return set(self._names)
+
+    def shift(self, seconds: float) -> None:
+        """Puts off when messages expire: the clock that they expire by was set."""
+        with self._lock:
+            shifted = {
+                id(envelope): envelope
+                for mailbox in self._mailboxes.values()
+                for envelope in mailbox.envelopes
+            }
+            for envelope in shifted.values():
+                envelope.expires_at += seconds
+                envelope.created_at += seconds
+
+    def clear(self) -> None:
+        """Forgets every message."""
+        with self._lock:
+            for channel, mailbox in self._mailboxes.items():
+                while mailbox.envelopes:
+                    self._pop(channel, mailbox)
+
+    def void(self, flushed: FlushMark) -> None:
+        """Forgets those that were sent before the flush."""
+        with self._lock:
+            for channel, mailbox in self._mailboxes.items():
+                for envelope in list(mailbox.envelopes):
+                    if flushed.voids(envelope.id, envelope.created_at):
+                        mailbox.remove(envelope)
+                        self._is_out(channel, mailbox)
+
+    def _drop_expired(self, channel: str, mailbox: Mailbox, now: float) -> None:
+        while mailbox.envelopes and mailbox.envelopes[0].expires_at <= now:
+            self._pop(channel, mailbox)
+            self._stats.expired += 1
+
+    def _pop(self, channel: str, mailbox: Mailbox) -> Envelope:
+        envelope = mailbox.pop()
+        self._is_out(channel, mailbox)
+        return envelope
+
+    def _is_out(self, channel: str, mailbox: Mailbox) -> None:
+        self._messages -= 1
+        if mailbox.is_marked and mailbox.is_open_again:
+            mailbox.is_marked = False
+            self.full.discard(channel)
+            self.changed.add(channel)

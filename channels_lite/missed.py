@@ -1,0 +1,86 @@
+"""Messages that full channels missed: counted, and heard of.
+
+A member of a group that is full misses the message, as the specification has it, and nobody gets an
+exception.  So there is one warning for each cause, again after a minute with the count.
+
+Thread: any.  One lock guards the counts.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from channels_lite import signals
+from channels_lite.capacity import Limit
+from channels_lite.names import split
+from channels_lite.stats import Stats
+
+__all__ = ["Missed"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two warnings for one cause.
+EVERY = 60.0
+#: Causes remembered at most.
+CAUSES = 1000
+
+
+class Missed:
+    """What was missed since it was last said, by cause."""
+
+    def __init__(self, database: str, limit: Callable[[str], Limit | None], stats: Stats) -> None:
+        self._database = database
+        self._limit = limit
+        self._stats = stats
+        self._lock = threading.Lock()
+        #: By cause: how many since the last warning, and when that was, by ``time.monotonic()``.
+        self._counts: dict[str, tuple[int, float]] = {}
+
+    def by_channels(self, channels: Sequence[str]) -> None:
+        """Full channels of this process missed a message of a group."""
+        self._stats.full += len(channels)
+        example = channels[-1]
+        name = split(example)[0]
+        prefix = name.rpartition(".")[0] or name
+        count = self._count(name, len(channels))
+        if count:
+            logger.warning(
+                "%d messages of groups were missed by full channels, as by %s, which holds %s; "
+                'CONFIG["channel_capacity"] = {"%s*": ...} makes room for so many messages',
+                count,
+                example,
+                self._limit(example),
+                prefix,
+            )
+
+    def by_group(self, group: str, count: int, example: str) -> None:
+        """Members of ``group`` missed a message that this process has sent."""
+        self._stats.full += count
+        signals.send(signals.channel_full, self._database, channel=None, group=group, count=count)
+        count = self._count(f"group {group}", count)
+        if count:
+            logger.warning(
+                "%d messages to group %s were missed by members that are full, or whose process "
+                "does not read, as by those on %s, each of which holds %s; "
+                'CONFIG["channel_capacity"] = {"%s*": ...} makes room for so many messages',
+                count,
+                group,
+                example,
+                self._limit(example),
+                split(example)[0].rpartition(".")[0] or example,
+            )
+
+    def _count(self, cause: str, count: int) -> int:
+        """Adds them.  Returns how many are to be said now, if any are."""
+        now = time.monotonic()
+        with self._lock:
+            missed, said_at = self._counts.get(cause, (0, now - EVERY))
+            missed += count
+            is_due = now - said_at >= EVERY
+            if cause not in self._counts and len(self._counts) >= CAUSES:
+                del self._counts[next(iter(self._counts))]
+            self._counts[cause] = (0, now) if is_due else (missed, said_at)
+        return missed if is_due else 0

@@ -1,0 +1,145 @@
+"""A thread for what must not hold a loop."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from channels_lite.store import Outcome
+from channels_lite.store.attempt import Attempt, pause
+
+__all__ = ["Worker"]
+
+logger = logging.getLogger(__name__)
+
+
+class Worker:
+    """Does attempts in a thread, which is there while it is needed.
+
+    It owns the queue of them.  The one thread that takes from it has ``_serving``, for which nobody
+    waits: who puts something in and finds it taken knows that its holder looks once more after
+    giving it back.  So a finalizer may call `end`, on whichever thread it runs.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        do: Callable[[Attempt[Any]], Outcome[Any]],
+        refused: Callable[[Attempt[Any], RuntimeError], None],
+        *,
+        idle: float | None = None,
+        at_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``refused`` gets what nobody does, for no thread can be started.
+
+        The thread ends after ``idle`` seconds with nothing to do; None: by `end` alone.  ``at_end``
+        is the last thing it calls.
+        """
+        self._name = name
+        self._do = do
+        self._refused = refused
+        self._idle = idle
+        self._at_end = at_end
+        #: None wakes the thread up, for it to see that it is to end.
+        self._queue: SimpleQueue[Attempt[Any] | None] = SimpleQueue()
+        self._serving = threading.Lock()
+        self._unfinished: set[Attempt[Any]] = set()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything is queued, waits for a lock or is being done."""
+        return bool(self._unfinished)
+
+    def put(self, attempt: Attempt[Any]) -> None:
+        """Queues it.  May be called from any thread."""
+        self._unfinished.add(attempt)
+        self._queue.put(attempt)
+        while not self._queue.empty() and self._serving.acquire(blocking=False):
+            thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                left = self._take_all()
+                self._serving.release()
+                for each in left:
+                    self._unfinished.discard(each)
+                    self._refused(each, error)
+            else:
+                self._thread = thread
+                return
+
+    def _take_all(self) -> list[Attempt[Any]]:
+        found = []
+        while not self._queue.empty():
+            attempt = self._queue.get()
+            if attempt is not None:
+                found.append(attempt)
+        return found
+
+    def end(self) -> None:
+        """Has the thread end after what is queued.  Takes no lock, and does not wait.
+
+        What is put in later is still done, in a thread that ends right after.
+        """
+        self._idle = 0
+        self._queue.put(None)
+
+    def join(self, timeout: float | None = None) -> None:
+        """Waits until it has ended, or for ``timeout`` seconds."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(timeout)
+
+    def _run(self) -> None:
+        has_more = True
+        while has_more:
+            try:
+                self._serve()
+                self._at_end()
+            finally:
+                self._serving.release()
+            has_more = not self._queue.empty() and self._serving.acquire(blocking=False)
+
+    def _serve(self) -> None:
+        # What waits for the write lock, in order; the rest goes on meanwhile.
+        line: deque[Attempt[Any]] = deque()
+        again_at = 0.0
+        while True:
+            if line and time.monotonic() >= again_at:
+                if self._try(line[0]):
+                    line.popleft()
+                else:
+                    again_at = time.monotonic() + pause()
+                continue
+            try:
+                attempt = self._queue.get(
+                    timeout=max(0.0, again_at - time.monotonic()) if line else self._idle
+                )
+            except Empty:
+                if line:
+                    continue
+                return
+            if attempt is None:
+                continue
+            if (attempt.write and line) or not self._try(attempt):
+                if not line:
+                    again_at = time.monotonic() + pause()
+                line.append(attempt)
+
+    def _try(self, attempt: Attempt[Any]) -> bool:
+        """False: it has to wait for a lock."""
+        outcome = self._do(attempt)
+        if attempt.must_wait(outcome):
+            return False
+        self._unfinished.discard(attempt)
+        try:
+            attempt.finish(outcome)
+        except Exception:
+            logger.exception("what was to be done after a work of the store failed")
+        return True

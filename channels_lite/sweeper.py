@@ -1,0 +1,156 @@
+"""What a process does now and then: looks, tidies up, and takes its turn at the upkeep of tables.
+
+Thread: that of a loop on which somebody receives; several loops may tick.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from channels_lite.availability import Availability
+from channels_lite.claims import Claims
+from channels_lite.clock import Clock
+from channels_lite.config import Config
+from channels_lite.frames import FrameSender
+from channels_lite.loops import soon
+from channels_lite.mailboxes import Mailboxes
+from channels_lite.reader import Reader
+from channels_lite.reading import Reading
+from channels_lite.stats import Stats
+from channels_lite.store import Outcome, Store
+from channels_lite.store.upkeep import KEPT, Sweep
+from channels_lite.wake.presence import Presence
+
+__all__ = ["Sweeper"]
+
+# Seconds between two looks into every mailbox for what has expired, and mailboxes looked into in
+# one iteration of the loop.
+TIDY_EVERY = 1.0
+TIDY_SLICE = 500
+# Seconds between two sweeps of the tables, and between two steps of one.
+SWEEP_EVERY = 10.0
+SWEEP_PAUSE = 0.05
+
+
+class Sweeper:
+    """When it was done last, and the loop of the sweep under way.
+
+    No lock: what two loops do at the same time is done twice, and does no harm.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        store: Store,
+        presence: Presence | None,
+        clock: Clock,
+        stats: Stats,
+        mailboxes: Mailboxes,
+        reading: Reading,
+        reader: Reader,
+        claims: Claims,
+        frames: FrameSender,
+        availability: Availability,
+        mark: Callable[[], None],
+        tidy: Callable[[set[str]], bool],
+        go_on: Callable[[], None],
+        is_in_memory: bool,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._presence = presence
+        self._clock = clock
+        self._stats = stats
+        self._mailboxes = mailboxes
+        self._reading = reading
+        self._reader = reader
+        self._claims = claims
+        self._frames = frames
+        self._availability = availability
+        #: Tells senders which channels are full.
+        self._mark = mark
+        #: Sees that this process can be reached; if something was made anew, its loops go on.
+        self._tidy_waiter = tidy
+        self._go_on = go_on
+        self._is_in_memory = is_in_memory
+        self._sweeping: asyncio.AbstractEventLoop | None = None
+        self._next_sweep = self._next_tidy = 0.0
+
+    def tick(self) -> bool:
+        """Looks, and tidies up.  False if nobody waits for messages."""
+        context = self._mailboxes.context_of_a_receiver()
+        self._availability.is_by_clock = True
+        if context is None:
+            self.look()
+        else:
+            # In a receiver's context, in which its code finds its own connection: under Django's
+            # TestCase the rows are in a transaction that no other one sees.
+            context.copy().run(self.look)
+        self._reader.deliver()
+        if time.monotonic() >= self._next_tidy:
+            self._next_tidy = time.monotonic() + TIDY_EVERY
+            self._tidy()
+        self._reader.release()
+        self._claims.requeue()
+        self.sweep()
+        # While messages wait in memory a flush elsewhere must be heard of.
+        return context is not None or not self._mailboxes.is_empty
+
+    def look(self) -> None:
+        """For rows of all channels of this process."""
+        self._reader.look()
+        self._claims.ask(self._mailboxes.plain_channels())
+
+    def _tidy(self) -> None:
+        self._sweep_mailboxes(asyncio.get_running_loop())
+        self._store.tidy()
+        self._frames.forget_the_dead()
+        if self._tidy_waiter(self._mailboxes.plain_channels()):
+            self._go_on()
+        if self._presence is not None:
+            self._presence.keep_marks(set(self._mailboxes.full))
+            self._presence.report(self._stats.received, self._stats.full)
+
+    def _sweep_mailboxes(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._mailboxes.sweep(self._clock.now(), TIDY_SLICE):
+            soon(loop, partial(self._sweep_mailboxes, loop))
+        else:
+            self._reading.keep(self._mailboxes.names())
+        if self._mailboxes.changed:
+            self._mark()
+
+    def sweep(self) -> None:
+        """Begins a sweep of the tables, if it is time and the turn of this process."""
+        is_sweeping = self._sweeping is not None and self._sweeping.is_running()
+        is_due = time.monotonic() >= self._next_sweep
+        if not self._reader.is_open or is_sweeping or not is_due:
+            return
+        self._next_sweep = time.monotonic() + SWEEP_EVERY
+        dead = set() if self._presence is None else self._presence.dead(SWEEP_EVERY)
+        if dead is not None and (dead or self._config.auto_trim):
+            self._sweeping = asyncio.get_running_loop()
+            self._step(self._sweeping, Sweep(dead, None if self._is_in_memory else KEPT))
+
+    def _step(self, loop: asyncio.AbstractEventLoop, sweep: Sweep) -> None:
+        def done(outcome: Outcome[Any]) -> None:
+            if outcome.error is None and not sweep.is_done:
+                soon(loop, partial(loop.call_later, SWEEP_PAUSE, self._step, loop, sweep))
+                return
+            self._sweeping = None
+            self._next_sweep = time.monotonic() + SWEEP_EVERY
+            if outcome.error is None:  # else the next sweep does it
+                if self._presence is not None:
+                    self._presence.bury(sweep.dead)
+                if sweep.gave_back:
+                    self._store.checkpoint()
+
+        if not self._reader.is_open:
+            self._sweeping = None
+            return
+        now = self._clock.now() if self._config.auto_trim else 0.0
+        self._store.submit(partial(sweep.step, now=now), done, write=False)

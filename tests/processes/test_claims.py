@@ -1,0 +1,67 @@
+"""Jobs that were claimed for nobody, and messages that need no claim."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.processes.conftest import LAYERS, configured
+
+pytestmark = pytest.mark.usefixtures("write_ahead_log")
+
+
+@pytest.mark.parametrize("ends_loop", [True, False], ids=["loop ends", "loop goes on"])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_job_of_a_cancelled_receiver_is_for_the_next_worker(start, layer, ends_loop):
+    """It is cancelled in the moment of its claim; its process lives on, and receives no more."""
+    environment = configured(layer)
+    cancelled, other, sender = (start(layer, **environment) for _ in range(3))
+    for number in range(10):
+        cancelled.begin("receive_and_cancel", channel="jobs", ends_loop=ends_loop)
+        assert cancelled.finish() == "waits"
+        sender.do("send", channel="jobs", message={"number": number})
+        got = cancelled.finish()
+        if got is None:
+            other.do("receive", channel="jobs")
+            got = other.received()["received"]
+        assert got == {"number": number}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_job_of_a_receiver_that_timed_out_is_for_the_next_worker(start, layer):
+    """A sync worker polls; the job and the end of its patience come while its loop is busy."""
+    environment = configured(layer)
+    polling, other, sender = (start(layer, **environment) for _ in range(3))
+    for number in range(3):
+        polling.begin("poll_on_busy_loop", channel="jobs", seconds=0.2)
+        assert polling.finish() == "held"
+        sender.do("send", channel="jobs", message={"number": number})
+        polling.begin("go on")
+        got = polling.finish()
+        if got is None:
+            other.do("receive", channel="jobs")
+            got = other.received()["received"]
+        assert got == {"number": number}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_message_that_needs_no_claim_waits_for_none(start, layer):
+    """A job cannot be claimed while a foreign program writes; a channel's own message comes."""
+    environment = configured(layer)
+    receiver, writer = start(layer, **environment), start(layer, **environment)
+    channel = receiver.do("new_channel")
+    for each in (channel, "jobs"):
+        receiver.do("receive", channel=each, count=2)
+        writer.do("send", channel=each, message={"number": 0})
+        receiver.received()
+    receiver.stop()
+    writer.do("begin")
+    for each in ("jobs", channel):
+        writer.do("sync_send", channel=each, message={"number": 1})
+    writer.do("end")
+    writer.do("execute", sql="BEGIN IMMEDIATE")
+    receiver.go_on()
+    first = receiver.received()
+    writer.do("execute", sql="ROLLBACK")
+    assert (first["channel"], first["received"]) == (channel, {"number": 1})
+    second = receiver.received()
+    assert (second["channel"], second["received"]) == ("jobs", {"number": 1})

@@ -1,0 +1,225 @@
+"""The mailboxes, and what was read of the table, without a database."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+
+import pytest
+
+from channels_lite.capacity import OVERHEAD, Limit
+from channels_lite.mailbox import Envelope
+from channels_lite.mailboxes import Mailboxes
+from channels_lite.reading import NAMES, Reading
+from channels_lite.stats import Stats
+from channels_lite.store.sql import Claimed, FlushMark, Looked, Row, Table
+from tests.conftest import PATIENCE
+
+
+def mailboxes_of(limit):
+    return Mailboxes(lambda channel: Limit(limit, is_bytes=False), Stats())
+
+
+def put(mailboxes, *channels, is_group=True, data=b"message", expires_at=math.inf, now=0.0):
+    return mailboxes.put_all([(list(channels), Envelope(1, data, expires_at), is_group)], now)
+
+
+def drain(mailboxes, channel):
+    taken = []
+    while (envelope := mailboxes.take(channel, 0.0)) is not None:
+        taken.append(envelope.data)
+    return taken
+
+
+async def test_cancelled_receiver_passes_its_message_on():
+    """A receiver that is cancelled after it was called leaves its message to the next one."""
+    mailboxes, loop = mailboxes_of(10), asyncio.get_running_loop()
+    first, second = (mailboxes.wait("jobs", loop) for _ in range(2))
+    mailboxes.put_claimed("jobs", [(Claimed(1, b"message", math.inf, 0.0), b"message")])
+    assert first.done()
+    assert not second.done()
+    mailboxes.leave("jobs", first)
+    assert second.done()
+    assert mailboxes.take("jobs", 0.0).data == b"message"
+
+
+async def test_receiver_that_was_beaten_stays_first_in_line():
+    """Another coroutine took the message it was called for; the next one is for it."""
+    mailboxes, loop = mailboxes_of(10), asyncio.get_running_loop()
+    first, second = (mailboxes.wait("p!a", loop) for _ in range(2))
+    put(mailboxes, "p!a")
+    assert mailboxes.take("p!a", 0.0) is not None  # by one that came just now
+    assert mailboxes.take("p!a", 0.0, first) is None
+    first = mailboxes.wait("p!a", loop, keeps_place=True)
+    put(mailboxes, "p!a")
+    assert first.done()
+    assert not second.done()
+
+
+def test_receiver_on_a_loop_that_stands_still_strands_nothing():
+    """A message goes to a receiver whose loop runs, though another one has waited longer."""
+    mailboxes, standing = mailboxes_of(10), asyncio.new_event_loop()
+    mailboxes.wait("p!a", standing)
+
+    async def wait():
+        receiver = mailboxes.wait("p!a", asyncio.get_running_loop())
+        thread = threading.Thread(target=put, args=(mailboxes, "p!a"))
+        thread.start()
+        await asyncio.wait_for(receiver, PATIENCE)
+        thread.join()
+
+    asyncio.run(wait())
+    standing.close()
+
+
+async def test_claimed_message_without_receiver_is_unwanted():
+    """What was claimed and nobody here waits for any more goes back as it was."""
+    mailboxes = mailboxes_of(10)
+    receiver = mailboxes.wait("jobs", asyncio.get_running_loop())
+    claimed = Claimed(1, b"message", math.inf, 0.0)
+    mailboxes.put_claimed("jobs", [(claimed, b"message")])
+    assert mailboxes.unwanted() == []
+    mailboxes.leave("jobs", receiver)
+    assert mailboxes.unwanted() == [("jobs", claimed)]
+    assert mailboxes.take("jobs", 0.0) is None
+    assert mailboxes.is_empty
+
+
+def test_full_member_of_a_group_misses_the_message():
+    """A group's message is dropped for the member whose mailbox is full, and kept for others."""
+    mailboxes = mailboxes_of(2)
+    missed = [put(mailboxes, "p!a", "p!b") for _ in range(3) if drain(mailboxes, "p!b") or True]
+    assert missed == [[], [], ["p!a"]]
+    assert len(drain(mailboxes, "p!a")) == 2
+
+
+def test_direct_message_that_was_sent_is_taken_in():
+    """Beyond capacity, too: its sender was told that it is on its way.  One's own is refused."""
+    mailboxes = mailboxes_of(2)
+    for _ in range(3):
+        assert put(mailboxes, "p!a", is_group=False) == []
+    assert not mailboxes.offer("p!a", Envelope(0, b"", math.inf), 0.0)
+    assert len(drain(mailboxes, "p!a")) == 3
+
+
+def test_what_has_expired_makes_room():
+    """A full mailbox drops what has expired before it refuses anything."""
+    mailboxes = mailboxes_of(2)
+    put(mailboxes, "p!a", expires_at=5.0)
+    put(mailboxes, "p!a", expires_at=50.0)
+    assert put(mailboxes, "p!a", data=b"late", now=10.0) == []
+    assert put(mailboxes, "p!a", now=10.0) == ["p!a"]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 8, 100])
+def test_senders_are_told_when_a_channel_is_full_and_when_no_longer(limit):
+    """Once at its capacity, and once when an eighth of it is free, not with each message."""
+    mailboxes = mailboxes_of(limit)
+    for number in range(limit):
+        assert mailboxes.full == set(), number
+        put(mailboxes, "p!a")
+    assert mailboxes.full == {"p!a"}
+    assert mailboxes.take_changed() == {"p!a"}
+    taken = 0
+    while mailboxes.full:
+        mailboxes.take("p!a", 0.0)
+        taken += 1
+    assert taken == max(1, limit // 8)
+    assert mailboxes.take_changed() == {"p!a"}
+
+
+def test_capacity_by_bytes():
+    """Where it is bytes, a message counts for its data and some overhead; a first one has room."""
+    mailboxes = Mailboxes(lambda channel: Limit(3 * OVERHEAD, is_bytes=True), Stats())
+    assert put(mailboxes, "p!a", data=bytes(10 * OVERHEAD)) == []
+    assert put(mailboxes, "p!a") == ["p!a"]
+    mailboxes.take("p!a", 0.0)
+    assert [put(mailboxes, "p!a", data=b"") for _ in range(4)] == [[], [], [], ["p!a"]]
+
+
+def test_unused_mailboxes_are_forgotten():
+    """A sweep drops what has expired, and mailboxes without messages and receivers, in slices."""
+    mailboxes = mailboxes_of(10)
+    put(mailboxes, "p!a", expires_at=5.0)
+    put(mailboxes, "q!b", expires_at=50.0)
+    assert mailboxes.sweep(10.0, 1)
+    assert not mailboxes.sweep(10.0, 1)
+    assert mailboxes.names() == {"q!"}
+    assert set(mailboxes._mailboxes) == {"q!b"}
+
+
+def test_receiver_that_is_out_asks_for_nothing():
+    """Its coroutine may be ended by Python's collector, in the midst of what the lock guards."""
+    mailboxes, loop, other = mailboxes_of(10), asyncio.new_event_loop(), asyncio.new_event_loop()
+    receiver = mailboxes.wait("channel", loop)
+    mailboxes.wait("channel", other)
+    loop.close()
+    mailboxes.sweep(0.0, 10)
+    left = []
+    with mailboxes._lock:
+        thread = threading.Thread(target=lambda: left.append(mailboxes.leave("channel", receiver)))
+        thread.start()
+        thread.join(PATIENCE)
+    other.close()
+    assert left == [False]
+
+
+def reading_of(name="p.token!"):
+    reading = Reading("token")
+    reading.own(name)
+    reading.begin(7)
+    return reading
+
+
+def read(reading, numbers, asked=None):
+    rows = [Row(number, "a", False, b"message", math.inf) for number in numbers]
+    asked = asked or reading.ask(0.0, deletes=False)
+    fresh = reading.fresh(asked, Looked(Table(7), {"p.token!": rows} if rows else {}))
+    return [row.id for row in fresh.get("p.token!", [])]
+
+
+def test_overlapping_looks_read_once():
+    """Rows that two looks have read count once, in whichever order they come back."""
+    reading = reading_of()
+    assert read(reading, [1, 2, 3]) == [1, 2, 3]
+    assert read(reading, [1, 2]) == []
+    assert read(reading, [3, 4]) == [4]
+    assert reading.seen("p.token!") == 4
+
+
+def test_what_a_look_found_before_a_flush_is_void():
+    """A look that was under way when this process flushed brings back only what came after."""
+    reading = reading_of()
+    asked = reading.ask(0.0, deletes=False)
+    assert reading.flush(FlushMark(5, 1.0))
+    assert not reading.flush(FlushMark(5, 1.0))
+    assert read(reading, [3, 6], asked) == [6]
+
+
+def test_what_a_look_found_in_a_former_generation_is_void():
+    """Its ids mean nothing any more, and neither do the cursors."""
+    reading = reading_of()
+    read(reading, [5])
+    asked = reading.ask(0.0, deletes=False)
+    through = reading.to_release()
+    reading.begin(8)
+    assert read(reading, [6], asked) == []
+    reading.restore(through)
+    assert reading.to_release().read == {}
+    asked = reading.ask(0.0, deletes=False)
+    assert (asked.generation, asked.last_id, asked.cursors) == (8, 0, {})
+
+
+def test_many_names_are_asked_for_at_once():
+    """And forgotten when no channel of theirs is in use, but for those with rows to delete."""
+    reading = reading_of()
+    for number in range(NAMES):
+        reading.own(f"p{number}.token!")
+    assert reading.ask(0.0, deletes=False).names is None
+    read(reading, [1])
+    reading.keep({"p1.token!"})
+    assert set(reading.ask(0.0, deletes=False).names) == {"p.token!", "p1.token!"}
+    reading.released(reading.to_release())
+    reading.keep({"p1.token!"})
+    assert set(reading.ask(0.0, deletes=False).names) == {"p1.token!"}
