@@ -40,9 +40,9 @@ TAIL = """\
 What the alias in `DATABASES` says holds for the layers' connections, too:
 
 * `OPTIONS["timeout"]`: seconds to wait for a lock, then `StoreUnavailable`. Left out: {timeout:g};
-  on Django's own connections, which the core layer uses, 5.
+  on Django's own connections, as inside `atomic()`, 5.
 * `OPTIONS["init_command"]`: what a new connection runs. Left out, the notify and aio layers run
-  the statements below.
+  the statements below. A `busy_timeout` in it does not count: the layers wait by themselves.
 * `OPTIONS["transaction_mode"]`: Django's own; `"IMMEDIATE"` for a database that models share with
   messages.
 
