@@ -133,7 +133,7 @@ async def test_garbage_for_a_trace_is_no_fault(make_layer, spans, carrier):
     """Whatever a stranger's row carries, its message is delivered."""
     layer = make_layer()
     message = {"type": "told", TRACE: carrier}
-    got = layer._decode("jobs", layer.serializer.encode(message))
+    got = layer._decode("jobs", Envelope(0, layer.serializer.encode(message), 0.0))
     assert got == {"type": "told"}
     await Heard().dispatch(got)
 

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 # Seconds between two looks while somebody floods the FIFO.
 FLOOD_PAUSE = 0.01
-# Reasons for which layers of this process poll.
+# Reasons for which layers of this process poll, or get rows only.
 _said: set[str] = set()
 
 
@@ -122,7 +122,9 @@ class Listener:
         try:
             return FrameReceiver(self._sidecar(), self._token())
         except OSError as error:
-            logger.info("messages come as rows only, no socket can be made: %s", error)
+            if str(error) not in _said:
+                _said.add(str(error))
+                logger.warning("messages come as rows only, no socket can be made: %s", error)
             return None
 
     def _on_readable(self, loop: asyncio.AbstractEventLoop) -> None:
