@@ -16,6 +16,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from channels_lite import otel
 from channels_lite.layers.base import TRACE, BaseSQLiteChannelLayer
+from channels_lite.mailbox import Envelope
 from tests.conftest import received
 
 

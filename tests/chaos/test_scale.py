@@ -62,7 +62,7 @@ async def test_35_big_group(make_layer):
 
 
 def test_42_no_more_files(start, folder, ledger):
-    """Without a file left to open there is no socket, it says so once, and messages come as rows."""
+    """Without a file left to open it says so once, and all messages come as rows."""
     receiver, sender = start(TEST_CONFIG=SOON), start(TEST_CONFIG=SOON)
     receiver.do("send", channel="others", message={})
     receiver.do("limit_files")
