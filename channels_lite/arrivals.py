@@ -1,6 +1,6 @@
 """RECEIVE, between the ways and the mailboxes: rows and frames in one order.
 
-A frame that names a row which was not read yet is held until a look has read it; one of another
+A frame that names a row which was not read yet is held until a look has read it; one of a later
 generation of the table until a look has asked which generation it is.  What is in order goes into
 the mailboxes in slices, for a message to five thousand members of this process must not hold the
 loop.
@@ -116,12 +116,13 @@ class Arrivals:
                     self._held = frames[number:]
                     break
                 self._let_go += 1
-                if frame.after and frame.name in rows:
+                is_of_now = self._is_of_now(frame)
+                if frame.after and is_of_now and frame.name in rows:
                     found = rows[frame.name]
                     while found and found[0].id <= frame.after:
                         self._add_row(frame.name, found.pop(0), now)
                 self._add_frame(frame, now)
-                if frame.after and self._is_of_now(frame):
+                if frame.after and is_of_now:
                     self._reading.has_seen(frame.name, min(frame.after, last_id))
             else:
                 self._held = []
@@ -160,9 +161,10 @@ class Arrivals:
 
     def _is_due(self, frame: Frame, rows: Mapping[str, list[Row]] | None = None) -> bool:
         """Whether it comes after no row but what was read, or is among ``rows``."""
-        generation = frame.generation
-        if generation is not None and generation != self._reading.generation:
-            return False
+        generation, now = frame.generation, self._reading.generation
+        if generation is not None and generation != now:
+            # One sent under a former generation comes before all rows of this one.
+            return generation < now
         if not frame.after:
             return True
         found = rows.get(frame.name) if rows else None

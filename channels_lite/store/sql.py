@@ -272,7 +272,7 @@ class FlushMark(NamedTuple):
 class Table(NamedTuple):
     """What the table says of itself."""
 
-    #: A random number: ids, and times, mean something within one generation only.  It is a new one
+    #: Ids, and times, mean something within one generation only.  It is another, higher number
     #: after ``manage.py flush``, and after ids were seen to begin again; 0: none was begun yet.
     generation: int = 0
     #: See `clock`.
@@ -334,11 +334,9 @@ class Looked(NamedTuple):
 def look(execute: Execute, asked: Look) -> Looked:
     """Reads what waits for this process.  Waits for no lock, but for ``deletes``.
 
-    Each statement is a transaction of its own: no read is held open.
+    Each statement is a transaction of its own: no read is held open.  So the generation comes last,
+    or rows of the next one could be taken for those of this one.
     """
-    now = table(execute)
-    if not asked.deletes and now.is_new(asked.generation, asked.last_id):
-        return Looked(now, {}, is_new=True)
     names = asked.names
     if names is None:
         names = [name for (name,) in execute(NAMES, (f"{asked.token}!",))]
@@ -361,6 +359,9 @@ def look(execute: Execute, asked: Look) -> Looked:
             ]
             if asked.deletes:
                 execute(DELETE_READ, (name, found[-1][0]))
+    now = table(execute)
+    if not asked.deletes and now.is_new(asked.generation, asked.last_id):
+        return Looked(now, {}, is_new=True)
     return Looked(now, rows, is_all)
 
 

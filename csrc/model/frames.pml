@@ -1,18 +1,20 @@
 /* A process-local channel: rows and frames are two ways to the one process that
  * receives on it, and what a sender sends must come once, and in order.
- * channels_lite/frames.py, reader.py and inbox.py, step by step; what happens
+ * channels_lite/frames.py, reader.py, reading.py and arrivals.py, step by step; what happens
  * under one lock there is one step here.  Each message goes the one way or the
  * other at will: a socket may be hidden or full at any time.
  *
  * -DONE_PROCESS  the senders are two loops of one process, which share what it
  *                knows of its last row
  * -DEXPIRY       a row may expire, and be swept away by another process, unread
+ * -DREWIND       the table may be flushed: ids begin again, in another generation
  *
  * Mutants, each of which breaks one rule: -DNO_AFTER -DDRAIN_TOO_EARLY -DROWS_FIRST
  * -DHELD_IS_FOUND -DNO_CURSOR -DRESET_UNDER_LOOK; with ONE_PROCESS -DLAST_NOTE_COUNTS;
- * with EXPIRY -DGONE_IS_AWAITED
+ * with EXPIRY -DGONE_IS_AWAITED; with REWIND -DNO_GENERATION -DCURSOR_SURVIVES
+ * -DRELEASE_BLIND -DGENERATION_FIRST -DFRAME_OF_OLD_TAKES_ROWS
  */
-#ifdef EXPIRY
+#if defined(EXPIRY) || defined(REWIND)
 #define SENDERS 1
 #define EACH    3 /* messages of each sender */
 #else
@@ -22,19 +24,22 @@
 #define ROWS    (SENDERS * EACH) /* so many at most, with ids from 1 on */
 #define max(a, b) (a > b -> a : b)
 
-typedef Row { bool is_in; byte who, number }
+typedef Row { bool is_in, is_read; byte who, number }
 Row table[ROWS + 1];
 byte last_id;
+bit generation;      /* of the table */
 
 /* The socket, and the frames read from it that come after a row still to be read:
- * sender, number, and `after`, the last row that the sender had put. */
-chan socket = [ROWS] of { byte, byte, byte };
-chan held = [ROWS] of { byte, byte, byte };
+ * sender, number, `after`, the last row that the sender had put, and its generation. */
+chan socket = [ROWS] of { byte, byte, byte, bit };
+chan held = [ROWS] of { byte, byte, byte, bit };
 byte last_row[SENDERS];
+bit sends_by[SENDERS]; /* the generation that each sender knows */
 
 bool fifo;           /* a byte is in the FIFO */
 byte cursor;         /* up to which rows were read and are not deleted yet; 0: none */
 byte seen;           /* the last row that was read, whether deleted or not */
+bit known;           /* the generation that the receiver works with */
 byte last[SENDERS];  /* the last number of each sender that was delivered */
 
 #ifdef ONE_PROCESS
@@ -49,13 +54,17 @@ active [SENDERS] proctype sender()
 	do
 	:: n <= EACH ->
 		if
-		:: socket!_pid, n, last_row[MINE] /* FrameSender.send */
+		:: socket!_pid, n, last_row[MINE], sends_by[MINE] /* FrameSender.send */
 		:: d_step {                       /* sql.post, W2 */
 			last_id++;
 			id = last_id;
 			table[id].is_in = true;
+			table[id].is_read = false;
 			table[id].who = _pid;
-			table[id].number = n
+			table[id].number = n;
+			/* Generations.begin */
+			last_row[MINE] = (sends_by[MINE] == generation -> last_row[MINE] : 0);
+			sends_by[MINE] = generation
 		   }
 #ifdef LAST_NOTE_COUNTS
 		   last_row[MINE] = id;           /* FrameSender.put_row */
@@ -72,7 +81,7 @@ active [SENDERS] proctype sender()
 
 inline deliver(from, nr)
 {
-#ifdef EXPIRY
+#if defined(EXPIRY) || defined(REWIND)
 	assert(nr > last[from]);
 #else
 	assert(nr == last[from] + 1); /* once, and in order */
@@ -80,18 +89,20 @@ inline deliver(from, nr)
 	last[from] = nr
 }
 
-/* Inbox._take_in: the rows up to `limit` that the look has found. */
+/* Arrivals.take_rows: the rows up to `limit` that the look has found. */
 inline take_rows(limit)
 {
 	do
 	:: at < limit ->
 		at++;
 		if
-		:: found[at] ->
-			deliver(table[at].who, table[at].number);
-			found[at] = false;
+		:: found[at].is_in ->
+			deliver(found[at].who, found[at].number);
+			found[at].is_in = false;
+			table[at].is_read = table[at].is_read || known == generation;
 			cursor = at;
 			to_release = at;
+			release_by = known;
 			seen = max(at, seen)
 		:: else
 		fi
@@ -102,21 +113,37 @@ inline take_rows(limit)
 inline drain()
 {
 	do
-	:: nempty(socket) -> socket?s, n, after; held!s, n, after
+	:: nempty(socket) -> socket?s, n, after, by; held!s, n, after, by
 	:: empty(socket) -> break
 	od
 }
 
 /* Where the look under way has got to. */
-mtype = { NONE, BEGUN, ASKED, READ, DELIVERED };
+mtype = { NONE, BEGUN, ASKED, FOUND, READ, DELIVERED };
+
+#ifdef NO_GENERATION
+#define IS_OF_NOW true
+#define IS_DUE(row) (after <= row)
+#else
+#define IS_OF_NOW (by == known)
+/* What was sent under a former generation comes before all rows of this one. */
+#define IS_DUE(row) (by < known || (by == known && after <= row))
+#endif
+#ifdef FRAME_OF_OLD_TAKES_ROWS
+#define TAKES_ROWS true
+#else
+#define TAKES_ROWS IS_OF_NOW
+#endif
 
 /* The threads of the process that receives: whichever can move does. */
 active proctype receiver()
 {
 	mtype look = NONE;
-	bool again, found[ROWS + 1];
+	bool again;
+	Row found[ROWS + 1];
 	byte asked, before, last_found, to_release, releasing;
 	byte at, count, s, n, after;
+	bit by, found_by, release_by, releasing_by;
 end:	do
 	/* Listener._on_readable, R2; or the look that was asked for during the last one. */
 	:: fifo -> fifo = false; again = true
@@ -130,26 +157,56 @@ end:	do
 		asked = cursor;
 		look = ASKED
 	   }
-	/* sql.look: one SELECT. */
+#ifdef GENERATION_FIRST
+	:: look == ASKED -> found_by = generation; look = FOUND
+	:: look == FOUND -> d_step {
+#else
+	/* sql.look: one SELECT, */
 	:: look == ASKED -> d_step {
+#endif
 		at = 0;
 		last_found = 0;
 		do
 		:: at < ROWS ->
 			at++;
 #ifdef NO_CURSOR
-			found[at] = table[at].is_in;
+			found[at].is_in = table[at].is_in;
 #else
-			found[at] = table[at].is_in && at > asked;
+			found[at].is_in = table[at].is_in && at > asked;
 #endif
-			last_found = (found[at] -> at : last_found)
+			found[at].who = table[at].who;
+			found[at].number = table[at].number;
+			last_found = (found[at].is_in -> at : last_found)
 		:: else -> break
 		od;
 		at = 0; asked = 0;
+#if defined(REWIND) && !defined(GENERATION_FIRST)
+		look = FOUND
+	   }
+	/* and then the generation that it was of. */
+	:: look == FOUND -> d_step {
+		found_by = generation;
+#endif
 		look = READ
 	   }
-	/* Reader._deliver and Inbox.deliver, under the lock of the frames. */
-	:: look == READ -> d_step {
+	/* Generations.is_over: look again. */
+	:: look == READ && found_by != known -> d_step {
+		known = found_by;
+#ifndef CURSOR_SURVIVES
+		cursor = 0;
+#endif
+		seen = 0;
+		to_release = 0;
+		do
+		:: at < ROWS -> at++; found[at].is_in = false; found[at].who = 0; found[at].number = 0
+		:: else -> break
+		od;
+		at = 0; before = 0; last_found = 0;
+		again = true;
+		look = DELIVERED
+	   }
+	/* Reader._take_in and Arrivals.take_rows, under the lock of the frames. */
+	:: look == READ && found_by == known -> d_step {
 #ifdef ROWS_FIRST
 		take_rows(ROWS);
 #endif
@@ -159,7 +216,7 @@ end:	do
 		count = 0;
 		do
 		:: nempty(held) ->
-			held?<s, n, after>;
+			held?<s, n, after, by>;
 			if
 #if defined(NO_AFTER) || defined(HELD_IS_FOUND)
 			:: true ->
@@ -167,12 +224,15 @@ end:	do
 			:: after <= max(last_found, seen) ->
 #else
 			/* A row that was there before the look was found by it, or is gone. */
-			:: count < before || after <= max(last_found, seen) ->
+			:: count < before || IS_DUE(max(last_found, seen)) ->
 #endif
-				held?s, n, after;
-				take_rows(after);
+				held?s, n, after, by;
+				if
+				:: TAKES_ROWS -> take_rows(after)
+				:: else
+				fi;
 				deliver(s, n);
-				seen = max(after, seen);
+				seen = (IS_OF_NOW -> max(after, seen) : seen);
 				count++
 			:: else -> break
 			fi
@@ -180,7 +240,8 @@ end:	do
 		od;
 		take_rows(ROWS);
 		again = again || nempty(held);
-		at = 0; count = 0; before = 0; last_found = 0; s = 0; n = 0; after = 0;
+		at = 0; count = 0; before = 0; last_found = 0;
+		s = 0; n = 0; after = 0; by = 0;
 		look = DELIVERED
 	   }
 	/* Reader._looked. */
@@ -190,14 +251,14 @@ end:	do
 		drain();
 		do
 		:: nempty(held) ->
-			held?<s, n, after>;
+			held?<s, n, after, by>;
 			if
 #ifdef NO_AFTER
 			:: true ->
 #else
-			:: after <= seen ->
+			:: IS_DUE(seen) ->
 #endif
-				held?s, n, after;
+				held?s, n, after, by;
 				deliver(s, n);
 				before = (before > 0 -> before - 1 : 0) /* of those that the look had counted */
 			:: else -> break
@@ -205,15 +266,23 @@ end:	do
 		:: empty(held) -> break
 		od;
 		again = again || nempty(held);
-		s = 0; n = 0; after = 0
+		s = 0; n = 0; after = 0; by = 0
 	   }
 	/* Reader.release, which deletes what was read; then Reader._released. */
 	:: releasing == 0 && to_release > 0 -> d_step {
 		releasing = to_release;
+		releasing_by = release_by;
 		to_release = 0;
 		at = 0;
 		do
-		:: at < releasing -> at++; table[at].is_in = false
+#ifdef RELEASE_BLIND
+		:: at < releasing ->
+#else
+		:: at < releasing && releasing_by == generation ->
+#endif
+			at++;
+			assert(!table[at].is_in || table[at].is_read);
+			table[at].is_in = false
 		:: else -> break
 		od;
 		at = 0
@@ -223,7 +292,7 @@ end:	do
 		cursor = 0;
 #else
 		if
-		:: look == NONE && cursor == releasing -> cursor = 0
+		:: look == NONE && cursor == releasing && releasing_by == known -> cursor = 0
 		:: else
 		fi;
 #endif
@@ -242,6 +311,26 @@ active proctype sweeper()
 }
 /* No frame waits for ever for a row that is gone. */
 #define IS_DONE (len(socket) + len(held) == 0)
+#elif defined(REWIND)
+active proctype flusher()
+{
+	byte at;
+	if
+	:: d_step {
+		do
+		:: at < ROWS -> at++; table[at].is_in = false
+		:: else -> break
+		od;
+		at = 0;
+		last_id = 0;
+		generation = 1
+	   }
+	:: true
+	fi
+}
+/* Nor does any row that came after the flush. */
+#define IS_DONE (len(socket) + len(held) == 0 && \
+	!table[1].is_in && !table[2].is_in && !table[3].is_in)
 #else
 #define IS_DONE (last[0] == EACH && last[1] == EACH)
 #endif

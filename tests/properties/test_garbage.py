@@ -22,6 +22,14 @@ from tests.conftest import PATIENCE
 EXAMPLES = max(500, int(25_000 * float(os.environ.get("CHAOS_SCALE", "0.02"))))
 LATER = time.time() + 3600
 
+
+class Repeated(bytes):
+    """One byte, so many times, and a report of a failure that can be read."""
+
+    def __repr__(self):
+        return f"{self[:1]!r} * {len(self)}"
+
+
 TIMES = st.floats() | st.just(LATER) | st.floats(LATER, LATER + 100)
 ROW_IDS = st.sampled_from([-1, 0, 1, 2**40, 2**63 - 1]) | st.integers(-(2**63), 2**64 - 1)
 #: Bytes, maps that end too early, and lengths that promise more than there is.
@@ -32,7 +40,7 @@ DATA = st.one_of(
         lambda head: head + b"\xff\xff\xff\xff"
     ),
     st.sampled_from([1, 100, 5000]).map(lambda depth: b"\x91" * depth),
-    st.just(b"\xc1" * MAX_DATAGRAM),
+    st.just(Repeated(b"\xc1" * MAX_DATAGRAM)),
 )
 #: Local parts as they may stand in a row or a frame; 0 is the receiver's own.
 RECIPIENTS = st.sampled_from(["0", "0,0", "0,x", "", ",", "x"]) | st.text(max_size=10)
