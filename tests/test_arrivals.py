@@ -1,0 +1,109 @@
+"""Rows and frames in one order, across generations of the table, without a database."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from channels_lite.arrivals import Arrivals
+from channels_lite.capacity import Limit
+from channels_lite.clock import Clock
+from channels_lite.frames import Frame
+from channels_lite.mailboxes import Mailboxes
+from channels_lite.reading import Reading
+from channels_lite.stats import Stats
+from channels_lite.store import sql
+from channels_lite.store.sql import Look, Row
+
+NAME = "specific.token!"
+NOW = 2
+
+
+class Receiver:
+    """A process that works with generation ``NOW`` of the table."""
+
+    def __init__(self):
+        self.mailboxes = Mailboxes(lambda channel: Limit(100, is_bytes=False), Stats())
+        self.reading = Reading("token")
+        self.reading.begin(NOW)
+        clock = Clock()
+        clock.set(0.0, NOW)
+        self.arrivals = Arrivals(
+            mailboxes=self.mailboxes,
+            reading=self.reading,
+            clock=clock,
+            stats=Stats(),
+            missed=None,
+            decrypt=None,
+        )
+
+    def look(self, rows=(), frames=(), last_id=100):
+        """A look finds these rows, and these frames have come by then."""
+        found = {NAME: [Row(row, "a", False, data, math.inf) for row, data in rows]}
+        self.arrivals.take_rows(
+            lambda: {name: each for name, each in found.items() if each},
+            lambda limit: list(frames),
+            self.arrivals.mark(),
+            last_id,
+        )
+        self.arrivals.deliver()
+
+    def hear(self, *frames):
+        self.arrivals.take_frames(lambda limit: list(frames))
+
+    def got(self):
+        taken = []
+        while (envelope := self.mailboxes.take(f"{NAME}a", 0.0)) is not None:
+            taken.append(envelope.data)
+        return taken
+
+
+def frame(data, after=0, generation=NOW):
+    return Frame(NAME, "a", data, 0.0, math.inf, after, generation, False)
+
+
+@pytest.fixture
+def receiver():
+    return Receiver()
+
+
+def test_frame_of_a_former_generation_comes_before_all_rows(receiver):
+    """Its sender learns of this generation by its first row in it, which comes later."""
+    receiver.look(rows=[(1, b"row")], frames=[frame(b"frame", generation=NOW - 1)])
+    assert receiver.got() == [b"frame", b"row"]
+
+
+def test_row_that_a_former_generation_names_is_none_of_this_one(receiver):
+    """Its number may be a row's again, which comes later nevertheless."""
+    receiver.look(rows=[(1, b"row")], frames=[frame(b"frame", after=5, generation=NOW - 1)])
+    receiver.hear(frame(b"second", after=2))
+    assert receiver.got() == [b"frame", b"row"]  # the second row was not read yet
+
+
+def test_frame_of_a_later_generation_waits_for_a_look(receiver):
+    """It names rows that this process knows nothing of."""
+    receiver.reading.has_seen(NAME, 7)
+    receiver.hear(frame(b"frame", after=1, generation=NOW + 1))
+    assert receiver.got() == []
+    receiver.reading.begin(NOW + 1)
+    receiver.look(rows=[(1, b"row")])
+    assert receiver.got() == [b"row", b"frame"]
+
+
+def test_look_does_not_mix_generations():
+    """The table is flushed while a look reads: what it found then is read by the next one."""
+    row = (1, b"a", 0, b"of the next generation", math.inf)
+    generation = NOW
+
+    def execute(statement, parameters):
+        nonlocal generation
+        if statement == sql.TABLE:
+            return [(generation, 0.0, 0, 0.0, 1)]
+        generation = NOW + 1
+        return [(1, 1)] if statement == sql.SIZE else [row]
+
+    asked = Look(0.0, "token", [NAME], {}, generation=NOW)
+    looked = sql.look(execute, asked)
+    assert looked.is_new
+    assert looked.rows == {}
