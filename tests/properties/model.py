@@ -16,6 +16,8 @@ class Sent:
 
     message: dict
     step: int
+    #: It may be missing: a member of the group that was full, or the table was emptied meanwhile.
+    is_sure: bool = True
 
 
 @dataclass
@@ -28,20 +30,37 @@ class Model:
         default_factory=lambda: defaultdict(lambda: defaultdict(deque))
     )
     groups: dict[str, dict[str, int]] = field(default_factory=lambda: defaultdict(dict))
+    #: Of channels that have one below what the machine sends.
+    capacities: dict[str, int] = field(default_factory=dict)
+    #: What may be in their mailboxes, expired or not.
+    held: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
-    def send(self, process: int, channel: str, message: dict) -> None:
-        self.waiting[channel][process].append(Sent(message, self.step))
+    def send(self, process: int, channel: str, message: dict, *, is_sure: bool = True) -> None:
+        self.waiting[channel][process].append(Sent(message, self.step, is_sure))
+        self.held[channel] += 1
 
     def group_send(self, process: int, group: str, message: dict) -> None:
         for channel in self.groups[group]:
-            self.send(process, channel, message)
+            capacity = self.capacities.get(channel)
+            is_sure = capacity is None or self.count(channel) < capacity
+            self.send(process, channel, message, is_sure=is_sure)
 
     def expected(self, channel: str) -> list[dict]:
-        """What may come next: of each sender its oldest message that has not expired."""
+        """What may come next: of each sender its oldest message that is sure, or one before it."""
+        messages = []
         for sent in self.waiting[channel].values():
             while sent and self.step - sent[0].step >= STEPS_OF_A_MESSAGE:
                 sent.popleft()
-        return [sent[0].message for sent in self.waiting[channel].values() if sent]
+            for each in sent:
+                messages.append(each.message)
+                if each.is_sure:
+                    break
+        return messages
+
+    def is_due(self, channel: str) -> bool:
+        """Whether a message has to come."""
+        self.expected(channel)
+        return any(each.is_sure for sent in self.waiting[channel].values() for each in sent)
 
     def count(self, channel: str) -> int:
         self.expected(channel)
@@ -51,14 +70,32 @@ class Model:
         """``message`` came: it was due, and it does not come again."""
         assert message in self.expected(channel), (message, self.waiting[channel])
         for sent in self.waiting[channel].values():
-            if sent and sent[0].message == message:
-                sent.popleft()
-                return
+            for place, each in enumerate(sent):
+                if each.message == message:
+                    for _ in range(place + 1):
+                        sent.popleft()
+                    # What had expired before it is gone.
+                    self.held[channel] = self.count(channel)
+                    return
+
+    def may_be_full(self, channel: str) -> bool:
+        """Whether the channel may refuse a message."""
+        count = self.held[channel] if "!" in channel else self.count(channel)
+        return channel in self.capacities and count >= self.capacities[channel]
+
+    def rewind(self) -> None:
+        """The table was emptied: what is in memory may still come, and no group has members."""
+        for by_sender in self.waiting.values():
+            for sent in by_sender.values():
+                for each in sent:
+                    each.is_sure = False
+        self.groups.clear()
 
     def flush(self) -> None:
-        self.waiting.clear()
-        self.groups.clear()
+        self.a_day_passes()
+        self.held.clear()
 
     def a_day_passes(self) -> None:
         """Everything expires."""
-        self.flush()
+        self.waiting.clear()
+        self.groups.clear()

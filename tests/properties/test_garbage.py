@@ -71,7 +71,7 @@ class Vandal:
         self.token = self.name.rpartition(".")[2].rstrip("!")
 
     def write(self, how, *what):
-        getattr(self, how)(*what)
+        getattr(self, how)(*(bytes(each) if isinstance(each, Repeated) else each for each in what))
 
     def datagram(self, data, value=None):
         """Bytes; or a frame with one of its bytes changed."""

@@ -6,10 +6,13 @@ import asyncio
 import itertools
 import os
 import shutil
+import sqlite3
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 from channels.exceptions import ChannelFull
+from django.apps import apps
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -28,11 +31,13 @@ QUICK = {"max_examples": 150, "stateful_step_count": 40, "derandomize": True}
 THOROUGH = {"max_examples": 300, "stateful_step_count": 60, "print_blob": True}
 #: Two layers on one file are to each other as two processes, with tokens and sockets of their own.
 PROCESSES = st.integers(0, 1)
-NUMBERS = st.integers(0, 5)
-GROUPS = st.sampled_from(["one", "two"])
-SMALL = 3
+NUMBERS = st.integers(0, 11)
+GROUPS = st.sampled_from(["one", "two", "three"])
+#: Capacities of a plain channel, and of each process-local one of that prefix.
+SMALL, TINY = 3, 2
 #: Such a message becomes a row, between others that are handed over.
 TOO_LARGE_FOR_A_FRAME = bytes(70_000)
+THE_END = {"type": "the end"}
 #: What empties everything is rare.
 RARELY = st.integers(0, 4).map(lambda number: number == 0)
 VALUES = st.recursive(
@@ -69,16 +74,17 @@ class Machine(RuleBasedStateMachine):
                 database="channels",
                 polling_interval=interval,
                 capacity=1000,
-                channel_capacity={"small": SMALL},
+                channel_capacity={"small": SMALL, "tiny.*": TINY},
             )
             for _ in range(2)
         ]
-        self.model = Model()
+        self.model = Model(capacities={"small": SMALL})
         self.numbers = itertools.count()
         #: Channels, and who receives on each.
         self.channels = [("plain", 0), ("small", 1)]
         for process in (0, 1):
-            self.new_channel(process)
+            self.new_channel(process, "specific")
+            self.new_channel(process, "tiny")
 
     def run(self, coroutine):
         return self.loop.run_until_complete(asyncio.wait_for(coroutine, PATIENCE))
@@ -89,10 +95,13 @@ class Machine(RuleBasedStateMachine):
     def pick(self, number):
         return self.channels[number % len(self.channels)]
 
-    @rule(process=PROCESSES)
-    def new_channel(self, process):
-        if len(self.channels) < 8:
-            self.channels.append((self.run(self.layers[process].new_channel()), process))
+    @rule(process=PROCESSES, prefix=st.sampled_from(["specific", "tiny"]))
+    def new_channel(self, process, prefix):
+        if len(self.channels) < 12:
+            channel = self.run(self.layers[process].new_channel(prefix))
+            self.channels.append((channel, process))
+            if prefix == "tiny":
+                self.model.capacities[channel] = TINY
 
     @rule(process=PROCESSES, number=NUMBERS, value=VALUES | st.just(TOO_LARGE_FOR_A_FRAME))
     def send(self, process, number, value):
@@ -101,16 +110,15 @@ class Machine(RuleBasedStateMachine):
         try:
             self.run(self.layers[process].send(channel, message))
         except ChannelFull:
-            assert channel == "small"
-            assert self.model.count(channel) >= SMALL
+            assert self.model.may_be_full(channel)
         else:
             self.model.send(process, channel, message)
 
-    @rule(process=PROCESSES, number=NUMBERS, count=st.integers(2, 6))
+    @rule(process=PROCESSES, number=NUMBERS, count=st.integers(2, 40))
     def send_at_once(self, process, number, count):
         """Several coroutines in one iteration: one commit, or one datagram, for all."""
         channel, _ = self.pick(number)
-        if channel == "small":
+        if channel in self.model.capacities:
             return
         messages = [self.message(None) for _ in range(count)]
 
@@ -124,7 +132,7 @@ class Machine(RuleBasedStateMachine):
     @rule(number=NUMBERS)
     def receive(self, number):
         channel, process = self.pick(number)
-        if self.model.expected(channel):
+        if self.model.is_due(channel):
             self.model.receive(channel, self.run(self.layers[process].receive(channel)))
 
     @rule(number=NUMBERS, turns=st.integers(0, 6), sends=st.booleans(), process=PROCESSES)
@@ -136,7 +144,7 @@ class Machine(RuleBasedStateMachine):
             task = asyncio.ensure_future(self.layers[owner].receive(channel))
             await asyncio.sleep(0)
             message = self.message("while receiving")
-            if sends and channel != "small":
+            if sends and channel not in self.model.capacities:
                 await self.layers[process].send(channel, message)
                 self.model.send(process, channel, message)
             for _ in range(turns):
@@ -153,7 +161,7 @@ class Machine(RuleBasedStateMachine):
     def compete(self, number, turns, process):
         """Of two that wait for a channel the first is cancelled; the other gets what comes."""
         channel, owner = self.pick(number)
-        if channel == "small" or self.model.expected(channel):
+        if channel in self.model.capacities or self.model.expected(channel):
             return
         message = self.message("for one of two")
 
@@ -179,9 +187,8 @@ class Machine(RuleBasedStateMachine):
     @rule(number=NUMBERS, group=GROUPS, process=PROCESSES)
     def group_add(self, number, group, process):
         channel, _ = self.pick(number)
-        if channel != "small":  # full members miss messages, which the model does not know
-            self.run(self.layers[process].group_add(group, channel))
-            self.model.groups[group][channel] = self.model.step
+        self.run(self.layers[process].group_add(group, channel))
+        self.model.groups[group][channel] = self.model.step
 
     @rule(number=NUMBERS, group=GROUPS, process=PROCESSES)
     def group_discard(self, number, group, process):
@@ -214,6 +221,16 @@ class Machine(RuleBasedStateMachine):
             for group in ("one", "two"):
                 self.run(self.layers[1 - process].group_send(group, {"type": "nobody"}))
 
+    @rule(does=RARELY)
+    def rewind(self, does):
+        """`manage.py flush`: every table is emptied, and ids begin again."""
+        if does:
+            with closing(sqlite3.connect(self.folder / "channels.sqlite3")) as database, database:
+                for model in apps.get_app_config("channels_lite").get_models():
+                    database.execute(f"DELETE FROM {model._meta.db_table}")
+                database.execute("UPDATE sqlite_sequence SET seq = 0")
+            self.model.rewind()
+
     @rule(process=PROCESSES, does=RARELY)
     def close(self, process, does):
         """A layer that was closed works again when it is used again."""
@@ -226,10 +243,15 @@ class Machine(RuleBasedStateMachine):
             return
         try:
             for channel, process in self.channels:
-                while self.model.expected(channel):
+                while self.model.is_due(channel):
                     self.model.receive(channel, self.run(self.layers[process].receive(channel)))
-                self.run(self.layers[0].send(channel, {"type": "the end"}))
-                assert self.run(self.layers[process].receive(channel)) == {"type": "the end"}
+                try:
+                    self.run(self.layers[0].send(channel, THE_END))
+                except ChannelFull:
+                    assert self.model.may_be_full(channel)
+                    continue
+                while (message := self.run(self.layers[process].receive(channel))) != THE_END:
+                    self.model.receive(channel, message)
         finally:
             for layer in self.layers:
                 self.run(layer.close())
