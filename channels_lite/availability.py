@@ -1,4 +1,4 @@
-"""RECEIVE: whether looking for messages works, and whether it brings anything.
+"""RECEIVE: whether looks and claims work, and whether they bring anything.
 
 Thread: any, without a lock: a count that is off by one does no harm.
 """
@@ -14,10 +14,11 @@ from django.core.exceptions import ImproperlyConfigured
 from channels_lite import signals
 from channels_lite.stats import Stats
 
-__all__ = ["Availability"]
+__all__ = ["CLAIMS", "LOOKS", "Availability"]
 
 logger = logging.getLogger(__name__)
 
+LOOKS, CLAIMS = "looks", "claims"
 # Looks without a row after which wake-ups are no longer believed at once.  A few are in order:
 # one look takes what several wake-ups were for, or another process takes what this one was.
 FRUITLESS = 200
@@ -32,7 +33,8 @@ class Availability:
         self._database = database
         self._stats = stats
         self._fail_receivers = fail_receivers
-        self._last_error = ""
+        #: The last errors of looks and of claims: either may work while the other does not.
+        self._errors: dict[str, str] = {}
         self._fruitless = 0
         #: Whether it was the clock that asked for the look under way.
         self.is_by_clock = False
@@ -48,11 +50,9 @@ class Availability:
         """A message came."""
         self.last_message = time.monotonic()
 
-    def worked(self, *, has_found: bool) -> None:
-        """A look or a claim did, and has found something or not."""
-        if self._last_error:
-            self._last_error = ""
-            signals.send(signals.store_available, self._database)
+    def worked(self, what: str, *, has_found: bool) -> None:
+        """``what``, LOOKS or CLAIMS, did, and has found something or not."""
+        self.has_no_error(what)
         by_clock, self.is_by_clock = self.is_by_clock, False
         if has_found:
             self.has_heard()
@@ -61,12 +61,17 @@ class Availability:
         else:
             self._fruitless += 1
 
-    def failed(self, error: BaseException) -> None:
-        """A look or a claim did."""
+    def has_no_error(self, what: str) -> None:
+        """``what`` works, or nobody needs it."""
+        if self._errors.pop(what, None) is not None and not self._errors:
+            signals.send(signals.store_available, self._database)
+
+    def failed(self, what: str, error: BaseException) -> None:
+        """``what`` did."""
         if isinstance(error, ImproperlyConfigured):
             self._fail_receivers(error)
-        elif str(error) != self._last_error:
+        elif str(error) not in self._errors.values():
             logger.warning("looking for messages failed, and goes on: %s", error)
-        if not self._last_error:
+        if not self._errors:
             signals.send(signals.store_unavailable, self._database, error=error)
-        self._last_error = str(error)
+        self._errors[what] = str(error)

@@ -107,6 +107,13 @@ class Window:
         half.expires_at = max(half.expires_at, post.expires_at)
         self.credit -= weight
 
+    def withdraw(self, weight: int) -> None:
+        """So much, of what was added last, was not sent after all."""
+        self.newer.weight -= weight
+        if self.newer.weight < 0:  # the first of it is in the older half
+            self.older.weight += self.newer.weight
+            self.newer.weight = 0
+
     def give_credit(self) -> None:
         """For what needs no question: until half of it is sent, or the mark is due again."""
         amount = self.limit.amount
@@ -184,7 +191,7 @@ class Backpressure:
         for post in posts:
             window = self._window(post.channel) if post.channel else None
             if window is not None:
-                window.newer.weight -= window.limit.weight(post.data)
+                window.withdraw(window.limit.weight(post.data))
 
     def admits(self, post: Post, beside: int, now: float, oldest: Oldest) -> bool:
         """Whether there is room for the row of a direct message, beside others of the batch."""

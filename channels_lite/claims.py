@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from channels_lite.availability import Availability
+from channels_lite.availability import CLAIMS, Availability
 from channels_lite.clock import Clock
 from channels_lite.failpoints import reach
 from channels_lite.loops import soon
@@ -83,16 +83,16 @@ class Claims:
         wanted = self._mailboxes.wanted(due)
         if not wanted:
             self._claiming = None
+            self._availability.has_no_error(CLAIMS)
             return
         work = partial(
             sql.claim, wanted=wanted, now=self._clock.now(), is_in_transaction=self._is_in_memory
         )
-        self._store.submit(work, partial(self._claimed, loop, due), write=False)
+        self._store.submit(work, partial(self._claimed, loop), write=False)
 
     def _claimed(
         self,
         loop: asyncio.AbstractEventLoop,
-        due: set[str],
         outcome: Outcome[dict[str, list[Claimed]]],
     ) -> None:
         try:
@@ -107,15 +107,14 @@ class Claims:
                         self._due.add(name)  # what was dropped is nobody's message
                 self._mailboxes.put_claimed(name, whole)
             if outcome.error is not None:
-                self._availability.failed(outcome.error)
+                self._availability.failed(CLAIMS, outcome.error)
             else:
-                self._availability.worked(has_found=bool(claimed))
+                self._availability.worked(CLAIMS, has_found=bool(claimed))
         finally:
             with self._lock:
                 if self._claiming is loop:
                     self._claiming = None
-                if outcome.error is not None:
-                    self._due |= due  # the clock asks again
+                # After an error the clock asks again, for all.
                 again = bool(self._due) and outcome.error is None
         self.requeue()
         if again:

@@ -32,6 +32,10 @@ from channels_lite.store.rooms import Rooms
 
 __all__ = ["Generations"]
 
+# Seconds after which looks that find no generation have one begun again: another transaction may
+# have begun it, which looks cannot read yet.
+TRY_AGAIN = 1.0
+
 logger = logging.getLogger(__name__)
 
 
@@ -64,6 +68,7 @@ class Generations:
         self._are_others_alive = are_others_alive
         self._look = look
         self._lock = threading.Lock()
+        self._begin_again_at = 0.0
         self._asking: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
 
     async def ask(self) -> float:
@@ -112,7 +117,9 @@ class Generations:
         if not table.generation:
             # The row is gone; somebody has to put a new one.
             self.begin(0)
-            soon(loop, partial(self._ask_and_look, loop))
+            if time.monotonic() >= self._begin_again_at:
+                self._begin_again_at = time.monotonic() + TRY_AGAIN
+                soon(loop, partial(self._ask_and_look, loop))
             return False
         if table.generation != asked.generation:
             self.begin(table.generation, table.began_at)

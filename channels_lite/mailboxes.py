@@ -136,7 +136,8 @@ class Mailboxes:
     def have_receivers(self, channels: Iterable[str]) -> bool:
         """Whether a coroutine waits on one of them, and only has not had its turn yet."""
         with self._lock:
-            return any(self._mailboxes[each].receivers for each in channels)
+            mailboxes = (self._mailboxes.get(each) for each in channels)
+            return any(mailbox is not None and mailbox.receivers for mailbox in mailboxes)
 
     def take(
         self, channel: str, now: float, receiver: asyncio.Future[None] | None = None

@@ -1,7 +1,8 @@
 """Messages that full channels missed: counted, and heard of.
 
 A member of a group that is full misses the message, as the specification has it, and nobody gets an
-exception.  So there is one warning for each cause, again after a minute with the count.
+exception.  So there is one warning for each cause, again after a minute with the count.  A cause is
+the process that does not read, and the prefix of its channels, however many groups they are in.
 
 Thread: any.  One lock guards the counts.
 """
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 #: Seconds between two warnings for one cause.
 EVERY = 60.0
 #: Causes remembered at most.
-CAUSES = 1000
+CAUSES = 100
 
 
 class Missed:
@@ -60,27 +61,31 @@ class Missed:
         """Members of ``group`` missed a message that this process has sent."""
         self._stats.full += count
         signals.send(signals.channel_full, self._database, channel=None, group=group, count=count)
-        count = self._count(f"group {group}", count)
+        name = split(example)[0]
+        count = self._count(f"sent to {name}", count)
         if count:
             logger.warning(
-                "%d messages to group %s were missed by members that are full, or whose process "
-                "does not read, as by those on %s, each of which holds %s; "
+                "%d messages of groups, as of %s, were missed by members that are full, or whose "
+                "process does not read, as by those on %s, each of which holds %s; "
                 'CONFIG["channel_capacity"] = {"%s*": ...} makes room for so many messages',
                 count,
                 group,
                 example,
                 self._limit(example),
-                split(example)[0].rpartition(".")[0] or example,
+                name.rpartition(".")[0] or name,
             )
 
     def _count(self, cause: str, count: int) -> int:
         """Adds them.  Returns how many are to be said now, if any are."""
         now = time.monotonic()
         with self._lock:
+            if cause not in self._counts and len(self._counts) >= CAUSES:
+                kept = {each: last for each, last in self._counts.items() if now - last[1] < EVERY}
+                self._counts = kept
+                if len(kept) >= CAUSES:
+                    cause = ""  # there are too many to tell them apart
             missed, said_at = self._counts.get(cause, (0, now - EVERY))
             missed += count
             is_due = now - said_at >= EVERY
-            if cause not in self._counts and len(self._counts) >= CAUSES:
-                del self._counts[next(iter(self._counts))]
             self._counts[cause] = (0, now) if is_due else (missed, said_at)
         return missed if is_due else 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterable
 
 from channels_lite.arrivals import Arrivals, slices
@@ -35,6 +36,9 @@ from channels_lite.store.rooms import Rooms
 from channels_lite.wake.hooks import hooks
 
 __all__ = ["Outgoing"]
+
+# Seconds between two looks at the file, while there is something to write.
+TIDY_EVERY = 1.0
 
 
 class Outgoing:
@@ -71,6 +75,7 @@ class Outgoing:
         self._nudge = nudge
         #: Messages handed over within this process, so that no other coroutine had its turn.
         self._handed_over = 0
+        self._next_tidy = 0.0
         self._lock = threading.Lock()
         self._outboxes: dict[asyncio.AbstractEventLoop, Outbox] = {}
 
@@ -186,6 +191,11 @@ class Outgoing:
         return found[0].result()
 
     def _outbox(self) -> Outbox:
+        now = time.monotonic()
+        if now >= self._next_tidy:
+            # A process that only sends has nobody else to notice that the file was replaced.
+            self._next_tidy = now + TIDY_EVERY
+            self._store.tidy()
         loop = asyncio.get_running_loop()
         outbox = self._outboxes.get(loop)
         if outbox is None:

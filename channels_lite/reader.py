@@ -16,7 +16,7 @@ from functools import partial
 from typing import Protocol
 
 from channels_lite.arrivals import Arrivals
-from channels_lite.availability import Availability
+from channels_lite.availability import LOOKS, Availability
 from channels_lite.clock import Clock
 from channels_lite.failpoints import reach
 from channels_lite.frames import Frame
@@ -144,7 +144,7 @@ class Reader:
                 # What is held would grow; the senders' sockets fill up instead.
                 self._has_stopped_frames = True
                 self.socket.stop_frames()
-            self._availability.failed(outcome.error)
+            self._availability.failed(LOOKS, outcome.error)
             return False
         if self._has_stopped_frames:
             self._has_stopped_frames = False
@@ -163,7 +163,7 @@ class Reader:
             looked.table.last_id,
         )
         self.deliver()
-        self._availability.worked(has_found=has_found)
+        self._availability.worked(LOOKS, has_found=has_found)
         return not looked.is_all or self._arrivals.holds
 
     def take_frames(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -231,18 +232,27 @@ def test_19_no_database(start, folder, layer, breaks_database):
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_20_database_replaced(start, folder, layer, empty_database):
-    """Another file under its name is noticed, said once, and used from then on."""
+    """Another file under its name is noticed, said once, and used from then on.
+
+    By a process that receives, and by one that only sends.
+    """
     receiver, sender = start(layer, TEST_CONFIG=SOON), start(layer, TEST_CONFIG=SOON)
     listen(receiver, "jobs", 2)
-    listen(sender, "elsewhere", 1)
     sender.do("send", channel="jobs", message={"number": 0})
     assert receiver.received()["received"] == {"number": 0}
     (folder / "new").write_bytes(empty_database)
     for suffix in ("-wal", "-shm"):
         (folder / f"default.sqlite3{suffix}").unlink(missing_ok=True)
     (folder / "new").rename(folder / "default.sqlite3")
-    for child in (receiver, sender):
-        wait_until(lambda: "was replaced while in use" in child.log.read_text())  # noqa: B023
+    numbers = itertools.count()
+
+    def is_noticed():
+        sender.do("send", channel=f"others{next(numbers)}", message={})
+        return all(
+            "was replaced while in use" in each.log.read_text() for each in (receiver, sender)
+        )
+
+    wait_until(is_noticed)
     sender.do("send", channel="jobs", message={"number": 1})
     assert receiver.received()["received"] == {"number": 1}
     assert receiver.log.read_text().count("was replaced while in use") == 1

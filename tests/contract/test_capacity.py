@@ -9,7 +9,8 @@ from contextlib import suppress
 import pytest
 from channels.exceptions import ChannelFull
 
-from channels_lite import clock
+from channels_lite import backpressure, clock
+from channels_lite.capacity import Limit
 from tests.conftest import is_empty, received, until
 
 
@@ -142,6 +143,27 @@ async def test_receiver_that_does_not_read_fills_up(make_layer, is_same_layer):
             await asyncio.sleep(0.01)
     assert await receiving == {"type": "hello"}
     assert [(await received(layer, stuck))["number"] for _ in range(10)] == list(range(10))
+
+
+async def test_process_that_does_not_read_fills_no_disk(make_layer, monkeypatch):
+    """Rows for one process are bounded, whatever the capacity of its channels."""
+    monkeypatch.setattr(backpressure, "TRANSPORT", Limit(1_000_000, is_bytes=True))
+    receiver, sender = make_layer(capacity=None), make_layer(capacity=None)
+    channels = [await receiver.new_channel() for _ in range(2)]
+    await asyncio.gather(*(receiver.group_add("room", each) for each in channels))
+    sent = [0, 0]
+    with pytest.raises(ChannelFull):  # noqa: PT012 - whichever it is
+        for number in range(100):
+            for place, channel in enumerate(channels):
+                await sender.send(channel, {"number": number, "data": bytes(100_000)})
+                sent[place] += 1
+    assert 4 <= sum(sent) <= 30  # and what may be in a socket
+    for place, channel in enumerate(channels):
+        for number in range(sent[place]):
+            assert (await received(receiver, channel))["number"] == number
+    while await fill(sender, channels[0], 1) == 0:  # until the table was told
+        await asyncio.sleep(0.001)
+    assert await received(receiver, channels[0]) == {"number": 0}
 
 
 async def test_capacity_can_be_turned_off(make_layer):

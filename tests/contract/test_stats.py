@@ -97,6 +97,29 @@ async def test_wrong_key_is_counted(make_layer):
     assert receiver.stats.undecodable == 1
 
 
+async def test_claims_that_fail_beside_looks_that_work(make_layer, monkeypatch, told, caplog):
+    """Another program's trigger, say: it is told once, and once that it is over."""
+    layer = make_layer(polling_interval=0.01)
+    claim, failed, often = sql.claim, [], threading.Event()
+
+    def fail(*arguments, **named):
+        failed.append(arguments)
+        if len(failed) == 5:
+            often.set()
+        raise sqlite3.OperationalError("no such thing")
+
+    monkeypatch.setattr(sql, "claim", fail)
+    waiting = asyncio.ensure_future(layer.receive("jobs"))
+    assert await asyncio.to_thread(often.wait, PATIENCE)
+    assert [signal for signal, _ in told] == [signals.store_unavailable]
+    monkeypatch.setattr(sql, "claim", claim)
+    await layer.send("jobs", {"type": "x"})
+    assert await asyncio.wait_for(waiting, PATIENCE) == {"type": "x"}
+    await until(lambda: len(told) > 1)
+    assert [signal for signal, _ in told] == [signals.store_unavailable, signals.store_available]
+    assert caplog.text.count("no such thing") == 1
+
+
 async def test_store_that_fails_is_told_of_once(make_layer, monkeypatch, told):
     """When looking begins to fail, and when it works again; the receiver gets its message."""
     layer, sender = make_layer(polling_interval=0.01), make_layer()
