@@ -15,6 +15,14 @@ async def test_looks_that_find_none_have_it_begun_once_in_a_while(monkeypatch):
     """The row may be another transaction's, as under TestCase: looks must not chase each other."""
     asked, loop = [], asyncio.get_running_loop()
     nothing = SimpleNamespace(forget_rows=lambda: None, forget=lambda: None)
+
+    async def ask():
+        asked.append(True)
+        assert len(asked) < 10
+
+    def look():
+        assert not generations.is_over(loop, Look(0.0, "token", [], {}), Table())
+
     generations = Generations(
         database="channels",
         store=None,
@@ -25,15 +33,8 @@ async def test_looks_that_find_none_have_it_begun_once_in_a_while(monkeypatch):
         rooms=nothing,
         outgoing=None,
         are_others_alive=lambda: True,
-        look=lambda: look(),
+        look=look,
     )
-
-    async def ask():
-        asked.append(True)
-        assert len(asked) < 10
-
-    def look():
-        assert not generations.is_over(loop, Look(0.0, "token", [], {}), Table())
 
     monkeypatch.setattr(generations, "ask", ask)
     for _ in range(3):

@@ -161,7 +161,7 @@ async def test_process_that_does_not_read_fills_no_disk(make_layer, monkeypatch)
     for place, channel in enumerate(channels):
         for number in range(sent[place]):
             assert (await received(receiver, channel))["number"] == number
-    while await fill(sender, channels[0], 1) == 0:  # until the table was told
+    while await fill(sender, channels[0], 1) == 0:  # noqa: ASYNC110 - until the table was told
         await asyncio.sleep(0.001)
     assert await received(receiver, channels[0]) == {"number": 0}
 
