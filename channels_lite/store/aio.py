@@ -23,7 +23,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from channels_lite.loops import is_ending
 from channels_lite.store import Done, Outcome, T, Work, perform, refuse, writing
-from channels_lite.store.attempt import Attempt, pause_after
+from channels_lite.store.attempt import Attempt, pause
 from channels_lite.store.checkpoint import Checkpointer
 from channels_lite.store.connection import Source
 from channels_lite.store.gate import Gate
@@ -92,7 +92,7 @@ class _Pool:
         while True:
             if await self._try(attempt):
                 return
-            await asyncio.sleep(attempt.pause())
+            await asyncio.sleep(pause())
 
     async def _try(self, attempt: Attempt[Any]) -> bool:
         """False: it has to wait for a lock."""
@@ -121,15 +121,14 @@ class _Pool:
         return is_finished
 
     async def _connect(self) -> Any:
-        began_at = time.monotonic()
+        deadline = time.monotonic() + self._source.timeout
         while True:
             try:
                 return await self._connect_now()
             except sqlite3.OperationalError as error:
-                waited = time.monotonic() - began_at
-                if "is locked" not in str(error) or waited > self._source.timeout:
+                if "is locked" not in str(error) or time.monotonic() > deadline:
                     raise
-            await asyncio.sleep(pause_after(waited))
+            await asyncio.sleep(pause())
 
     async def _connect_now(self) -> Any:
         parameters = self._source.parameters(timeout=0)

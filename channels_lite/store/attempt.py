@@ -4,8 +4,8 @@ Facts: SQLite's own wait sleeps for longer and longer between two tries, up to 0
 program that writes without a pause the lock is free for some microseconds at a time, and who asks
 ten times a second finds that in one case out of thousands.
 So: no connection of ours has a busy time-out; what waits is tried again, from its start, in short
-steps, which grow with what it has waited: a lock that was held for a second will not be free within
-the next millisecond.  A step takes 20 us, and holds nothing meanwhile.
+steps.  A try takes 20 to 100 us and holds nothing, but a process in which fifty threads wait must
+not spend its processor on it: all that wait share one row of steps.
 """
 
 from __future__ import annotations
@@ -13,23 +13,27 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic
 
 from channels_lite.store import Done, Outcome, T, Work, is_locked
 
-__all__ = ["Attempt", "pause_after"]
+__all__ = ["Attempt", "pause"]
 
-# Seconds between two tries: a transaction takes less than the first.
-SHORTEST, LONGEST = 0.001, 0.02
-# Part of what it has waited so far that it waits until the next try.
-GROWTH = 1 / 20
+# Seconds between two tries of this process, about: other programs' transactions take less.
+STEP = 0.001
+
+# When the last try is due that was asked for, by time.monotonic().  Without a lock: two threads
+# that get the same step do no harm.
+_last = 0.0
 
 
-def pause_after(waited: float) -> float:
+def pause() -> float:
     """Seconds until the next try.  With chance in it, lest two processes try in step for ever."""
-    step = min(max(SHORTEST, waited * GROWTH), LONGEST)
-    return step * random.uniform(0.3, 1.0)  # noqa: S311 - no secret
+    global _last  # noqa: PLW0603 - of the process, as its processor is
+    now = time.monotonic()
+    _last = max(_last, now) + STEP * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
+    return _last - now
 
 
 @dataclass(eq=False, slots=True)
@@ -45,15 +49,10 @@ class Attempt(Generic[T]):
     loop: asyncio.AbstractEventLoop | None = None
     #: Whether it would hold a loop for long.
     is_large: bool = False
-    began_at: float = field(default_factory=time.monotonic)
 
     def must_wait(self, outcome: Outcome[T]) -> bool:
         """Whether it is to be tried again."""
         return is_locked(outcome) and time.monotonic() < self.deadline
-
-    def pause(self) -> float:
-        """Seconds until the next try."""
-        return pause_after(time.monotonic() - self.began_at)
 
     def finish(self, outcome: Outcome[T]) -> None:
         """Calls ``done``, once, and lets go of it: the thread that did this may keep us for long,

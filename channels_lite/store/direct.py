@@ -24,7 +24,7 @@ from typing import Any
 
 from channels_lite.loops import call_on, is_ending, running_loop
 from channels_lite.store import Done, Outcome, T, Work, perform, refuse, writing
-from channels_lite.store.attempt import Attempt
+from channels_lite.store.attempt import Attempt, pause
 from channels_lite.store.checkpoint import Checkpointer
 from channels_lite.store.connection import Source
 from channels_lite.store.gate import PATIENCE, Gate
@@ -108,7 +108,7 @@ class DirectStore:
         line = self._lines.setdefault(loop, deque())
         line.append(attempt)
         if len(line) == 1:
-            loop.call_later(attempt.pause(), self._try_again, loop)
+            loop.call_later(pause(), self._try_again, loop)
 
     def _try_again(self, loop: asyncio.AbstractEventLoop) -> None:
         line = self._lines.get(loop)
@@ -120,7 +120,7 @@ class DirectStore:
             for attempt in line:
                 self._worker.put(attempt)
         elif line[0].must_wait(outcome):
-            loop.call_later(line[0].pause(), self._try_again, loop)
+            loop.call_later(pause(), self._try_again, loop)
         else:
             attempt = line.popleft()
             if line:
@@ -160,7 +160,7 @@ class DirectStore:
         attempt.deadline = min(attempt.deadline, time.monotonic() + EXIT_PATIENCE)
         outcome = self._do_in_thread(attempt)
         while attempt.must_wait(outcome):
-            time.sleep(attempt.pause())
+            time.sleep(pause())
             outcome = self._do_in_thread(attempt)
         attempt.finish(outcome)
 

@@ -26,7 +26,7 @@ from django.db.backends.signals import connection_created
 
 from channels_lite.loops import is_ending
 from channels_lite.store import Done, Execute, Outcome, T, Work, is_in_memory, perform, writing
-from channels_lite.store.attempt import Attempt
+from channels_lite.store.attempt import Attempt, pause
 from channels_lite.store.checkpoint import Checkpointer
 from channels_lite.store.connection import Source
 from channels_lite.store.gate import Gate
@@ -106,7 +106,7 @@ class DjangoStore:
             if not attempt.must_wait(outcome):
                 break
             # A shared-cache in-memory database is locked at once, whatever the time-out.
-            time.sleep(attempt.pause())
+            time.sleep(pause())
         attempt.finish(outcome)
 
     def version(self) -> None:

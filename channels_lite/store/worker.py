@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from channels_lite.store import Outcome
-from channels_lite.store.attempt import Attempt
+from channels_lite.store.attempt import Attempt, pause
 
 __all__ = ["Worker"]
 
@@ -115,7 +115,7 @@ class Worker:
                 if self._try(line[0]):
                     line.popleft()
                 else:
-                    again_at = time.monotonic() + line[0].pause()
+                    again_at = time.monotonic() + pause()
                 continue
             try:
                 attempt = self._queue.get(
@@ -129,7 +129,7 @@ class Worker:
                 continue
             if (attempt.write and line) or not self._try(attempt):
                 if not line:
-                    again_at = time.monotonic() + attempt.pause()
+                    again_at = time.monotonic() + pause()
                 line.append(attempt)
 
     def _try(self, attempt: Attempt[Any]) -> bool:
