@@ -6,6 +6,8 @@ import asyncio
 import os
 import socket
 import sqlite3
+import sys
+import threading
 from contextlib import closing, suppress
 
 import msgspec
@@ -315,3 +317,26 @@ def test_many_names_do_not_forget_the_last(tmp_path):
         sender.put_row("kept.x!", 8)
     assert sender.last_row("kept.x!") == 8
     assert sender.last_row("many.0!") == 0
+
+
+def test_last_row_is_known_at_every_moment():
+    """While one thread notes its row, another one's message comes after the former one, not none."""
+    sender = FrameSender("token", lambda: "", lambda channel: None, Clock())
+    sender.put_row("specific.other!", 1)
+
+    def put():
+        for row in range(2, 20_000):
+            sender.put_row("specific.other!", row)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        thread = threading.Thread(target=put)
+        thread.start()
+        known = [sender.last_row("specific.other!")]
+        while thread.is_alive():
+            known.append(sender.last_row("specific.other!"))
+    finally:
+        sys.setswitchinterval(interval)
+    assert known == sorted(known)
+    assert known[0] > 0
