@@ -320,7 +320,7 @@ def test_many_names_do_not_forget_the_last(tmp_path):
 
 
 def test_last_row_is_known_at_every_moment():
-    """While one thread notes its row, another one's message comes after the former one, not none."""
+    """While one thread notes its row, a message of another one comes after some row."""
     sender = FrameSender("token", lambda: "", lambda channel: None, Clock())
     sender.put_row("specific.other!", 1)
 
