@@ -91,6 +91,14 @@ def test_frame_of_a_later_generation_waits_for_a_look(receiver):
     assert receiver.got() == [b"row", b"frame"]
 
 
+def test_row_that_no_table_has_is_not_believed(receiver):
+    """A frame that names one does not let later frames pass their rows."""
+    receiver.hear(frame(b"forged", after=2**40))
+    receiver.look(last_id=1)
+    receiver.hear(frame(b"next", after=2))
+    assert receiver.got() == [b"forged"]
+
+
 def test_look_does_not_mix_generations():
     """The table is flushed while a look reads: what it found then is read by the next one."""
     row = (1, b"a", 0, b"of the next generation", math.inf)

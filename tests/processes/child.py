@@ -7,6 +7,7 @@ ASGI server.  Each command answers with one line; each finished ``receive`` adds
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import errno
 import io
 import json
@@ -226,11 +227,16 @@ def sync_group_send(group: str, message: dict[str, Any]) -> None:
     async_to_sync(layer.group_send)(group, message)
 
 
-def fork() -> dict[str, Any]:
-    """Forks after use; the child receives on a channel of its own, and says what it got."""
+def fork(told: str = "all") -> dict[str, Any]:
+    """Forks after use; the child receives on a channel of its own, and says what it got.
+
+    As a server written in C may, Python is not told of it, or in the child only.
+    """
     read_end, write_end = os.pipe()
-    pid = os.fork()
+    pid = os.fork() if told == "all" else ctypes.PyDLL(None).fork()
     if pid == 0:
+        if told == "child":
+            ctypes.pythonapi.PyOS_AfterFork_Child()
         os.dup2(write_end, 1)
 
         async def child() -> None:

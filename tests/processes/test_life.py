@@ -125,13 +125,17 @@ def test_killed_reader_takes_no_message_along(start):
     assert [message["number"] for message in survivor.messages(3)] == [0, 1, 2]
 
 
+@pytest.mark.parametrize("told", ["all", "child", "none"])
 @pytest.mark.parametrize("layer", LAYERS)
-def test_forked_child_has_its_own(start, layer):
-    """A child forked after use works, and takes nothing from its parent, which goes on."""
+def test_forked_child_has_its_own(start, layer, told):
+    """A child forked after use works, and takes nothing from its parent, which goes on.
+
+    However little Python was told of the fork.
+    """
     parent = start(layer, TEST_CONFIG='{"polling_interval": 0.05}')
     channel = parent.do("new_channel")
     parent.do("receive", channel=channel)
-    forked = parent.do("fork")
+    forked = parent.do("fork", told=told)
     assert forked["child"]["received"] == {"type": "own"}
     assert forked["child"]["prefix"] != forked["parent"]
     parent.do("send", channel=channel, message={"type": "still here"})
