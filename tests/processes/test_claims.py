@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from tests.processes.conftest import LAYERS, configured
+from tests.processes.conftest import LAYERS, Child, configured
 
 pytestmark = pytest.mark.usefixtures("write_ahead_log")
+
+
+def job_of(first: Child, other: Child) -> object:
+    """What ``first`` has got after all, or else the next worker gets."""
+    got = first.finish()
+    if got is None:
+        other.do("receive", channel="jobs")
+        got = other.received()["received"]
+    return got
 
 
 @pytest.mark.parametrize("ends_loop", [True, False], ids=["loop ends", "loop goes on"])
@@ -19,11 +28,7 @@ def test_job_of_a_cancelled_receiver_is_for_the_next_worker(start, layer, ends_l
         cancelled.begin("receive_and_cancel", channel="jobs", ends_loop=ends_loop)
         assert cancelled.finish() == "waits"
         sender.do("send", channel="jobs", message={"number": number})
-        got = cancelled.finish()
-        if got is None:
-            other.do("receive", channel="jobs")
-            got = other.received()["received"]
-        assert got == {"number": number}
+        assert job_of(cancelled, other) == {"number": number}
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -36,11 +41,7 @@ def test_job_of_a_receiver_that_timed_out_is_for_the_next_worker(start, layer):
         assert polling.finish() == "held"
         sender.do("send", channel="jobs", message={"number": number})
         polling.begin("go on")
-        got = polling.finish()
-        if got is None:
-            other.do("receive", channel="jobs")
-            got = other.received()["received"]
-        assert got == {"number": number}
+        assert job_of(polling, other) == {"number": number}
 
 
 @pytest.mark.parametrize("layer", LAYERS)
