@@ -226,6 +226,8 @@ class Engine:
     def arm(self, channel: str, loop: asyncio.AbstractEventLoop, *, is_new_name: bool) -> None:
         """A coroutine on ``loop`` begins to wait for ``channel``."""
         is_new_name |= self.waiter.watch(loop)
+        if "!" in channel and not is_new_name:
+            return  # what comes for it wakes this loop already
         if self.presence is not None:
             self.presence.open()
         self.reader.is_open = self.claims.is_open = True

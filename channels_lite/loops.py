@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["TURN", "call_on", "is_ending", "running_loop", "soon"]
+__all__ = ["TURN", "call_on", "is_ending", "running_loop", "settle", "soon"]
 
 #: Messages that are dealt with in one iteration of a loop, for all other coroutines wait for them.
 TURN = 16
@@ -48,3 +48,9 @@ def soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> boo
     except RuntimeError:
         return False
     return True
+
+
+def settle(future: asyncio.Future[None]) -> None:
+    """Lets the coroutine that waits for ``future`` go on, unless it was cancelled."""
+    if not future.done():
+        future.set_result(None)

@@ -10,6 +10,7 @@ import math
 from collections import deque
 
 from channels_lite.capacity import OVERHEAD, Limit
+from channels_lite.loops import settle
 from channels_lite.store.sql import Claimed
 
 __all__ = ["Envelope", "Mailbox", "fail"]
@@ -141,7 +142,7 @@ class Mailbox:
 
     def _call(self, future: asyncio.Future[None]) -> bool:
         try:
-            future.get_loop().call_soon_threadsafe(_set, future)
+            future.get_loop().call_soon_threadsafe(settle, future)
         except RuntimeError:
             return False  # closed
         self._called.add(future)
@@ -157,13 +158,9 @@ class Mailbox:
 
 def fail(future: asyncio.Future[None], error: Exception) -> None:
     """Raises ``error`` in the coroutine that waits.  ``RuntimeError`` if its loop is closed."""
-    future.get_loop().call_soon_threadsafe(_set, future, error)
+    future.get_loop().call_soon_threadsafe(_raise, future, error)
 
 
-def _set(future: asyncio.Future[None], error: Exception | None = None) -> None:
-    if future.done():
-        return
-    if error is not None:
+def _raise(future: asyncio.Future[None], error: Exception) -> None:
+    if not future.done():
         future.set_exception(error)
-    else:
-        future.set_result(None)

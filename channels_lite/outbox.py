@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from channels_lite.loops import TURN, call_on
+from channels_lite.loops import TURN, call_on, settle
 from channels_lite.store import Execute, Outcome, Store, sql
 from channels_lite.store.sql import Batch, Post
 
@@ -119,9 +119,7 @@ class Outbox:
     def _finish(self) -> None:
         """Lets those go on whose writes are done, a turn of them in each iteration."""
         for _ in range(min(TURN, len(self._done))):
-            future = self._done.popleft().future
-            if not future.done():
-                future.set_result(None)
+            settle(self._done.popleft().future)
         self._is_finishing = bool(self._done)
         if self._is_finishing:
             self._loop.call_soon(self._finish)

@@ -19,7 +19,7 @@ from channels_lite.backpressure import Admission
 from channels_lite.clock import Clock
 from channels_lite.failpoints import reach
 from channels_lite.frames import FrameSender
-from channels_lite.loops import TURN, call_on
+from channels_lite.loops import TURN, call_on, settle
 from channels_lite.mailbox import Envelope
 from channels_lite.mailboxes import Mailboxes
 from channels_lite.outbox import Operation, Outbox, T
@@ -177,8 +177,8 @@ class Outgoing:
         future: asyncio.Future[None] | None = None
 
         def read() -> None:
-            if future is not None and not future.done():
-                future.set_result(None)
+            if future is not None:
+                settle(future)
 
         def done(outcome: Outcome[T]) -> None:
             found.append(outcome)

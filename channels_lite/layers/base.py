@@ -24,7 +24,7 @@ from channels_lite.clock import boot_id
 from channels_lite.config import Config
 from channels_lite.engine import Engine
 from channels_lite.errors import ForeignChannel, InvalidMessage
-from channels_lite.loops import TURN, call_on, is_ending
+from channels_lite.loops import TURN, call_on, is_ending, settle
 from channels_lite.mailbox import Envelope
 from channels_lite.names import require_valid, split
 from channels_lite.process import enter
@@ -261,10 +261,8 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                     return message
             receiver = mailboxes.wait(channel, loop, keeps_place=receiver is not None)
             try:
-                is_new_name |= engine.waiter.watch(loop)
-                if is_new_name or is_plain:
-                    engine.arm(channel, loop, is_new_name=is_new_name)
-                    is_new_name = False
+                engine.arm(channel, loop, is_new_name=is_new_name)
+                is_new_name = False
                 await receiver
             except BaseException:
                 if mailboxes.leave(channel, receiver) and is_plain:
@@ -408,7 +406,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         engine = self._engine
         has_given_back = loop.create_future()
         try:
-            engine.close(partial(call_on, loop, _set, has_given_back))
+            engine.close(partial(call_on, loop, settle, has_given_back))
             if transaction_of_caller(self.database) is None:  # whose lock it would wait for
                 await has_given_back
             if is_ending():
@@ -425,8 +423,3 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     def deserialize(self, data: bytes) -> dict[str, Any]:
         """The message of an ``Event``.  Raises ``UndecodableMessage``."""
         return self.serializer.deserialize(data)
-
-
-def _set(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)

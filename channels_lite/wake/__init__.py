@@ -8,17 +8,28 @@ sending side, ``hooks``, is the same for all layers: each wakes those who listen
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable
 from typing import Protocol
 
 from channels_lite.frames import Frame
 
-__all__ = ["Waiter", "sign_of"]
+__all__ = ["Waiter", "sign_of", "warn_once"]
+
+# What was logged, and why, by any layer of this process.
+_said: set[tuple[str, str]] = set()
 
 
 def sign_of(channel: str) -> int:
     """The byte that wakes those that wait for a plain channel; see ``csrc/wakeup.h``."""
     return 2 + sum(channel.encode()) % 254
+
+
+def warn_once(logger: logging.Logger, message: str, reason: str) -> None:
+    """Logs ``message % reason``, unless another layer of this process has."""
+    if (message, reason) not in _said:
+        _said.add((message, reason))
+        logger.warning(message, reason)
 
 
 class Waiter(Protocol):

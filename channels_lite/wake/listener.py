@@ -16,6 +16,7 @@ from pathlib import Path
 from channels_lite.failpoints import reach
 from channels_lite.frames import Frame, FrameReceiver
 from channels_lite.loops import call_on
+from channels_lite.wake import warn_once
 from channels_lite.wake.fifo import Fifo
 from channels_lite.wake.hooks import hooks
 from channels_lite.wake.poll import PollWaiter
@@ -27,8 +28,6 @@ logger = logging.getLogger(__name__)
 
 # Seconds between two looks while somebody floods the FIFO.
 FLOOD_PAUSE = 0.01
-# Reasons for which layers of this process poll, or get rows only.
-_said: set[str] = set()
 
 
 class Listener:
@@ -72,11 +71,9 @@ class Listener:
         return list(self._clock.loops)
 
     def _say_why(self) -> None:
-        if self.reason not in _said:  # by another layer of this process
-            _said.add(self.reason)
-            logger.warning(
-                "the notify layer polls, with all its promises but speed: %s", self.reason
-            )
+        warn_once(
+            logger, "the notify layer polls, with all its promises but speed: %s", self.reason
+        )
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> bool:
         """R1: has ``loop`` watch the FIFO, which is made if need be.  False if it does already."""
@@ -122,9 +119,7 @@ class Listener:
         try:
             return FrameReceiver(self._sidecar(), self._token())
         except OSError as error:
-            if str(error) not in _said:
-                _said.add(str(error))
-                logger.warning("messages come as rows only, no socket can be made: %s", error)
+            warn_once(logger, "messages come as rows only, no socket can be made: %s", str(error))
             return None
 
     def _on_readable(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -9,14 +9,12 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from channels_lite.frames import Frame
+from channels_lite.wake import warn_once
 from channels_lite.wake.presence import Presence
 
 __all__ = ["PollWaiter"]
 
 logger = logging.getLogger(__name__)
-
-# Reasons for which processes of this program have no name.
-_said: set[str] = set()
 
 
 class PollWaiter:
@@ -47,22 +45,17 @@ class PollWaiter:
         if loop in self.loops:
             return False
         if self._presence is not None and not self._presence.open():
-            self._say_why(self._presence.reason)
+            warn_once(
+                logger,
+                "this process has no name beside the database, so others cannot tell when it is "
+                "killed, and its channels stay in their groups until they expire: %s",
+                self._presence.reason,
+            )
         with self._lock:
             # Loops come and go by the thousand, and are closed without a word.
             self.loops = {each: timer for each, timer in self.loops.items() if not each.is_closed()}
             self.loops[loop] = loop.call_later(self._interval(), self._on_time, loop)
         return True
-
-    @staticmethod
-    def _say_why(reason: str) -> None:
-        if reason not in _said:  # by another layer of this process
-            _said.add(reason)
-            logger.warning(
-                "this process has no name beside the database, so others cannot tell when it is "
-                "killed, and its channels stay in their groups until they expire: %s",
-                reason,
-            )
 
     def _on_time(self, loop: asyncio.AbstractEventLoop) -> None:
         is_wanted = True
