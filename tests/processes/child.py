@@ -17,7 +17,8 @@ import signal
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -227,13 +228,41 @@ def sync_group_send(group: str, message: dict[str, Any]) -> None:
     async_to_sync(layer.group_send)(group, message)
 
 
+@contextmanager
+def other_threads_at_rest() -> Iterator[None]:
+    """A fork of which Python knows nothing copies its locks as they are: nobody may be at one.
+
+    A server forks so before it has a loop.
+    """
+    goes_on = threading.Event()
+    loop.call_soon_threadsafe(goes_on.wait)
+    switches = None
+    while switches != (switches := switches_of_other_threads()):
+        time.sleep(0.05)
+    try:
+        yield
+    finally:
+        goes_on.set()
+
+
+def switches_of_other_threads() -> list[str]:
+    """How often each has slept so far."""
+    own = str(threading.get_native_id())
+    tasks = [task for task in Path("/proc/self/task").iterdir() if task.name != own]
+    return [(task / "status").read_text().rpartition("voluntary_ctxt_switches")[0] for task in tasks]
+
+
 def fork(told: str = "all") -> dict[str, Any]:
     """Forks after use; the child receives on a channel of its own, and says what it got.
 
     As a server written in C may, Python is not told of it, or in the child only.
     """
     read_end, write_end = os.pipe()
-    pid = os.fork() if told == "all" else ctypes.PyDLL(None).fork()
+    if told == "all":
+        pid = os.fork()
+    else:
+        with other_threads_at_rest():
+            pid = ctypes.PyDLL(None).fork()
     if pid == 0:
         if told == "child":
             ctypes.pythonapi.PyOS_AfterFork_Child()
