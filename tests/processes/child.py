@@ -249,7 +249,9 @@ def switches_of_other_threads() -> list[str]:
     """How often each has slept so far."""
     own = str(threading.get_native_id())
     tasks = [task for task in Path("/proc/self/task").iterdir() if task.name != own]
-    return [(task / "status").read_text().rpartition("voluntary_ctxt_switches")[0] for task in tasks]
+    return [
+        (task / "status").read_text().rpartition("voluntary_ctxt_switches")[0] for task in tasks
+    ]
 
 
 def fork(told: str = "all") -> dict[str, Any]:
