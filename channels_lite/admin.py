@@ -22,10 +22,10 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 from django.utils.translation import gettext_lazy as _
 
-from channels_lite import probe, snapshot
-from channels_lite.config import database_of, our_layers
 from channels_lite.errors import StoreUnavailable
+from channels_lite.layers.configured import database_of, our_layers
 from channels_lite.models import Event, GroupMembership
+from channels_lite.monitor import probe, snapshot
 from channels_lite.serializers import UndecodableMessage
 
 __all__ = ["EventAdmin", "GroupMembershipAdmin"]

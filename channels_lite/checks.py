@@ -29,7 +29,12 @@ from django.db.migrations.loader import MigrationLoader
 from django.test.utils import _TestState
 from django.utils.module_loading import import_string
 
-from channels_lite.config import database_of, layer_databases, misnamed_layers, our_layers
+from channels_lite.layers.configured import (
+    database_of,
+    layer_databases,
+    misnamed_layers,
+    our_layers,
+)
 from channels_lite.store import is_in_memory, migrate_command, refuse
 from channels_lite.store.connection import Source
 from channels_lite.wake.hooks import hooks

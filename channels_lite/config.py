@@ -1,4 +1,4 @@
-"""The ``CONFIG`` of a layer, checked once, at its construction; the only reader of settings.
+"""The ``CONFIG`` of a layer, checked once, at its construction.
 
 Every key is taken by all three layers, so that ``BACKEND`` alone chooses between them.
 """
@@ -11,13 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.utils.connection import ConnectionDoesNotExist
-from django.utils.module_loading import import_string
 
-__all__ = ["Config", "database_of", "layer_databases", "misnamed_layers", "our_layers"]
+__all__ = ["Config"]
 
 
 def _is_number(value: object) -> bool:
@@ -118,47 +116,3 @@ class Config:
                 "add an alias with the engine django.db.backends.sqlite3 for the channels, and "
                 "name it in CONFIG['database']."
             )
-
-
-def our_layers() -> dict[str, Mapping[str, Any]]:
-    """The entries of ``CHANNEL_LAYERS`` whose backend is one of ours, by alias."""
-    from channels_lite.layers.base import BaseSQLiteChannelLayer  # noqa: PLC0415 - it imports us
-
-    ours: dict[str, Mapping[str, Any]] = {}
-    for alias, entry in _entries().items():
-        try:
-            backend = import_string(entry["BACKEND"])
-        except (ImportError, KeyError, TypeError):
-            continue  # see misnamed_layers
-        if isinstance(backend, type) and issubclass(backend, BaseSQLiteChannelLayer):
-            ours[alias] = entry
-    return ours
-
-
-def misnamed_layers() -> dict[str, str]:
-    """What is wrong with the entries whose backend means to be ours and cannot be imported."""
-    faults = {}
-    for alias, entry in _entries().items():
-        backend = entry.get("BACKEND") if isinstance(entry, Mapping) else None
-        if isinstance(backend, str) and backend.startswith("channels_lite."):
-            try:
-                import_string(backend)
-            except ImportError as error:
-                faults[alias] = f"BACKEND {backend!r} cannot be imported: {error}"
-    return faults
-
-
-def _entries() -> Mapping[str, Mapping[str, Any]]:
-    return getattr(settings, "CHANNEL_LAYERS", None) or {}
-
-
-def layer_databases() -> list[str]:
-    """Aliases of the databases that hold messages, that of the default layer first."""
-    layers = our_layers()
-    order = sorted(layers, key=lambda alias: alias != "default")
-    return list(dict.fromkeys(database_of(layers[alias]) for alias in order))
-
-
-def database_of(layer: Mapping[str, Any]) -> str:
-    """The database that an entry of ``CHANNEL_LAYERS`` keeps its messages in."""
-    return str((layer.get("CONFIG") or {}).get("database", DEFAULT_DB_ALIAS))

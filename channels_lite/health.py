@@ -1,53 +1,5 @@
-"""``channels_lite.urls``: is the process alive, and do messages come through.
+"""``channels_lite.health``, for projects to import: two views, see `monitor.health`."""
 
-For load balancers and orchestrators, so anybody may ask: answers name layers, and no path.
-"""
-
-from __future__ import annotations
-
-import asyncio
-import logging
-from typing import Any
-
-from channels.exceptions import ChannelFull
-from channels.layers import channel_layers
-from django.core.exceptions import ImproperlyConfigured
-from django.http import HttpRequest, JsonResponse
-
-from channels_lite import probe
-from channels_lite.config import our_layers
-from channels_lite.errors import StoreUnavailable
+from channels_lite.monitor.health import live, ready
 
 __all__ = ["live", "ready"]
-
-logger = logging.getLogger(__name__)
-
-
-async def live(request: HttpRequest) -> JsonResponse:
-    """200: the process answers."""
-    return JsonResponse({"status": "ok"})
-
-
-async def ready(request: HttpRequest) -> JsonResponse:
-    """200 if a message through each layer comes back within 5 s, else 503 and which does not.
-
-    ``{"status": "ok" or "failed", "layers": {alias: {"status": ..., "seconds": ... or "reason":
-    ...}}}``.  The reason is short; the log has the rest.  503, too, where no layer is ours.
-    """
-    aliases = list(our_layers())
-    results = dict(zip(aliases, await asyncio.gather(*map(_try, aliases)), strict=True))
-    is_ok = bool(results) and all(each["status"] == "ok" for each in results.values())
-    return JsonResponse(
-        {"status": "ok" if is_ok else "failed", "layers": results}, status=200 if is_ok else 503
-    )
-
-
-async def _try(alias: str) -> dict[str, Any]:
-    try:
-        seconds = await probe.round_trip(channel_layers[alias])
-    except asyncio.TimeoutError:
-        return {"status": "failed", "reason": f"no message came back in {probe.DEADLINE:.0f} s"}
-    except (ChannelFull, ImproperlyConfigured, StoreUnavailable) as error:
-        logger.error("layer %r is not ready: %s", alias, error)
-        return {"status": "failed", "reason": type(error).__name__}
-    return {"status": "ok", "seconds": round(seconds, 6)}

@@ -18,7 +18,7 @@ from channels_lite.loops import soon
 from channels_lite.wake.hooks import hooks
 
 if TYPE_CHECKING:
-    from channels_lite.engine import Engine
+    from channels_lite.layers.engine import Engine
 
 __all__ = ["drop", "engines", "enter"]
 

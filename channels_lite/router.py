@@ -6,7 +6,7 @@ from typing import Any
 
 from django.db import models
 
-from channels_lite.config import layer_databases
+from channels_lite.layers.configured import layer_databases
 
 __all__ = ["ChannelsRouter"]
 

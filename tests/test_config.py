@@ -11,7 +11,8 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from channels_lite import checks
-from channels_lite.config import Config, layer_databases
+from channels_lite.config import Config
+from channels_lite.layers.configured import layer_databases
 from channels_lite.layers.notify import NotifyChannelLayer
 from channels_lite.models import Event
 from channels_lite.router import ChannelsRouter

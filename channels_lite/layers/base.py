@@ -19,17 +19,17 @@ from channels.layers import BaseChannelLayer
 from django.core.exceptions import ImproperlyConfigured
 
 from channels_lite import process, signals
-from channels_lite.capacity import PLAIN, Capacities
 from channels_lite.clock import boot_id
 from channels_lite.config import Config
-from channels_lite.engine import Engine
+from channels_lite.delivery.capacity import PLAIN, Capacities
+from channels_lite.delivery.mailbox import Envelope
+from channels_lite.delivery.stats import Stats
 from channels_lite.errors import ForeignChannel, InvalidMessage
+from channels_lite.layers.engine import Engine
 from channels_lite.loops import TURN, call_on, is_ending, settle
-from channels_lite.mailbox import Envelope
 from channels_lite.names import require_valid, split
 from channels_lite.process import enter
 from channels_lite.serializers import SerializerDoesNotExist, UndecodableMessage, registry
-from channels_lite.stats import Stats
 from channels_lite.store import Execute, Store, is_in_memory, sql, upkeep
 from channels_lite.store.django import transaction_of_caller
 from channels_lite.wake import Waiter

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from channels_lite.engine import Engine
 from channels_lite.layers.base import BaseSQLiteChannelLayer
+from channels_lite.layers.engine import Engine
 from channels_lite.store.django import DjangoStore
 from channels_lite.wake import Waiter
 from channels_lite.wake.poll import PollWaiter

@@ -14,13 +14,13 @@ from channels.exceptions import ChannelFull
 from django.core.checks import ERROR, INFO, WARNING, run_checks
 from django.core.exceptions import ImproperlyConfigured
 
-from channels_lite import snapshot
 from channels_lite.checks import file_system_of
 from channels_lite.errors import StoreUnavailable
 from channels_lite.layers.base import BaseSQLiteChannelLayer
 from channels_lite.layers.notify import NotifyChannelLayer
 from channels_lite.management.trial import Trial, trial
 from channels_lite.models import Event
+from channels_lite.monitor import snapshot
 from channels_lite.store.connection import Source
 from channels_lite.wake.hooks import hooks
 

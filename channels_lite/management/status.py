@@ -8,10 +8,10 @@ from contextlib import suppress
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError, OutputWrapper
 
-from channels_lite import snapshot
 from channels_lite.errors import StoreUnavailable
 from channels_lite.layers.base import BaseSQLiteChannelLayer
-from channels_lite.snapshot import Snapshot
+from channels_lite.monitor import snapshot
+from channels_lite.monitor.snapshot import Snapshot
 
 try:
     from rich.console import Console, RenderableType

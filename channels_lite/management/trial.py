@@ -19,7 +19,7 @@ import django
 from channels.layers import BaseChannelLayer
 from django.utils.module_loading import import_string
 
-from channels_lite.probe import PREFIX
+from channels_lite.monitor.probe import PREFIX
 
 __all__ = ["Trial", "layer_of", "trial"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from channels_lite.capacity import Limit
+from channels_lite.delivery.capacity import Limit
 from channels_lite.store import Execute
 
 __all__ = ["Rooms"]

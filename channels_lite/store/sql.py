@@ -19,7 +19,7 @@ from channels_lite.store import Execute, writing
 from channels_lite.store.rooms import Rooms
 
 if TYPE_CHECKING:
-    from channels_lite.backpressure import Admission
+    from channels_lite.delivery.backpressure import Admission
 
 __all__ = [
     "Batch",

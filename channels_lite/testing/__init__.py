@@ -28,9 +28,9 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.executor import MigrationExecutor
 from django.test import SimpleTestCase, override_settings
 
-from channels_lite.config import database_of, layer_databases, our_layers
 from channels_lite.errors import InvalidMessage
 from channels_lite.layers.base import BaseSQLiteChannelLayer
+from channels_lite.layers.configured import database_of, layer_databases, our_layers
 from channels_lite.store.connection import Source
 from channels_lite.wake.fifo import Fifo
 

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterable
 from typing import Protocol
 
-from channels_lite.frames import Frame
+from channels_lite.delivery.frames import Frame
 
 __all__ = ["Waiter", "sign_of", "warn_once"]
 

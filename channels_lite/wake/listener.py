@@ -13,8 +13,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from channels_lite.delivery.frames import Frame, FrameReceiver
 from channels_lite.failpoints import reach
-from channels_lite.frames import Frame, FrameReceiver
 from channels_lite.loops import call_on
 from channels_lite.wake import warn_once
 from channels_lite.wake.fifo import Fifo

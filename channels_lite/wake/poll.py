@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from channels_lite.frames import Frame
+from channels_lite.delivery.frames import Frame
 from channels_lite.wake import warn_once
 from channels_lite.wake.presence import Presence
 

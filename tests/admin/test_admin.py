@@ -177,7 +177,7 @@ def draw_status(child):
         "from channels.layers import get_channel_layer\n"
         "from rich.console import Console\n"
         "from channels_lite.management.status import draw\n"
-        "from channels_lite.snapshot import take\n"
+        "from channels_lite.monitor.snapshot import take\n"
         "console = Console(record=True, width=96, file=open('/dev/null', 'w'))\n"
         "taken = take(get_channel_layer())\n"
         "taken = dataclasses.replace(taken, path='/srv/chat/channels.sqlite3')\n"

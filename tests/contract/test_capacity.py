@@ -9,8 +9,9 @@ from contextlib import suppress
 import pytest
 from channels.exceptions import ChannelFull
 
-from channels_lite import backpressure, clock
-from channels_lite.capacity import Limit
+from channels_lite import clock
+from channels_lite.delivery import backpressure
+from channels_lite.delivery.capacity import Limit
 from tests.conftest import is_empty, received, until
 
 

@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 from contextlib import closing
 
-from channels_lite import sweeper
+from channels_lite.delivery import sweeper
 from tests.conftest import is_empty, until
 
 MANY = """

@@ -428,7 +428,7 @@ def look_after() -> None:
     from django.core.management import call_command
     from django.test import Client
 
-    from channels_lite import snapshot
+    from channels_lite.monitor import snapshot
 
     quiet = {"stdout": io.StringIO(), "stderr": io.StringIO()}
     call_command("check", deploy=True, **quiet)

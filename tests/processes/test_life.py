@@ -9,7 +9,7 @@ from contextlib import closing
 
 import pytest
 
-from channels_lite.snapshot import processes_of
+from channels_lite.monitor.snapshot import processes_of
 from tests.processes.conftest import PATIENCE, child_environment, wait_until
 
 SOON = '{"polling_interval": 0.1}'

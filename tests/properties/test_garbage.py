@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from channels_lite.frames import MAX_DATAGRAM, Frame
+from channels_lite.delivery.frames import MAX_DATAGRAM, Frame
 from channels_lite.names import FRAMES
 from tests.conftest import PATIENCE
 

@@ -14,12 +14,12 @@ from channels.exceptions import ChannelFull
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from channels_lite import snapshot
-from channels_lite.config import misnamed_layers, our_layers
 from channels_lite.errors import StoreUnavailable
 from channels_lite.layers.base import BaseSQLiteChannelLayer
+from channels_lite.layers.configured import misnamed_layers, our_layers
 from channels_lite.management import doctor
 from channels_lite.management.trial import layer_of, trial
+from channels_lite.monitor import snapshot
 
 __all__ = ["Command"]
 

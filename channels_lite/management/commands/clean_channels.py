@@ -13,9 +13,9 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, connections
 
-from channels_lite import snapshot
-from channels_lite.config import our_layers
+from channels_lite.layers.configured import our_layers
 from channels_lite.models import Event, GroupMembership
+from channels_lite.monitor import snapshot
 from channels_lite.store import is_in_memory
 from channels_lite.store.checkpoint import checkpoint
 from channels_lite.store.connection import Source

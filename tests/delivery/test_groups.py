@@ -8,8 +8,8 @@ from contextlib import closing
 
 import pytest
 
-from channels_lite import groups
-from channels_lite.groups import Groups
+from channels_lite.delivery import groups
+from channels_lite.delivery.groups import Groups
 from channels_lite.models import Event, GroupMembership
 from channels_lite.store import sql, upkeep
 from channels_lite.store.aio import AioStore

@@ -9,7 +9,7 @@ import asyncio
 import math
 from collections import deque
 
-from channels_lite.capacity import OVERHEAD, Limit
+from channels_lite.delivery.capacity import OVERHEAD, Limit
 from channels_lite.loops import settle
 from channels_lite.store.sql import Claimed
 

@@ -11,9 +11,9 @@ from contextlib import ExitStack
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from channels_lite import snapshot
 from channels_lite.layers.notify import NotifyChannelLayer
 from channels_lite.models import Event, GroupMembership
+from channels_lite.monitor import snapshot
 from tests.conftest import use_database
 from tests.processes.conftest import empty_database, folder, start, wait_until
 

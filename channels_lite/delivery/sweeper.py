@@ -11,16 +11,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from channels_lite.availability import Availability
-from channels_lite.claims import Claims
 from channels_lite.clock import Clock
 from channels_lite.config import Config
-from channels_lite.frames import FrameSender
+from channels_lite.delivery.availability import Availability
+from channels_lite.delivery.claims import Claims
+from channels_lite.delivery.frames import FrameSender
+from channels_lite.delivery.mailboxes import Mailboxes
+from channels_lite.delivery.reader import Reader
+from channels_lite.delivery.reading import Reading
+from channels_lite.delivery.stats import Stats
 from channels_lite.loops import soon
-from channels_lite.mailboxes import Mailboxes
-from channels_lite.reader import Reader
-from channels_lite.reading import Reading
-from channels_lite.stats import Stats
 from channels_lite.store import Outcome, Store
 from channels_lite.store.upkeep import KEPT, Sweep
 from channels_lite.wake.presence import Presence

@@ -6,13 +6,13 @@ import math
 
 import pytest
 
-from channels_lite.arrivals import Arrivals
-from channels_lite.capacity import Limit
 from channels_lite.clock import Clock
-from channels_lite.frames import Frame
-from channels_lite.mailboxes import Mailboxes
-from channels_lite.reading import Reading
-from channels_lite.stats import Stats
+from channels_lite.delivery.arrivals import Arrivals
+from channels_lite.delivery.capacity import Limit
+from channels_lite.delivery.frames import Frame
+from channels_lite.delivery.mailboxes import Mailboxes
+from channels_lite.delivery.reading import Reading
+from channels_lite.delivery.stats import Stats
 from channels_lite.store import sql
 from channels_lite.store.sql import Look, Row
 

@@ -18,11 +18,11 @@ import threading
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from channels_lite.availability import CLAIMS, Availability
 from channels_lite.clock import Clock
+from channels_lite.delivery.availability import CLAIMS, Availability
+from channels_lite.delivery.mailboxes import Mailboxes
 from channels_lite.failpoints import reach
 from channels_lite.loops import soon
-from channels_lite.mailboxes import Mailboxes
 from channels_lite.store import Outcome, Store, sql
 from channels_lite.store.sql import Claimed
 from channels_lite.wake import sign_of

@@ -13,7 +13,7 @@ import pytest
 from channels.layers import channel_layers
 from django.test import AsyncRequestFactory
 
-from channels_lite import health, probe
+from channels_lite.monitor import health, probe
 from tests.conftest import LAYERS, PATIENCE, use_database
 from tests.processes.conftest import wait_until
 from tests.servers.conftest import empty_database, folder, free_port, run

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from django.core.exceptions import ImproperlyConfigured
 
 from channels_lite import signals
-from channels_lite.stats import Stats
+from channels_lite.delivery.stats import Stats
 
 __all__ = ["CLAIMS", "LOOKS", "Availability"]
 

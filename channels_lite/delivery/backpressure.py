@@ -22,7 +22,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from channels_lite.capacity import Limit
+from channels_lite.delivery.capacity import Limit
 from channels_lite.names import token_of
 
 if TYPE_CHECKING:

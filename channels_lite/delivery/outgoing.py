@@ -14,16 +14,16 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from channels_lite.arrivals import Arrivals, slices
-from channels_lite.backpressure import Admission
 from channels_lite.clock import Clock
+from channels_lite.delivery.arrivals import Arrivals, slices
+from channels_lite.delivery.backpressure import Admission
+from channels_lite.delivery.frames import FrameSender
+from channels_lite.delivery.mailbox import Envelope
+from channels_lite.delivery.mailboxes import Mailboxes
+from channels_lite.delivery.outbox import Operation, Outbox, T
+from channels_lite.delivery.reading import Reading
 from channels_lite.failpoints import reach
-from channels_lite.frames import FrameSender
 from channels_lite.loops import TURN, call_on, settle
-from channels_lite.mailbox import Envelope
-from channels_lite.mailboxes import Mailboxes
-from channels_lite.outbox import Operation, Outbox, T
-from channels_lite.reading import Reading
 from channels_lite.serializers import BaseMessageSerializer
 from channels_lite.store import Execute, Outcome, Store, sql
 from channels_lite.store.connection import Source

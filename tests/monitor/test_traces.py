@@ -14,9 +14,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from channels_lite import otel
+from channels_lite.delivery.mailbox import Envelope
 from channels_lite.layers.base import TRACE, BaseSQLiteChannelLayer
-from channels_lite.mailbox import Envelope
+from channels_lite.monitor import traces
 from tests.conftest import received
 
 
@@ -41,9 +41,9 @@ def spans(exporter, monkeypatch):
         (SyncConsumer, "dispatch"),
     ]:
         monkeypatch.setattr(owner, name, owner.__dict__[name])
-    monkeypatch.setattr(otel, "_is_installed", False)
-    otel.install()
-    otel.install()
+    monkeypatch.setattr(traces, "_is_installed", False)
+    traces.install()
+    traces.install()
     exporter.clear()
     return exporter.get_finished_spans
 

@@ -28,9 +28,9 @@ from pathlib import Path
 
 import msgspec
 
-from channels_lite.backpressure import Backpressure
-from channels_lite.capacity import Limit
 from channels_lite.clock import Clock
+from channels_lite.delivery.backpressure import Backpressure
+from channels_lite.delivery.capacity import Limit
 from channels_lite.names import FRAMES, mark_path, token_of
 from channels_lite.store.sql import Post
 

@@ -22,11 +22,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from channels_lite.capacity import Limit
+from channels_lite.delivery.capacity import Limit
+from channels_lite.delivery.mailbox import Envelope, Mailbox, fail
+from channels_lite.delivery.stats import Stats
 from channels_lite.loops import running_loop
-from channels_lite.mailbox import Envelope, Mailbox, fail
 from channels_lite.names import split
-from channels_lite.stats import Stats
 from channels_lite.store.sql import Claimed, FlushMark
 
 __all__ = ["Arrival", "Mailboxes"]

@@ -21,29 +21,29 @@ from pathlib import Path
 from typing import Any
 
 from channels_lite import process
-from channels_lite.arrivals import Arrivals
-from channels_lite.availability import Availability
-from channels_lite.capacity import Capacities
-from channels_lite.claims import Claims
 from channels_lite.clock import Clock, ticks
 from channels_lite.config import Config
-from channels_lite.frames import FrameSender
-from channels_lite.generation import Generations
-from channels_lite.groups import Groups
+from channels_lite.delivery.arrivals import Arrivals
+from channels_lite.delivery.availability import Availability
+from channels_lite.delivery.capacity import Capacities
+from channels_lite.delivery.claims import Claims
+from channels_lite.delivery.frames import FrameSender
+from channels_lite.delivery.generation import Generations
+from channels_lite.delivery.groups import Groups
+from channels_lite.delivery.mailboxes import Mailboxes
+from channels_lite.delivery.missed import Missed
+from channels_lite.delivery.outgoing import Outgoing
+from channels_lite.delivery.reader import Reader
+from channels_lite.delivery.reading import Reading
+from channels_lite.delivery.stats import Stats
+from channels_lite.delivery.sweeper import Sweeper
 from channels_lite.loops import call_on
-from channels_lite.mailboxes import Mailboxes
-from channels_lite.missed import Missed
-from channels_lite.outgoing import Outgoing
-from channels_lite.reader import Reader
-from channels_lite.reading import Reading
 from channels_lite.serializers import BaseMessageSerializer, UndecodableMessage
-from channels_lite.stats import Stats
 from channels_lite.store import Execute, Outcome, Store, is_in_memory, sql
 from channels_lite.store.connection import Source
 from channels_lite.store.django import DjangoStore
 from channels_lite.store.rooms import Rooms
 from channels_lite.store.upkeep import leave_all
-from channels_lite.sweeper import Sweeper
 from channels_lite.wake import Waiter
 from channels_lite.wake.presence import Presence
 

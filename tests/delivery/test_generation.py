@@ -6,8 +6,8 @@ import asyncio
 from types import SimpleNamespace
 
 from channels_lite.clock import Clock
-from channels_lite.generation import Generations
-from channels_lite.reading import Reading
+from channels_lite.delivery.generation import Generations
+from channels_lite.delivery.reading import Reading
 from channels_lite.store.sql import Look, Table
 
 

@@ -15,14 +15,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 
 from channels_lite.clock import Clock
+from channels_lite.delivery.frames import Frame
+from channels_lite.delivery.mailbox import Envelope
+from channels_lite.delivery.mailboxes import Arrival, Mailboxes
+from channels_lite.delivery.missed import Missed
+from channels_lite.delivery.reading import Reading
+from channels_lite.delivery.stats import Stats
 from channels_lite.failpoints import reach
-from channels_lite.frames import Frame
 from channels_lite.loops import TURN
-from channels_lite.mailbox import Envelope
-from channels_lite.mailboxes import Arrival, Mailboxes
-from channels_lite.missed import Missed
-from channels_lite.reading import Reading
-from channels_lite.stats import Stats
 from channels_lite.store.sql import Row
 
 __all__ = ["Arrivals"]

@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from channels_lite import signals
-from channels_lite.capacity import Limit
+from channels_lite.delivery.capacity import Limit
+from channels_lite.delivery.stats import Stats
 from channels_lite.names import split
-from channels_lite.stats import Stats
 
 __all__ = ["Missed"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from channels_lite.capacity import Limit
-from channels_lite.missed import CAUSES, Missed
-from channels_lite.stats import Stats
+from channels_lite.delivery.capacity import Limit
+from channels_lite.delivery.missed import CAUSES, Missed
+from channels_lite.delivery.stats import Stats
 
 
 @pytest.fixture

@@ -20,12 +20,12 @@ from functools import partial
 from django.core.exceptions import ImproperlyConfigured
 
 from channels_lite.clock import Clock, boot_id, ticks
+from channels_lite.delivery.frames import FrameSender
+from channels_lite.delivery.mailboxes import Mailboxes
+from channels_lite.delivery.outgoing import Outgoing
+from channels_lite.delivery.reading import Reading
 from channels_lite.errors import StoreUnavailable
-from channels_lite.frames import FrameSender
 from channels_lite.loops import soon
-from channels_lite.mailboxes import Mailboxes
-from channels_lite.outgoing import Outgoing
-from channels_lite.reading import Reading
 from channels_lite.store import Execute, Outcome, Store, sql, upkeep
 from channels_lite.store.django import transaction_of_caller
 from channels_lite.store.rooms import Rooms

@@ -8,11 +8,11 @@ import threading
 
 import pytest
 
-from channels_lite.capacity import OVERHEAD, Limit
-from channels_lite.mailbox import Envelope
-from channels_lite.mailboxes import Mailboxes
-from channels_lite.reading import NAMES, Reading
-from channels_lite.stats import Stats
+from channels_lite.delivery.capacity import OVERHEAD, Limit
+from channels_lite.delivery.mailbox import Envelope
+from channels_lite.delivery.mailboxes import Mailboxes
+from channels_lite.delivery.reading import NAMES, Reading
+from channels_lite.delivery.stats import Stats
 from channels_lite.store.sql import Claimed, FlushMark, Looked, Row, Table
 from tests.conftest import PATIENCE
 

@@ -17,8 +17,8 @@ from django.core.exceptions import ImproperlyConfigured
 
 from channels_lite.clock import boot_id, ticks
 from channels_lite.layers.base import BaseSQLiteChannelLayer
+from channels_lite.monitor.probe import PREFIX
 from channels_lite.names import FRAMES, FULL, REPORT
-from channels_lite.probe import PREFIX
 from channels_lite.store import is_in_memory, migrate_command, refuse
 from channels_lite.store.connection import Source
 from channels_lite.wake.fifo import is_dead, report_of
