@@ -6,27 +6,51 @@ or the child's alone.  So each entry point compares the process id, and a child 
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import logging
 import os
 import threading
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import Protocol, TypeVar
 
 from channels_lite.loops import soon
-from channels_lite.wake.hooks import hooks
 
-if TYPE_CHECKING:
-    from channels_lite.layers.engine import Engine
-
-__all__ = ["drop", "engines", "enter"]
+__all__ = ["Member", "add", "call_in_child", "drop", "enter", "members"]
 
 logger = logging.getLogger(__name__)
 
-#: Of all layers that are in use.
-engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+T = TypeVar("T")
 
+
+class Member(Protocol):
+    """What belongs to one process, as a layer's engine does."""
+
+    @property
+    def loops(self) -> Iterable[asyncio.AbstractEventLoop]:
+        """Those on which it is used."""
+
+    def pause(self) -> None:
+        """Before a fork: returns when none of its threads is inside SQLite."""
+
+    def resume(self) -> None:
+        """After it, in the parent."""
+
+    def after_fork(self) -> None:
+        """After it, in the child: lets go of what is the parent's, and begins anew."""
+
+    def leave(self) -> None:
+        """At exit."""
+
+    def drop(self) -> None:
+        """Nobody uses it any more, and nobody has closed it.  Waits for nothing."""
+
+
+_members: weakref.WeakSet[Member] = weakref.WeakSet()
+# What a child calls before its members begin anew.
+_in_child: list[Callable[[], None]] = []
 # One fork at a time: between its two hooks the stores stand still.
 _forking = threading.Lock()
 # One thread of a child that nobody told of begins anew.
@@ -34,7 +58,22 @@ _entering = threading.Lock()
 _pid = os.getpid()
 _getpid = os.getpid  # twice for each message
 # Of layers that were collected without having been closed.
-_dropped: deque[Engine] = deque()
+_dropped: deque[Member] = deque()
+
+
+def add(member: Member) -> None:
+    """From now on it is told of forks and of the exit, as long as somebody uses it."""
+    _members.add(member)
+
+
+def members(kind: type[T]) -> list[T]:
+    """Those of this kind that are in use."""
+    return [each for each in list(_members) if isinstance(each, kind)]
+
+
+def call_in_child(callback: Callable[[], None]) -> None:
+    """Calls it in each forked child, before anything is used there."""
+    _in_child.append(callback)
 
 
 def enter() -> None:
@@ -50,13 +89,13 @@ def _enter_anew() -> None:
     _close_dropped()
 
 
-def drop(engine: Engine) -> None:
+def drop(member: Member) -> None:
     """Its layer was collected: closes it in the next iteration of a loop, or at the next entry.
 
     Not at once: the garbage collector calls this within any allocation, with any lock taken.
     """
-    _dropped.append(engine)
-    for loop in list(engine.waiter.loops):
+    _dropped.append(member)
+    for loop in list(member.loops):
         if soon(loop, _close_dropped):
             return
 
@@ -74,32 +113,32 @@ def _close_dropped() -> None:
 @atexit.register
 def _end() -> None:
     enter()
-    for engine in list(engines):
+    for member in list(_members):
         try:
-            # An alias may name another file by now, as when Django's test runner has ended.
-            engine.leave(is_there=engine.source.is_same())
+            member.leave()
         except Exception:
             logger.exception("a layer could not leave in order; others see to what it left")
 
 
 def _before_fork() -> None:
     _forking.acquire()
-    for engine in list(engines):
-        engine.store.pause()
+    for member in list(_members):
+        member.pause()
 
 
 def _after_fork_in_parent() -> None:
-    for engine in list(engines):
-        engine.store.resume()
+    for member in list(_members):
+        member.resume()
     _forking.release()
 
 
 def _after_fork_in_child() -> None:
     global _forking, _pid  # noqa: PLW0603 - the parent's; another thread of it may have held it
     _forking = threading.Lock()
-    hooks.after_fork()
-    for engine in list(engines):
-        engine.after_fork()
+    for callback in _in_child:
+        callback()
+    for member in list(_members):
+        member.after_fork()
     _pid = os.getpid()
 
 

@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 
 from channels_lite.clock import Clock
-from channels_lite.delivery.frames import Frame
 from channels_lite.delivery.mailbox import Envelope
 from channels_lite.delivery.mailboxes import Arrival, Mailboxes
 from channels_lite.delivery.missed import Missed
@@ -24,6 +23,7 @@ from channels_lite.delivery.stats import Stats
 from channels_lite.failpoints import reach
 from channels_lite.loops import TURN
 from channels_lite.store.sql import Row
+from channels_lite.wake.datagrams import Frame
 
 __all__ = ["Arrivals"]
 

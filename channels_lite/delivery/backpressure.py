@@ -20,13 +20,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 from channels_lite.delivery.capacity import Limit
 from channels_lite.names import token_of
-
-if TYPE_CHECKING:
-    from channels_lite.store.sql import Post
+from channels_lite.store.sql import Post
 
 __all__ = ["Admission", "Backpressure"]
 

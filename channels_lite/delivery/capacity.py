@@ -77,3 +77,8 @@ class Capacities:
             if pattern.match(channel):
                 return Limit(capacity, is_bytes=False)
         return self._local if "!" in channel else self._plain
+
+    def messages(self, channel: str) -> int | None:
+        """The same of a plain channel, whose limit is always a number of messages."""
+        limit = self(channel)
+        return None if limit is None else limit.amount

@@ -1,11 +1,8 @@
 """HAND OVER: a message to a process that listens needs no row.
 
-Facts: only the process that made a process-local channel may receive on it, so a row for that
-channel never outlives the process; and a datagram costs a tenth of a commit.
-So: a process that listens binds a datagram socket beside its FIFO, ``SIDECAR/TOKEN.frames``.  What
-can be sent there is sent there; everything else becomes a row: messages to plain channels, those
-of a transaction, those too large, those for which the socket is full, and those to a process that
-polls.  Not the FIFO itself: any process of the user could read it empty.
+What can be sent by a datagram is sent so (`wake.datagrams`); everything else becomes a row:
+messages to plain channels, those of a transaction, those too large, those for which the socket is
+full, and those to a process that polls.
 
 Rows and frames are two ways, and a sender's messages must not overtake each other.  So a frame
 names the last row that its sender has put for the same process: it is not delivered before that.
@@ -15,186 +12,25 @@ In turn rows are delivered only after the frames that were there when they were 
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import random
-import socket
-import stat
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-
-import msgspec
+from collections.abc import Callable, Iterable
 
 from channels_lite.clock import Clock
 from channels_lite.delivery.backpressure import Backpressure
 from channels_lite.delivery.capacity import Limit
 from channels_lite.names import FRAMES, mark_path, token_of
 from channels_lite.store.sql import Post
+from channels_lite.wake.datagrams import MAX_DATAGRAM, Frame, Peer, connect
 
-try:
-    from fcntl import ioctl
-    from termios import TIOCOUTQ
-except ImportError:  # Windows, which has no such sockets in Python either
-    ioctl = None  # type: ignore[assignment]
+__all__ = ["FrameSender"]
 
-__all__ = ["Frame", "FrameReceiver", "FrameSender"]
-
-logger = logging.getLogger(__name__)
-
-# Bytes of a datagram at most.  The kernel takes some 200 kB of unread ones from each sender.
-MAX_DATAGRAM = 65536
 # Bytes of a frame beside its data, name and recipients, at most.
 OVERHEAD = 64
-# Datagrams read at once.  Linux queues 11 by default, or net.unix.max_dgram_qlen + 1.
-READ_LIMIT = 1024
 # Processes that a sender keeps a socket to, and names whose last row it remembers.
 MAX_PEERS = 256
 MAX_NAMES = 10_000
-# Bytes of a socket's address (sun_path) on every system.
-MAX_ADDRESS = 100
-
-
-def _queue() -> int:
-    """Datagrams that a socket's queue holds at most: of one sender no more can be unread."""
-    try:
-        return int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text()) + 1
-    except (OSError, ValueError):  # another system: bounded by bytes, none below a hundred or so
-        return 4096
-
-
-QUEUE = _queue()
-
-
-class Frame(msgspec.Struct, array_like=True):
-    """A message to channels of one process."""
-
-    #: Their non-local name, and the local parts behind it, by commas.
-    name: str
-    recipients: str
-    data: bytes
-    created_at: float
-    expires_at: float
-    #: The id of the row that it comes after; 0: of none.
-    after: int
-    #: Of the table, as the sender knows it, which ``after`` and the times go by; None: not said.
-    generation: int | None = None
-    #: Whether it is for members of a group, which miss it if they are full; None: not said.
-    is_group: bool | None = None
-
-
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(list[Frame])
-
-
-@contextmanager
-def _address(path: str) -> Iterator[str]:
-    """``path``, or another way to it that is short enough for a socket."""
-    if len(os.fsencode(path)) <= MAX_ADDRESS:
-        yield path
-        return
-    folder, name = os.path.split(path)
-    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{directory}/{name}"
-    finally:
-        os.close(directory)
-
-
-def _socket() -> socket.socket:
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    made.setblocking(False)
-    return made
-
-
-class FrameReceiver:
-    """This process's socket.  Raises ``OSError`` where there can be none."""
-
-    def __init__(self, sidecar: Path, token: str) -> None:
-        self._names_end = f"{token}!"
-        self._path = sidecar / f"{token}{FRAMES}"
-        making = sidecar / f".{token}{FRAMES}"
-        self._socket = _socket()
-        try:
-            making.unlink(missing_ok=True)  # one whose making was interrupted
-            with _address(str(making)) as address:
-                self._socket.bind(address)
-            self._inode = making.lstat().st_ino
-            making.rename(self._path)
-        except OSError:
-            self._socket.close()
-            raise
-        self.fd = self._socket.fileno()
-
-    def is_in_place(self) -> bool:
-        """Whether its name still leads here: somebody may have deleted or replaced it."""
-        try:
-            return self._path.lstat().st_ino == self._inode
-        except OSError:
-            return False
-
-    def drain(self, limit: int | None = None) -> list[Frame]:
-        """What was sent, in the order of sending; all, or about ``limit`` messages of it."""
-        frames: list[Frame] = []
-        for _ in range(READ_LIMIT):
-            if limit is not None and len(frames) >= limit:
-                break
-            try:
-                datagram = self._socket.recv(MAX_DATAGRAM)
-            except OSError as error:
-                if error.errno != errno.EAGAIN:
-                    logger.warning("reading what was handed over failed: %s", error)
-                break
-            if not datagram:  # empty, or shut down
-                break
-            try:
-                found = _decoder.decode(datagram)
-                frames += [frame for frame in found if frame.name.endswith(self._names_end)]
-            except ValueError as error:  # msgspec's
-                logger.error("%d bytes that are no frames were dropped: %s", len(datagram), error)
-        return frames
-
-    def close(self) -> list[Frame]:
-        """Takes the name away, and returns what was sent until then: nothing can come later.
-
-        `abandon` closes the descriptor.
-        """
-        with suppress(OSError):  # macOS knows no such thing
-            self._socket.shutdown(socket.SHUT_RD)
-        frames = self.drain()
-        if self.is_in_place():
-            with suppress(OSError):  # gone just now, or another user's
-                self._path.unlink()
-        return frames
-
-    def abandon(self) -> None:
-        """Closes the descriptor."""
-        self._socket.close()
-
-
-class _Peer:
-    """A process that listens, and the last datagrams that it may not have read yet."""
-
-    def __init__(self, path: str) -> None:
-        self.socket = _socket()
-        self.datagrams: deque[int] = deque(maxlen=QUEUE)
-        try:
-            with _address(path) as address:
-                self.socket.connect(address)
-        except OSError:
-            self.socket.close()
-            raise
-
-    def read_up_to(self, last: int) -> int:
-        """The number of a datagram that it has read, with all before; ``last`` is the newest."""
-        with suppress(OSError, ValueError):  # the socket was closed: nothing is known to be unread
-            if ioctl(self.socket.fileno(), TIOCOUTQ, b"\0\0\0\0") == b"\0\0\0\0":
-                return last
-            # No more than these find a place in its queue.
-            return self.datagrams[0] - 1 if len(self.datagrams) == QUEUE else 0
-        return last
 
 
 class FrameSender:
@@ -216,7 +52,7 @@ class FrameSender:
         self._clock = clock
         self._lock = threading.Lock()
         #: By token; and the tokens once more, to choose one by chance.
-        self._peers: dict[str, _Peer] = {}
+        self._peers: dict[str, Peer] = {}
         self._tokens: list[str] = []
         self._last_rows: dict[str, int] = {}
         #: The number of the last datagram, whomever it was for.
@@ -294,28 +130,19 @@ class FrameSender:
         else:
             self.backpressure.withdraw(sent)
 
-    def _transmit(self, token: str, peer: _Peer, frames: list[Frame]) -> bool:
+    def _transmit(self, token: str, peer: Peer, frames: list[Frame]) -> bool:
         try:
-            peer.socket.send(_encoder.encode(frames))
+            peer.send(frames, self._last + 1)
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.ENOBUFS, errno.EMSGSIZE):
                 self._forget(token)  # it has gone
             return False
         self._last += 1
-        peer.datagrams.append(self._last)
         return True
 
-    def _connect(self, token: str) -> _Peer | None:
-        path = f"{self._sidecar()}/{token}{FRAMES}"
-        try:
-            found = os.lstat(path)
-            if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
-                return None
-            peer = _Peer(path)
-        except OSError as error:
-            if isinstance(error, ConnectionRefusedError):
-                with suppress(OSError):  # it was killed
-                    Path(path).unlink()
+    def _connect(self, token: str) -> Peer | None:
+        peer = connect(f"{self._sidecar()}/{token}{FRAMES}")
+        if peer is None:
             return None
         if len(self._peers) >= MAX_PEERS:
             # By chance: with one more than there is room for, sent to in turns, the one that was
@@ -326,7 +153,7 @@ class FrameSender:
         return peer
 
     def _forget(self, token: str) -> None:
-        self._peers.pop(token).socket.close()
+        self._peers.pop(token).close()
         self._tokens.remove(token)
 
     def forget_the_dead(self) -> None:
@@ -353,4 +180,4 @@ class FrameSender:
     def abandon(self) -> None:
         """The same in a forked child, where a thread that is not here may hold the lock."""
         for peer in self._peers.values():
-            peer.socket.close()
+            peer.close()

@@ -18,13 +18,13 @@ from typing import Protocol
 from channels_lite.clock import Clock
 from channels_lite.delivery.arrivals import Arrivals
 from channels_lite.delivery.availability import LOOKS, Availability
-from channels_lite.delivery.frames import Frame
 from channels_lite.delivery.mailboxes import Mailboxes
 from channels_lite.delivery.reading import Reading
 from channels_lite.delivery.stats import Stats
 from channels_lite.failpoints import reach
 from channels_lite.loops import running_loop, soon
 from channels_lite.store import Outcome, Store, sql
+from channels_lite.wake.datagrams import Frame
 
 __all__ = ["Reader", "Socket"]
 

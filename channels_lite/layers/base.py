@@ -363,7 +363,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                 return sql.table(execute).flushed
 
         def tell(flushed: sql.FlushMark) -> None:
-            for other in list(process.engines):  # those of this process need not look to know
+            for other in process.members(Engine):  # those of this process need not look to know
                 other.flushed(engine.source.path, flushed)
             hooks.wake_all(engine.source.sidecar_bytes)
 

@@ -11,11 +11,12 @@ uses any more must be collected, which is when `drop` is called.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ from channels_lite.wake.presence import Presence
 
 __all__ = ["Engine"]
 
+logger = logging.getLogger(__name__)
+
 
 class Engine:
     """The parts.  Each owns its state and its lock; `_marking` is for marks of full channels."""
@@ -79,7 +82,7 @@ class Engine:
             config.database, config.pool_size
         )
         self._start()
-        process.engines.add(self)
+        process.add(self)
 
     def _start(self) -> None:
         """What belongs to one process: made anew in a forked child."""
@@ -106,7 +109,7 @@ class Engine:
             missed=self.missed,
             decrypt=None if self.serializer.crypter is None else self._decrypt,
         )
-        rooms = Rooms(self._capacities)
+        rooms = Rooms(self._capacities.messages)
         self.frames = FrameSender(self.token, self._sidecar, self._capacities, clock)
         self.outgoing = Outgoing(
             source=self.source,
@@ -255,7 +258,7 @@ class Engine:
             return self.serializer.decrypt(data)
         except UndecodableMessage as error:
             self.stats.undecodable += 1
-            process.logger.error("a message was dropped: %s", error)
+            logger.error("a message was dropped: %s", error)
             return None
 
     def flushed(self, path: Path, mark: sql.FlushMark) -> None:
@@ -291,9 +294,10 @@ class Engine:
         self.waiter.close()
         self.frames.close()
 
-    def leave(self, *, is_there: bool) -> None:
+    def leave(self) -> None:
         """At exit: the same, and ends the memberships of this process, if the database is there."""
-        if not is_there:
+        # An alias may name another file by now, as when Django's test runner has ended.
+        if not self.source.is_same():
             self._stop()
             return
         if self._is_used:
@@ -317,6 +321,19 @@ class Engine:
             if self.has_joined:
                 self.store.persist(partial(leave_all, token=self.token), _ignore)
         self.store.drop()
+
+    @property
+    def loops(self) -> Iterable[asyncio.AbstractEventLoop]:
+        """Those on which somebody has received."""
+        return self.waiter.loops
+
+    def pause(self) -> None:
+        """Before a fork: returns when no thread of the store is inside SQLite."""
+        self.store.pause()
+
+    def resume(self) -> None:
+        """After it, in the parent."""
+        self.store.resume()
 
     def after_fork(self) -> None:
         """In a forked child: lets go of what is the parent's, and begins anew."""

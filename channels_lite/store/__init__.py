@@ -7,6 +7,8 @@ handed are claimed, and a task that awaited them could be cancelled and lose the
 
 ``direct`` runs it at once, on the loop's own thread; ``aio`` in the threads of aiosqlite;
 ``django`` on Django's connection, which is how a send joins a transaction.
+
+Imports nothing of the other packages.
 """
 
 from __future__ import annotations

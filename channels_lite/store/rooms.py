@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from channels_lite.delivery.capacity import Limit
 from channels_lite.store import Execute
 
 __all__ = ["Rooms"]
@@ -31,8 +30,9 @@ class Rooms:
     #: Channels remembered at most.
     LIMIT = 10_000
 
-    def __init__(self, limit: Callable[[str], Limit | None]) -> None:
-        self._limit = limit
+    def __init__(self, capacity: Callable[[str], int | None]) -> None:
+        #: Messages that may wait on a plain channel; None: any number.
+        self._capacity = capacity
         self._safe: dict[str, tuple[int, int]] = {}
 
     def safe(self, channel: str) -> tuple[int, int]:
@@ -45,20 +45,20 @@ class Rooms:
 
     def unremembered(self) -> Rooms:
         """The same for a transaction that may be rolled back, and its ids with it."""
-        return Rooms(self._limit)
+        return Rooms(self._capacity)
 
     def count(self, execute: Execute, channel: str, now: float) -> bool:
         """Counts, and remembers.  Whether there is room.  In a transaction."""
-        limit = self._limit(channel)
-        if limit is None:
+        capacity = self._capacity(channel)
+        if capacity is None:
             self._remember(channel, (0, 2**63 - 1))
             return True
-        [(waiting, last)] = execute(COUNT, (channel, limit.amount))
-        if waiting >= limit.amount:
+        [(waiting, last)] = execute(COUNT, (channel, capacity))
+        if waiting >= capacity:
             # Only now are expired rows told apart: it costs a look-up for each.
             execute(DROP_EXPIRED, (channel, now))
-            [(waiting, last)] = execute(COUNT, (channel, limit.amount))
-        room = limit.amount - waiting
+            [(waiting, last)] = execute(COUNT, (channel, capacity))
+        room = capacity - waiting
         self._remember(channel, (last, last + room - 1))
         return bool(room > 0)
 

@@ -9,17 +9,14 @@ that process, so that a group message is one row per process.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from channels_lite.store import Execute, writing
 from channels_lite.store.rooms import Rooms
-
-if TYPE_CHECKING:
-    from channels_lite.delivery.backpressure import Admission
 
 __all__ = [
     "Batch",
@@ -165,6 +162,19 @@ class Post:
     #: It needs no row: the process has it, or the channel is known to be full.
     is_settled: bool = False
     is_refused: bool = False
+
+
+class Admission(Protocol):
+    """Whether rows for other processes may be put, and what is on its way because of a batch."""
+
+    def admits(self, post: Post, oldest: Callable[[str], int | None]) -> bool:
+        """Whether there is room for this row; ``oldest`` is the id of the oldest row of a name."""
+
+    def admit(self, post: Post, row: int) -> None:
+        """It is in the table, under this id."""
+
+    def committed(self) -> None:
+        """The batch is."""
 
 
 @dataclass(slots=True)

@@ -1,8 +1,10 @@
-"""HOOK and WAKE: how a receiver learns of a row.
+"""HOOK and WAKE: how a receiver learns of a row, and what lies beside the database for it.
 
 A waiter calls the layer's ``look`` when there may be something, and its ``tick`` now and then.
 ``poll`` does so by the clock alone; ``listener`` sleeps on a FIFO that ``csrc`` writes to.  The
 sending side, ``hooks``, is the same for all layers: each wakes those who listen.
+
+Imports of `store` where its files are.  Runs on the loops that receive.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import logging
 from collections.abc import Iterable
 from typing import Protocol
 
-from channels_lite.delivery.frames import Frame
+from channels_lite.wake.datagrams import Frame
 
 __all__ = ["Waiter", "sign_of", "warn_once"]
 

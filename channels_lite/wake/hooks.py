@@ -21,6 +21,7 @@ import threading
 from contextlib import closing
 from typing import Any
 
+from channels_lite.process import call_in_child
 from channels_lite.store.connection import Source
 
 __all__ = ["attach_django", "hooks"]
@@ -140,8 +141,7 @@ class Hooks:
 
 
 hooks = Hooks()
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=hooks.after_fork)
+call_in_child(hooks.after_fork)
 
 
 def attach_django(connection: Any) -> None:

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from channels_lite.delivery.frames import Frame, FrameReceiver
 from channels_lite.failpoints import reach
 from channels_lite.loops import call_on
 from channels_lite.wake import warn_once
+from channels_lite.wake.datagrams import Frame, FrameReceiver
 from channels_lite.wake.fifo import Fifo
 from channels_lite.wake.hooks import hooks
 from channels_lite.wake.poll import PollWaiter

@@ -8,8 +8,8 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from channels_lite.delivery.frames import Frame
 from channels_lite.wake import warn_once
+from channels_lite.wake.datagrams import Frame
 from channels_lite.wake.presence import Presence
 
 __all__ = ["PollWaiter"]

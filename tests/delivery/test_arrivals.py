@@ -9,12 +9,12 @@ import pytest
 from channels_lite.clock import Clock
 from channels_lite.delivery.arrivals import Arrivals
 from channels_lite.delivery.capacity import Limit
-from channels_lite.delivery.frames import Frame
 from channels_lite.delivery.mailboxes import Mailboxes
 from channels_lite.delivery.reading import Reading
 from channels_lite.delivery.stats import Stats
 from channels_lite.store import sql
 from channels_lite.store.sql import Look, Row
+from channels_lite.wake.datagrams import Frame
 
 NAME = "specific.token!"
 NOW = 2

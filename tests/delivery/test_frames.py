@@ -17,8 +17,9 @@ from channels.exceptions import ChannelFull
 from django.db import connections, transaction
 
 from channels_lite.clock import Clock
-from channels_lite.delivery.frames import MAX_DATAGRAM, MAX_NAMES, Frame, FrameSender
+from channels_lite.delivery.frames import MAX_NAMES, FrameSender
 from channels_lite.names import FRAMES
+from channels_lite.wake.datagrams import MAX_DATAGRAM, Frame
 from tests.conftest import PATIENCE, received, until
 
 

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from channels_lite.delivery.frames import MAX_DATAGRAM, Frame
 from channels_lite.names import FRAMES
+from channels_lite.wake.datagrams import MAX_DATAGRAM, Frame
 from tests.conftest import PATIENCE
 
 #: ``make chaos`` looks at fifty times as many.
