@@ -7,10 +7,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["TURN", "call_on", "is_ending", "running_loop", "settle", "soon"]
+__all__ = ["PER_ITERATION", "call_on", "is_ending", "running_loop", "settle", "soon"]
 
 #: Messages that are dealt with in one iteration of a loop, for all other coroutines wait for them.
-TURN = 16
+PER_ITERATION = 16
 
 
 def is_ending() -> bool:

@@ -27,7 +27,7 @@ LAYERS: dict[str, type[BaseSQLiteChannelLayer]] = {
     "notify-polling": NotifyChannelLayer,
 }
 # Seconds; what works takes a hundredth.
-PATIENCE = 20
+TIMEOUT = 20
 
 MakeLayer = Callable[..., BaseSQLiteChannelLayer]
 
@@ -112,7 +112,7 @@ def layer(make_layer: MakeLayer) -> BaseSQLiteChannelLayer:
 
 async def received(layer: BaseSQLiteChannelLayer, channel: str) -> dict[str, Any]:
     """The next message; fails rather than waits for ever."""
-    return await asyncio.wait_for(layer.receive(channel), PATIENCE)
+    return await asyncio.wait_for(layer.receive(channel), TIMEOUT)
 
 
 async def is_empty(layer: BaseSQLiteChannelLayer, channel: str) -> bool:
@@ -123,7 +123,7 @@ async def is_empty(layer: BaseSQLiteChannelLayer, channel: str) -> bool:
 
 async def until(condition: Callable[[], object]) -> None:
     """For what no event tells of."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.001)

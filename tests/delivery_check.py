@@ -15,7 +15,7 @@ from django.core.management import call_command
 from channels_lite.wake.hooks import hooks
 
 # Seconds; the fallback look comes after both.
-PATIENCE, INTERVAL = 60, 600
+TIMEOUT, INTERVAL = 60, 600
 
 
 def set_up(folder: str) -> None:
@@ -41,7 +41,7 @@ async def receive(folder: str) -> None:
     sending = await asyncio.create_subprocess_exec(sys.executable, __file__, folder)
     if await sending.wait():
         sys.exit("the sender failed")
-    if await asyncio.wait_for(receiving, PATIENCE) != {"type": "hello"}:
+    if await asyncio.wait_for(receiving, TIMEOUT) != {"type": "hello"}:
         sys.exit("another message came")
     await layer.close()
 

@@ -13,7 +13,7 @@ from django.test import SimpleTestCase, TestCase, TransactionTestCase, override_
 
 from channels_lite.models import Event
 
-PATIENCE = 5
+TIMEOUT = 5
 LAYERS = {
     "default": {
         "BACKEND": os.environ["TESTED_BACKEND"],
@@ -30,7 +30,7 @@ async def turn(number: int) -> dict[str, Any]:
     receiving = asyncio.create_task(layer.receive(channel))
     await asyncio.sleep(0)
     await layer.group_send("group", {"number": number})
-    return await asyncio.wait_for(receiving, PATIENCE)
+    return await asyncio.wait_for(receiving, TIMEOUT)
 
 
 class Cases:

@@ -16,7 +16,7 @@ from channels_lite.layers.configured import layer_databases
 from channels_lite.layers.notify import NotifyChannelLayer
 from channels_lite.models import Event
 from channels_lite.router import ChannelsRouter
-from tests.conftest import PATIENCE, use_database
+from tests.conftest import TIMEOUT, use_database
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_missing_tables_name_the_mend(tmp_path, make_layer_sync):
     layer = make_layer_sync()
     for call in (layer.send("channel", {}), layer.receive("channel")):
         with pytest.raises(ImproperlyConfigured, match="migrate channels_lite --database=channels"):
-            asyncio.run(asyncio.wait_for(call, PATIENCE))
+            asyncio.run(asyncio.wait_for(call, TIMEOUT))
 
 
 def test_router_follows_the_layers(settings):

@@ -9,7 +9,7 @@ from asgiref.sync import async_to_sync
 from django.core.management import call_command
 from django.db import connections, transaction
 
-from tests.conftest import LAYERS, PATIENCE, received, use_database
+from tests.conftest import LAYERS, TIMEOUT, received, use_database
 
 
 @pytest.fixture(params=["core", "aio", "notify"])
@@ -47,6 +47,6 @@ def test_works_without_a_transaction(layer):
         receiving = asyncio.create_task(layer.receive(channel))
         await asyncio.sleep(0)
         await layer.send(channel, {"type": "x"})
-        return await asyncio.wait_for(receiving, PATIENCE)
+        return await asyncio.wait_for(receiving, TIMEOUT)
 
     assert async_to_sync(test)() == {"type": "x"}

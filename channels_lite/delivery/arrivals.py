@@ -15,13 +15,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 
 from channels_lite.clock import Clock
-from channels_lite.delivery.mailbox import Envelope
+from channels_lite.delivery.cursors import Cursors
+from channels_lite.delivery.mailbox import Message
 from channels_lite.delivery.mailboxes import Arrival, Mailboxes
 from channels_lite.delivery.missed import Missed
-from channels_lite.delivery.reading import Reading
 from channels_lite.delivery.stats import Stats
 from channels_lite.failpoints import reach
-from channels_lite.loops import TURN
+from channels_lite.loops import PER_ITERATION
 from channels_lite.store.sql import Row
 from channels_lite.wake.datagrams import Frame
 
@@ -38,14 +38,14 @@ class Arrivals:
         self,
         *,
         mailboxes: Mailboxes,
-        reading: Reading,
+        cursors: Cursors,
         clock: Clock,
         stats: Stats,
         missed: Missed,
         decrypt: Callable[[bytes], bytes | None] | None,
     ) -> None:
         self._mailboxes = mailboxes
-        self._reading = reading
+        self._cursors = cursors
         self._clock = clock
         self._stats = stats
         self._missed = missed
@@ -76,7 +76,7 @@ class Arrivals:
     def take_frames(self, receive: Callable[[int | None], list[Frame]]) -> None:
         """Takes in what other processes have handed over, a turn of it."""
         with self._lock:  # in the order of sending, whichever loop is called
-            frames = receive(TURN)
+            frames = receive(PER_ITERATION)
             if self._held:
                 self._held += frames
                 frames, self._held = self._held, []
@@ -123,7 +123,7 @@ class Arrivals:
                         self._add_row(frame.name, found.pop(0), now)
                 self._add_frame(frame, now)
                 if frame.after and is_of_now:
-                    self._reading.has_seen(frame.name, min(frame.after, last_id))
+                    self._cursors.has_seen(frame.name, min(frame.after, last_id))
             else:
                 self._held = []
             for name, found in rows.items():
@@ -142,33 +142,33 @@ class Arrivals:
     def _deliver(self, most: int | None, now: float) -> list[str]:
         ready = self._ready
         due: list[Arrival] = []
-        flushed = self._reading.flushed
+        flushed = self._cursors.flushed
         while ready and (most is None or most > 0):
             arrival = ready.popleft()
-            channels, envelope, is_group = arrival
-            if flushed.id and flushed.voids(envelope.id, envelope.created_at):
+            channels, message, is_group = arrival
+            if flushed.id and flushed.voids(message.id, message.created_at):
                 continue
             if most is not None:
                 if len(channels) > most:
-                    ready.appendleft((channels[most:], envelope, is_group))
-                    arrival = (channels[:most], envelope, is_group)
+                    ready.appendleft((channels[most:], message, is_group))
+                    arrival = (channels[:most], message, is_group)
                 most -= len(channels)
             due.append(arrival)
         return self._mailboxes.put_all(due, now) if due else []
 
     def _is_of_now(self, frame: Frame) -> bool:
-        return frame.generation is None or frame.generation == self._reading.generation
+        return frame.generation is None or frame.generation == self._cursors.generation
 
     def _is_due(self, frame: Frame, rows: Mapping[str, list[Row]] | None = None) -> bool:
         """Whether it comes after no row but what was read, or is among ``rows``."""
-        generation, now = frame.generation, self._reading.generation
+        generation, now = frame.generation, self._cursors.generation
         if generation is not None and generation != now:
             # One sent under a former generation comes before all rows of this one.
             return generation < now
         if not frame.after:
             return True
         found = rows.get(frame.name) if rows else None
-        return frame.after <= max(found[-1].id if found else 0, self._reading.seen(frame.name))
+        return frame.after <= max(found[-1].id if found else 0, self._cursors.seen(frame.name))
 
     def _add_frame(self, frame: Frame, now: float) -> None:
         created_at, expires_at = frame.created_at, frame.expires_at
@@ -181,9 +181,9 @@ class Arrivals:
         data = frame.data if self._decrypt is None else self._decrypt(frame.data)
         if data is None:
             return
-        envelope = Envelope(0, data, expires_at, created_at)
+        message = Message(0, data, expires_at, created_at)
         is_group = "," in frame.recipients if frame.is_group is None else frame.is_group
-        self._ready.append((_channels(frame.name, frame.recipients), envelope, is_group))
+        self._ready.append((_channels(frame.name, frame.recipients), message, is_group))
 
     def _add_row(self, name: str, row: Row, now: float) -> None:
         if row.expires_at <= now:
@@ -192,10 +192,10 @@ class Arrivals:
         data = row.data if self._decrypt is None else self._decrypt(row.data)
         if data is None:
             return
-        envelope = Envelope(row.id, data, row.expires_at)
+        message = Message(row.id, data, row.expires_at)
         # A group's message of a former version does not say that it is one.
         is_group = row.is_group or "," in row.recipients
-        self._ready.append((_channels(name, row.recipients), envelope, is_group))
+        self._ready.append((_channels(name, row.recipients), message, is_group))
 
 
 def _channels(name: str, recipients: str) -> list[str]:

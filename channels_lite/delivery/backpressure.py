@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable
 
 from channels_lite.delivery.capacity import Limit
 from channels_lite.names import token_of
-from channels_lite.store.sql import Post
+from channels_lite.store.sql import Envelope
 
 __all__ = ["Admission", "Backpressure"]
 
@@ -91,17 +91,17 @@ class Window:
     def _on_its_way(self) -> int:
         return self.older.weight + self.newer.weight
 
-    def add(self, weight: int, post: Post, datagram: int, row: int) -> None:
+    def add(self, weight: int, envelope: Envelope, datagram: int, row: int) -> None:
         """Takes note of what was sent."""
         if self.newer.weight and not self.older.weight:
             self.older, self.newer = self.newer, Half()  # so that it is known to be read first
         half = self.newer
         half.weight += weight
         if row:
-            half.name, half.row = post.name, row
+            half.name, half.row = envelope.name, row
         else:
             half.datagram = datagram
-        half.expires_at = max(half.expires_at, post.expires_at)
+        half.expires_at = max(half.expires_at, envelope.expires_at)
         self.credit -= weight
 
     def withdraw(self, weight: int) -> None:
@@ -160,78 +160,82 @@ class Backpressure:
         #: The id below which there is no row of a name any more.
         self._oldest: dict[str, int] = {}
 
-    def admit(self, post: Post, datagram: int) -> bool | None:
+    def admit(self, envelope: Envelope, datagram: int) -> bool | None:
         """Takes note of a direct message that is about to be sent, in this datagram.
 
         False: its channel is full.  None: as much as its capacity may be on its way; the table may
         know better.  Call it, and `withdraw`, with the lock.
         """
-        window = self._channels.get(post.channel) or self._window(post.channel)
+        window = self._channels.get(envelope.channel) or self._window(envelope.channel)
         if window is None:
             return True
-        weight = window.limit.weight(post.data)
+        weight = window.limit.weight(envelope.data)
         if window.credit >= weight:
             half = window.newer
             half.weight += weight
             half.datagram = datagram
-            half.expires_at = post.expires_at
+            half.expires_at = envelope.expires_at
             window.credit -= weight
             return True
-        is_admitted = self._admits(window, post, 0, self._reads(post.name, post.created_at, None))
+        is_admitted = self._admits(
+            window, envelope, 0, self._reads(envelope.name, envelope.created_at, None)
+        )
         if is_admitted:
-            window.add(weight, post, datagram, 0)
+            window.add(weight, envelope, datagram, 0)
             window.give_credit()
         return is_admitted
 
-    def withdraw(self, posts: Iterable[Post]) -> None:
+    def withdraw(self, envelopes: Iterable[Envelope]) -> None:
         """They were not sent after all."""
-        for post in posts:
-            window = self._window(post.channel) if post.channel else None
+        for envelope in envelopes:
+            window = self._window(envelope.channel) if envelope.channel else None
             if window is not None:
-                window.withdraw(window.limit.weight(post.data))
+                window.withdraw(window.limit.weight(envelope.data))
 
-    def admits(self, post: Post, beside: int, now: float, oldest: Oldest) -> bool:
+    def admits(self, envelope: Envelope, beside: int, now: float, oldest: Oldest) -> bool:
         """Whether there is room for the row of a direct message, beside others of the batch."""
         with self._lock:
-            window = self._window(post.channel)
+            window = self._window(envelope.channel)
             if window is None:
                 return True
-            return bool(self._admits(window, post, beside, self._reads(post.name, now, oldest)))
+            return bool(
+                self._admits(window, envelope, beside, self._reads(envelope.name, now, oldest))
+            )
 
     def _admits(
-        self, window: Window, post: Post, beside: int, is_read: Callable[[Half], bool]
+        self, window: Window, envelope: Envelope, beside: int, is_read: Callable[[Half], bool]
     ) -> bool | None:
-        has_room = window.has_room(window.limit.weight(post.data), beside, is_read)
+        has_room = window.has_room(window.limit.weight(envelope.data), beside, is_read)
         # After it: what is known to be read is in the mailbox, which may be full now.
-        if window.must_look and window.looked(is_marked=self._has_mark(post.channel)):
+        if window.must_look and window.looked(is_marked=self._has_mark(envelope.channel)):
             has_room = True
         return False if window.is_marked else has_room or None
 
-    def has_transport(self, post: Post, beside: int, now: float, oldest: Oldest) -> bool:
+    def has_transport(self, envelope: Envelope, beside: int, now: float, oldest: Oldest) -> bool:
         """Whether a row may be put, by all rows of its process."""
         with self._lock:
-            window = self._processes.get(token_of(post.name))
-            is_read = self._reads(post.name, now, oldest)
-            weight = TRANSPORT.weight(post.data)
+            window = self._processes.get(token_of(envelope.name))
+            is_read = self._reads(envelope.name, now, oldest)
+            weight = TRANSPORT.weight(envelope.data)
             return window is None or window.has_room(weight, beside, is_read)
 
-    def weight(self, post: Post) -> int:
+    def weight(self, envelope: Envelope) -> int:
         """What a direct message counts for."""
-        window = self._channels.get(post.channel)
-        return 0 if window is None else window.limit.weight(post.data)
+        window = self._channels.get(envelope.channel)
+        return 0 if window is None else window.limit.weight(envelope.data)
 
-    def put(self, post: Post, row: int) -> None:
+    def put(self, envelope: Envelope, row: int) -> None:
         """Takes note of a row."""
         with self._lock:
-            token = token_of(post.name)
+            token = token_of(envelope.name)
             process = self._processes.get(token)
             if process is None:
                 process = Window(TRANSPORT)
                 self._remember(self._processes, token, process)
-            process.add(TRANSPORT.weight(post.data), post, 0, row)
-            window = self._window(post.channel) if post.channel else None
+            process.add(TRANSPORT.weight(envelope.data), envelope, 0, row)
+            window = self._window(envelope.channel) if envelope.channel else None
             if window is not None:
-                window.add(window.limit.weight(post.data), post, 0, row)
+                window.add(window.limit.weight(envelope.data), envelope, 0, row)
 
     def forget(self) -> None:
         """Ids have begun again: nothing that was sent before is still on its way.
@@ -278,30 +282,30 @@ class Admission:
     def __init__(self, backpressure: Backpressure, now: float) -> None:
         self._backpressure = backpressure
         self._now = now
-        self._admitted: list[tuple[Post, int]] = []
+        self._admitted: list[tuple[Envelope, int]] = []
         #: What was admitted for each channel and process.
         self._weights: dict[str, int] = {}
 
-    def admits(self, post: Post, oldest: Oldest) -> bool:
+    def admits(self, envelope: Envelope, oldest: Oldest) -> bool:
         """Whether there is room for this row."""
-        beside = self._weights.get(token_of(post.name), 0)
-        if not self._backpressure.has_transport(post, beside, self._now, oldest):
+        beside = self._weights.get(token_of(envelope.name), 0)
+        if not self._backpressure.has_transport(envelope, beside, self._now, oldest):
             return False
-        if not post.channel:
+        if not envelope.channel:
             return True
-        beside = self._weights.get(post.channel, 0)
-        return self._backpressure.admits(post, beside, self._now, oldest)
+        beside = self._weights.get(envelope.channel, 0)
+        return self._backpressure.admits(envelope, beside, self._now, oldest)
 
-    def admit(self, post: Post, row: int) -> None:
+    def admit(self, envelope: Envelope, row: int) -> None:
         """It is in the table, under this id."""
-        self._admitted.append((post, row))
-        token = token_of(post.name)
-        self._weights[token] = self._weights.get(token, 0) + TRANSPORT.weight(post.data)
-        if post.channel:
-            weight = self._weights.get(post.channel, 0) + self._backpressure.weight(post)
-            self._weights[post.channel] = weight
+        self._admitted.append((envelope, row))
+        token = token_of(envelope.name)
+        self._weights[token] = self._weights.get(token, 0) + TRANSPORT.weight(envelope.data)
+        if envelope.channel:
+            weight = self._weights.get(envelope.channel, 0) + self._backpressure.weight(envelope)
+            self._weights[envelope.channel] = weight
 
     def committed(self) -> None:
         """It is on its way."""
-        for post, row in self._admitted:
-            self._backpressure.put(post, row)
+        for envelope, row in self._admitted:
+            self._backpressure.put(envelope, row)

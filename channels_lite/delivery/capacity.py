@@ -6,7 +6,7 @@ open how it is counted; but one message to each of four hundred idle channels mu
 fourth hundred full because their process was busy for a moment.  What lies between sender and
 mailbox, sockets and the table, is transport (`backpressure`), and its bound is no one's capacity.
 
-A plain channel's mailbox is the table, for all processes share it: see `store.rooms`.
+A plain channel's mailbox is the table, for all processes share it: see `store.occupancy`.
 
 Unless CONFIG says how many messages, a process-local channel is bounded by bytes: a language
 model's answer, a token a message, soon has more than a hundred, and a consumer that sends them to

@@ -88,7 +88,7 @@ class Claims:
         work = partial(
             sql.claim, wanted=wanted, now=self._clock.now(), is_in_transaction=self._is_in_memory
         )
-        self._store.submit(work, partial(self._claimed, loop), write=False)
+        self._store.submit(work, partial(self._claimed, loop))
 
     def _claimed(
         self,

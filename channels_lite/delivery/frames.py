@@ -21,7 +21,7 @@ from channels_lite.clock import Clock
 from channels_lite.delivery.backpressure import Backpressure
 from channels_lite.delivery.capacity import Limit
 from channels_lite.names import FRAMES, mark_path, token_of
-from channels_lite.store.sql import Post
+from channels_lite.store.sql import Envelope
 from channels_lite.wake.datagrams import MAX_DATAGRAM, Frame, Peer, connect
 
 __all__ = ["FrameSender"]
@@ -80,53 +80,61 @@ class FrameSender:
             self._last_rows.clear()
             self.backpressure.forget()
 
-    def send(self, posts: Iterable[Post]) -> None:
+    def send(self, envelopes: Iterable[Envelope]) -> None:
         """Hands over what it can, and marks it so; those to one process in one datagram.
 
         Those to channels that are known to be full it marks as refused.  Never waits, never raises:
         what remains is for the table.
         """
-        by_token: dict[str, list[Post]] = {}
-        for post in posts:
-            if post.name.endswith("!"):
-                by_token.setdefault(token_of(post.name), []).append(post)
+        by_token: dict[str, list[Envelope]] = {}
+        for envelope in envelopes:
+            if envelope.name.endswith("!"):
+                by_token.setdefault(token_of(envelope.name), []).append(envelope)
         by_token.pop(self._token, None)
         with self._lock:
             for token, those in by_token.items():
                 self._send_to(token, those)
 
-    def _send_to(self, token: str, posts: list[Post]) -> None:
+    def _send_to(self, token: str, envelopes: list[Envelope]) -> None:
         peer = self._peers.get(token) or self._connect(token)
         if peer is None:
             return
         frames: list[Frame] = []
-        sent: list[Post] = []
+        sent: list[Envelope] = []
         size = 0
         number = self._last + 1
         last_rows, generation = self._last_rows, self._clock.generation
-        for post in posts:
-            size += len(post.data) + len(post.recipients) + len(post.name) + OVERHEAD
+        for envelope in envelopes:
+            size += len(envelope.data) + len(envelope.recipients) + len(envelope.name) + OVERHEAD
             if size > MAX_DATAGRAM:
                 break
-            if post.channel:
-                is_admitted = self.backpressure.admit(post, number)
+            if envelope.channel:
+                is_admitted = self.backpressure.admit(envelope, number)
                 if is_admitted is None:
                     break  # what comes after it must not overtake it
                 if not is_admitted:
-                    post.is_settled = post.is_refused = True
+                    envelope.is_settled = envelope.is_refused = True
                     continue
-            after = last_rows.get(post.name, 0)
-            times = post.created_at, post.expires_at
-            is_group = not post.channel
+            after = last_rows.get(envelope.name, 0)
+            times = envelope.created_at, envelope.expires_at
+            is_group = not envelope.channel
             frames.append(
-                Frame(post.name, post.recipients, post.data, *times, after, generation, is_group)
+                Frame(
+                    envelope.name,
+                    envelope.recipients,
+                    envelope.data,
+                    *times,
+                    after,
+                    generation,
+                    is_group,
+                )
             )
-            sent.append(post)
+            sent.append(envelope)
         if not frames:
             return
         if self._transmit(token, peer, frames):
-            for post in sent:
-                post.is_settled = True
+            for envelope in sent:
+                envelope.is_settled = True
         else:
             self.backpressure.withdraw(sent)
 
@@ -156,7 +164,7 @@ class FrameSender:
         self._peers.pop(token).close()
         self._tokens.remove(token)
 
-    def forget_the_dead(self) -> None:
+    def forget_stale(self) -> None:
         """Closes the sockets to processes that are gone.  Call now and then."""
         sidecar = self._sidecar()
         with self._lock:

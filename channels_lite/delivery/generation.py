@@ -20,15 +20,15 @@ from functools import partial
 from django.core.exceptions import ImproperlyConfigured
 
 from channels_lite.clock import Clock, boot_id, ticks
+from channels_lite.delivery.cursors import Cursors
 from channels_lite.delivery.frames import FrameSender
 from channels_lite.delivery.mailboxes import Mailboxes
 from channels_lite.delivery.outgoing import Outgoing
-from channels_lite.delivery.reading import Reading
 from channels_lite.errors import StoreUnavailable
 from channels_lite.loops import soon
 from channels_lite.store import Execute, Outcome, Store, sql, upkeep
 from channels_lite.store.django import transaction_of_caller
-from channels_lite.store.rooms import Rooms
+from channels_lite.store.occupancy import Occupancy
 
 __all__ = ["Generations"]
 
@@ -48,10 +48,10 @@ class Generations:
         database: str,
         store: Store,
         clock: Clock,
-        reading: Reading,
+        cursors: Cursors,
         mailboxes: Mailboxes,
         frames: FrameSender,
-        rooms: Rooms,
+        occupancy: Occupancy,
         outgoing: Outgoing,
         are_others_alive: Callable[[], bool],
         look: Callable[[], None],
@@ -59,10 +59,10 @@ class Generations:
         self._database = database
         self._store = store
         self._clock = clock
-        self._reading = reading
+        self._cursors = cursors
         self._mailboxes = mailboxes
         self._frames = frames
-        self._rooms = rooms
+        self._occupancy = occupancy
         self._outgoing = outgoing
         #: Processes other than this one, whatever they call the machine's boot.
         self._are_others_alive = are_others_alive
@@ -102,15 +102,15 @@ class Generations:
             # From 0 on it is the same table, which has a number by now.
             if self._clock.generation not in (generation, 0):
                 self._frames.forget_rows()
-                self._rooms.forget()
+                self._occupancy.forget()
             if began_at is None:
                 self._clock.forget(generation)
             else:
                 if self._clock.began_at is not None and self._clock.began_at != began_at:
                     self._mailboxes.shift(began_at - self._clock.began_at)
                 self._clock.set(began_at, generation)
-            if self._reading.generation != generation:
-                self._reading.begin(generation)
+            if self._cursors.generation != generation:
+                self._cursors.begin(generation)
 
     def is_over(self, loop: asyncio.AbstractEventLoop, asked: sql.Look, table: sql.Table) -> bool:
         """A look has found another generation than it asked for.  True: look again."""
@@ -125,9 +125,9 @@ class Generations:
             self.begin(table.generation, table.began_at)
         else:
             # Ids have begun again, and nobody has said so: a file was restored in its place.
-            self._reading.begin(table.generation)
+            self._cursors.begin(table.generation)
             renew = partial(upkeep.renew, generation=table.generation)
-            self._store.submit(renew, _ignore, write=True)
+            self._store.transact(renew, _ignore)
         return True
 
     def _ask_and_look(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -13,10 +13,10 @@ from channels_lite.delivery.capacity import OVERHEAD, Limit
 from channels_lite.loops import settle
 from channels_lite.store.sql import Claimed
 
-__all__ = ["Envelope", "Mailbox", "fail"]
+__all__ = ["Mailbox", "Message", "fail"]
 
 
-class Envelope:
+class Message:
     """A message in memory; the members of a group that are in this process share one."""
 
     __slots__ = ("created_at", "data", "expires_at", "id")
@@ -48,9 +48,9 @@ class Mailbox:
         "_load",
         "_share",
         "claimed",
-        "envelopes",
         "is_marked",
         "is_served",
+        "messages",
         "receivers",
     )
 
@@ -60,7 +60,7 @@ class Mailbox:
         self._is_bytes = limit is not None and limit.is_bytes
         #: What the messages count for.
         self._load = 0
-        self.envelopes: deque[Envelope] = deque()
+        self.messages: deque[Message] = deque()
         self.receivers: deque[asyncio.Future[None]] = deque()
         #: Those of other threads' loops that were called and do not know it yet.
         self._called: set[asyncio.Future[None]] = set()
@@ -81,24 +81,24 @@ class Mailbox:
         """Whether enough of its capacity is free to tell senders so."""
         return self._load <= self._amount - self._share
 
-    def add(self, envelope: Envelope) -> bool:
+    def add(self, message: Message) -> bool:
         """Puts a message at the end.  Whether it is full now."""
-        self.envelopes.append(envelope)
-        self._load += len(envelope.data) + OVERHEAD if self._is_bytes else 1
+        self.messages.append(message)
+        self._load += len(message.data) + OVERHEAD if self._is_bytes else 1
         return self._load >= self._amount
 
-    def pop(self) -> Envelope:
+    def pop(self) -> Message:
         """Takes the oldest message out."""
-        envelope = self.envelopes.popleft()
-        self._load -= len(envelope.data) + OVERHEAD if self._is_bytes else 1
+        message = self.messages.popleft()
+        self._load -= len(message.data) + OVERHEAD if self._is_bytes else 1
         if self.claimed:
-            self.claimed.pop(envelope.id, None)
-        return envelope
+            self.claimed.pop(message.id, None)
+        return message
 
-    def remove(self, envelope: Envelope) -> None:
+    def remove(self, message: Message) -> None:
         """Takes this message out."""
-        self.envelopes.remove(envelope)
-        self.envelopes.appendleft(envelope)
+        self.messages.remove(message)
+        self.messages.appendleft(message)
         self.pop()
 
     def enter(self, loop: asyncio.AbstractEventLoop, *, keeps_place: bool) -> asyncio.Future[None]:
@@ -109,7 +109,7 @@ class Mailbox:
             self.receivers.appendleft(future)
         else:
             self.receivers.append(future)
-        if self.envelopes:  # one came since it looked
+        if self.messages:  # one came since it looked
             self.call(loop)
         return future
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from channels_lite.delivery.capacity import Limit
-from channels_lite.delivery.mailbox import Envelope, Mailbox, fail
+from channels_lite.delivery.mailbox import Mailbox, Message, fail
 from channels_lite.delivery.stats import Stats
 from channels_lite.loops import running_loop
 from channels_lite.names import split
@@ -32,7 +32,7 @@ from channels_lite.store.sql import Claimed, FlushMark
 __all__ = ["Arrival", "Mailboxes"]
 
 #: A message, the channels that it is for, and whether they are members of a group.
-Arrival = tuple[list[str], Envelope, bool]
+Arrival = tuple[list[str], Message, bool]
 
 
 class Mailboxes:
@@ -59,9 +59,9 @@ class Mailboxes:
 
     # Messages come
 
-    def put(self, channels: list[str], envelope: Envelope, now: float) -> list[str]:
+    def put(self, channels: list[str], message: Message, now: float) -> list[str]:
         """Adds a message of a group to these members.  Returns the full ones, which miss it."""
-        return self.put_all([(channels, envelope, True)], now)
+        return self.put_all([(channels, message, True)], now)
 
     def put_all(self, arrivals: Iterable[Arrival], now: float) -> list[str]:
         """Adds messages.  Returns members of groups that are full, which miss theirs.
@@ -72,22 +72,22 @@ class Mailboxes:
         running = running_loop()
         mailboxes = self._mailboxes
         with self._lock:
-            for channels, envelope, is_group in arrivals:
+            for channels, message, is_group in arrivals:
                 for channel in channels:
                     mailbox = mailboxes.get(channel) or self._mailbox(channel)
                     if mailbox.is_full and self._has_no_room(channel, mailbox, now) and is_group:
                         missed.append(channel)
                     else:
-                        self._add(channel, mailbox, envelope, running)
+                        self._add(channel, mailbox, message, running)
         return missed
 
-    def offer(self, channel: str, envelope: Envelope, now: float) -> bool:
+    def offer(self, channel: str, message: Message, now: float) -> bool:
         """Adds a direct message of this process's own, if there is room."""
         with self._lock:
             mailbox = self._mailboxes.get(channel) or self._mailbox(channel)
             if mailbox.is_full and self._has_no_room(channel, mailbox, now):
                 return False
-            self._add(channel, mailbox, envelope, running_loop())
+            self._add(channel, mailbox, message, running_loop())
             return True
 
     def put_claimed(self, name: str, claimed: Iterable[tuple[Claimed, bytes]]) -> None:
@@ -97,7 +97,7 @@ class Mailboxes:
             mailbox = self._mailboxes.get(name) or self._mailbox(name)
             for row, data in claimed:
                 mailbox.claimed[row.id] = row
-                self._add(name, mailbox, Envelope(row.id, data, row.expires_at), running)
+                self._add(name, mailbox, Message(row.id, data, row.expires_at), running)
 
     def _has_no_room(self, channel: str, mailbox: Mailbox, now: float) -> bool:
         self._drop_expired(channel, mailbox, now)
@@ -107,11 +107,11 @@ class Mailboxes:
         self,
         channel: str,
         mailbox: Mailbox,
-        envelope: Envelope,
+        message: Message,
         running: asyncio.AbstractEventLoop | None,
     ) -> None:
         self._messages += 1
-        if mailbox.add(envelope) and not mailbox.is_marked and "!" in channel:
+        if mailbox.add(message) and not mailbox.is_marked and "!" in channel:
             mailbox.is_marked = True
             self.full.add(channel)
             self.changed.add(channel)
@@ -141,19 +141,19 @@ class Mailboxes:
 
     def take(
         self, channel: str, now: float, receiver: asyncio.Future[None] | None = None
-    ) -> Envelope | None:
+    ) -> Message | None:
         """The oldest message of ``channel``, out of its mailbox; ``receiver`` is done waiting."""
         mailbox = self._mailboxes.get(channel)
-        if mailbox is None or (receiver is None and not mailbox.envelopes):
+        if mailbox is None or (receiver is None and not mailbox.messages):
             return None
         with self._lock:
             if receiver is not None:
                 mailbox.leave(receiver)
                 self._receivers -= 1
-            while mailbox.envelopes:
-                envelope = self._pop(channel, mailbox)
-                if envelope.expires_at > now:
-                    return envelope
+            while mailbox.messages:
+                message = self._pop(channel, mailbox)
+                if message.expires_at > now:
+                    return message
                 self._stats.expired += 1
             return None
 
@@ -182,7 +182,7 @@ class Mailboxes:
             mailbox = self._mailboxes[channel]
             mailbox.leave(receiver)
             self._receivers -= 1
-            if mailbox.envelopes:
+            if mailbox.messages:
                 mailbox.call(running_loop())
         return True
 
@@ -224,7 +224,7 @@ class Mailboxes:
                 mailbox = self._plain.get(name)
                 if mailbox is not None:
                     self._receivers -= mailbox.forget_closed_loops()
-                    missing = len(mailbox.receivers) - len(mailbox.envelopes)
+                    missing = len(mailbox.receivers) - len(mailbox.messages)
                     if missing > 0:
                         wanted[name] = missing
         return wanted
@@ -234,10 +234,10 @@ class Mailboxes:
         unwanted = []
         with self._lock:
             for name, mailbox in self._plain.items():
-                if mailbox.envelopes:
+                if mailbox.messages:
                     self._receivers -= mailbox.forget_closed_loops()
-                    while mailbox.envelopes and not mailbox.receivers:
-                        unwanted.append((name, mailbox.claimed[mailbox.envelopes[0].id]))
+                    while mailbox.messages and not mailbox.receivers:
+                        unwanted.append((name, mailbox.claimed[mailbox.messages[0].id]))
                         self._pop(name, mailbox)
         return unwanted
 
@@ -263,7 +263,7 @@ class Mailboxes:
                     continue
                 self._drop_expired(name, mailbox, now)
                 self._receivers -= mailbox.forget_closed_loops()
-                if not mailbox.envelopes and not mailbox.receivers:
+                if not mailbox.messages and not mailbox.receivers:
                     del self._mailboxes[name]
                     if self._plain.pop(name, None) is None:
                         self._names[split(name)[0]] -= 1
@@ -280,39 +280,39 @@ class Mailboxes:
         """Puts off when messages expire: the clock that they expire by was set."""
         with self._lock:
             shifted = {
-                id(envelope): envelope
+                id(message): message
                 for mailbox in self._mailboxes.values()
-                for envelope in mailbox.envelopes
+                for message in mailbox.messages
             }
-            for envelope in shifted.values():
-                envelope.expires_at += seconds
-                envelope.created_at += seconds
+            for message in shifted.values():
+                message.expires_at += seconds
+                message.created_at += seconds
 
     def clear(self) -> None:
         """Forgets every message."""
         with self._lock:
             for channel, mailbox in self._mailboxes.items():
-                while mailbox.envelopes:
+                while mailbox.messages:
                     self._pop(channel, mailbox)
 
     def void(self, flushed: FlushMark) -> None:
         """Forgets those that were sent before the flush."""
         with self._lock:
             for channel, mailbox in self._mailboxes.items():
-                for envelope in list(mailbox.envelopes):
-                    if flushed.voids(envelope.id, envelope.created_at):
-                        mailbox.remove(envelope)
+                for message in list(mailbox.messages):
+                    if flushed.voids(message.id, message.created_at):
+                        mailbox.remove(message)
                         self._is_out(channel, mailbox)
 
     def _drop_expired(self, channel: str, mailbox: Mailbox, now: float) -> None:
-        while mailbox.envelopes and mailbox.envelopes[0].expires_at <= now:
+        while mailbox.messages and mailbox.messages[0].expires_at <= now:
             self._pop(channel, mailbox)
             self._stats.expired += 1
 
-    def _pop(self, channel: str, mailbox: Mailbox) -> Envelope:
-        envelope = mailbox.pop()
+    def _pop(self, channel: str, mailbox: Mailbox) -> Message:
+        message = mailbox.pop()
         self._is_out(channel, mailbox)
-        return envelope
+        return message
 
     def _is_out(self, channel: str, mailbox: Mailbox) -> None:
         self._messages -= 1

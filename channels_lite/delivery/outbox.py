@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from channels_lite.loops import TURN, call_on, settle
+from channels_lite.loops import PER_ITERATION, call_on, settle
 from channels_lite.store import Execute, Outcome, Store, sql
-from channels_lite.store.sql import Batch, Post
+from channels_lite.store.sql import Batch, Envelope
 
 __all__ = ["Operation", "Outbox"]
 
@@ -34,7 +34,7 @@ Operation = Callable[[Execute, Batch], T]
 class _Write(Generic[T]):
     operation: Operation[T]
     future: asyncio.Future[None]
-    posts: Sequence[Post] = ()
+    envelopes: Sequence[Envelope] = ()
     outcome: Outcome[T] | None = None
 
     async def result(self) -> T:
@@ -50,7 +50,7 @@ class Outbox:
         loop: asyncio.AbstractEventLoop,
         store: Store,
         batch: Callable[[bool], Batch],
-        hand_over: Callable[[Iterable[Post]], None],
+        hand_over: Callable[[Iterable[Envelope]], None],
         put: Callable[[Batch], None],
     ) -> None:
         self._loop = loop
@@ -60,13 +60,13 @@ class Outbox:
         #: Called with each batch that was committed.
         self._put = put
         self._is_sending = False
-        self._posting: list[_Write[int]] = []
+        self._to_send: list[_Write[int]] = []
         self._done: deque[_Write[Any]] = deque()
         self._waiting: list[_Write[Any]] = []
         self._is_finishing = False  # there is a turn in the next iteration
         self._is_open = False  # a transaction is under way, or about to begin
 
-    async def post(self, posts: Sequence[Post]) -> int:
+    async def send(self, envelopes: Sequence[Envelope]) -> int:
         """Hands over or commits messages.  Returns how many channels and members missed one.
 
         Raises ``StoreUnavailable`` if those that need a row cannot be stored.
@@ -75,11 +75,13 @@ class Outbox:
             # The first of an iteration goes at once: 0.1 ms less for a lone message.
             self._is_sending = True
             self._loop.call_soon(self._send)
-            self._hand_over(posts)
-            if all(post.is_settled for post in posts):
-                return _refused(posts)
-        write = _Write(partial(sql.post_all, messages=posts), self._loop.create_future(), posts)
-        self._posting.append(write)
+            self._hand_over(envelopes)
+            if all(envelope.is_settled for envelope in envelopes):
+                return _refused(envelopes)
+        write = _Write(
+            partial(sql.insert_all, envelopes=envelopes), self._loop.create_future(), envelopes
+        )
+        self._to_send.append(write)
         return await write.result()
 
     async def write(self, operation: Operation[T]) -> T:
@@ -95,14 +97,16 @@ class Outbox:
         return await write.result()
 
     def _send(self) -> None:
-        writes = [write for write in self._posting if not write.future.cancelled()]
-        self._posting = []
+        writes = [write for write in self._to_send if not write.future.cancelled()]
+        self._to_send = []
         self._is_sending = False
         done = []
-        self._hand_over(post for write in writes for post in write.posts if not post.is_settled)
+        self._hand_over(
+            envelope for write in writes for envelope in write.envelopes if not envelope.is_settled
+        )
         for write in writes:
-            if all(post.is_settled for post in write.posts):
-                write.outcome = Outcome(_refused(write.posts))
+            if all(envelope.is_settled for envelope in write.envelopes):
+                write.outcome = Outcome(_refused(write.envelopes))
                 done.append(write)
             else:
                 self._waiting.append(write)
@@ -118,7 +122,7 @@ class Outbox:
 
     def _finish(self) -> None:
         """Lets those go on whose writes are done, a turn of them in each iteration."""
-        for _ in range(min(TURN, len(self._done))):
+        for _ in range(min(PER_ITERATION, len(self._done))):
             settle(self._done.popleft().future)
         self._is_finishing = bool(self._done)
         if self._is_finishing:
@@ -126,7 +130,7 @@ class Outbox:
 
     def _commit(self) -> None:
         writes, self._waiting = self._waiting, []
-        is_alone = len(writes) == 1 and len(writes[0].posts) <= 1
+        is_alone = len(writes) == 1 and len(writes[0].envelopes) <= 1
 
         def work(execute: Execute) -> tuple[list[Any], Batch]:
             batch = self._batch(is_alone)
@@ -142,9 +146,12 @@ class Outbox:
             call_on(self._loop, self._committed, writes, outcome)
 
         size = sum(
-            len(post.data) for write in writes for post in write.posts if not post.is_settled
+            len(envelope.data)
+            for write in writes
+            for envelope in write.envelopes
+            if not envelope.is_settled
         )
-        self._store.submit(work, done, write=not is_alone, size=size)
+        (self._store.submit if is_alone else self._store.transact)(work, done, size=size)
 
     def _committed(
         self, writes: list[_Write[Any]], outcome: Outcome[tuple[list[Any], Batch]]
@@ -158,5 +165,5 @@ class Outbox:
             self._loop.call_soon(self._commit)
 
 
-def _refused(posts: Iterable[Post]) -> int:
-    return sum(post.is_refused for post in posts)
+def _refused(envelopes: Iterable[Envelope]) -> int:
+    return sum(envelope.is_refused for envelope in envelopes)

@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterable
 from channels_lite.clock import Clock
 from channels_lite.delivery.arrivals import Arrivals, slices
 from channels_lite.delivery.backpressure import Admission
+from channels_lite.delivery.cursors import Cursors
 from channels_lite.delivery.frames import FrameSender
-from channels_lite.delivery.mailbox import Envelope
+from channels_lite.delivery.mailbox import Message
 from channels_lite.delivery.mailboxes import Mailboxes
 from channels_lite.delivery.outbox import Operation, Outbox, T
-from channels_lite.delivery.reading import Reading
 from channels_lite.failpoints import reach
-from channels_lite.loops import TURN, call_on, settle
+from channels_lite.loops import PER_ITERATION, call_on, settle
 from channels_lite.serializers import BaseMessageSerializer
 from channels_lite.store import Execute, Outcome, Store, sql
 from channels_lite.store.connection import Source
@@ -32,7 +32,7 @@ from channels_lite.store.django import (
     tell_committed,
     transaction_of_caller,
 )
-from channels_lite.store.rooms import Rooms
+from channels_lite.store.occupancy import Occupancy
 from channels_lite.wake.hooks import hooks
 
 __all__ = ["Outgoing"]
@@ -52,10 +52,10 @@ class Outgoing:
         token: str,
         serializer: BaseMessageSerializer,
         clock: Clock,
-        rooms: Rooms,
+        occupancy: Occupancy,
         frames: FrameSender,
         mailboxes: Mailboxes,
-        reading: Reading,
+        cursors: Cursors,
         arrivals: Arrivals,
         begin_generation: Callable[[int], None],
         nudge: Callable[[], None],
@@ -65,10 +65,10 @@ class Outgoing:
         self._names_end = f"{token}!"
         self._serializer = serializer
         self._clock = clock
-        self._rooms = rooms
+        self._occupancy = occupancy
         self._frames = frames
         self._mailboxes = mailboxes
-        self._reading = reading
+        self._cursors = cursors
         self._arrivals = arrivals
         self._begin_generation = begin_generation
         #: Looks at once, where this process polls.
@@ -79,7 +79,7 @@ class Outgoing:
         self._lock = threading.Lock()
         self._outboxes: dict[asyncio.AbstractEventLoop, Outbox] = {}
 
-    async def post(self, posts: Iterable[sql.Post]) -> int:
+    async def send(self, envelopes: Iterable[sql.Envelope]) -> int:
         """Sends messages.  Returns how many channels and members missed one.
 
         Raises ``StoreUnavailable`` if those that need a row cannot be stored.
@@ -87,13 +87,13 @@ class Outgoing:
         tell_committed()
         missed = 0
         away = []
-        for post in posts:
-            if self._is_ours(post.name):
-                missed += await self._hand_over(post)
+        for envelope in envelopes:
+            if self._is_ours(envelope.name):
+                missed += await self._hand_over(envelope)
             else:
-                away.append(post)
+                away.append(envelope)
         if away:
-            missed += await self._outbox().post(self.encrypted(away))
+            missed += await self._outbox().send(self.encrypted(away))
         return missed
 
     def _is_ours(self, name: str) -> bool:
@@ -101,53 +101,53 @@ class Outgoing:
         if not name.endswith(self._names_end):
             return False
         last = self._frames.last_row(name)
-        if last > self._reading.seen(name):
+        if last > self._cursors.seen(name):
             return False
         if last or self._arrivals.are_waiting:
             self._arrivals.deliver(None)  # what was sent before is on its way into the mailbox
         return True
 
-    async def _hand_over(self, post: sql.Post) -> int:
-        envelope = Envelope(0, post.data, post.expires_at, post.created_at)
-        if post.channel:
-            return await self._offer(post.channel, envelope)
+    async def _hand_over(self, envelope: sql.Envelope) -> int:
+        message = Message(0, envelope.data, envelope.expires_at, envelope.created_at)
+        if envelope.channel:
+            return await self._offer(envelope.channel, message)
         missed = 0
-        for channels in slices(post.name, post.recipients):
-            full = self._mailboxes.put(channels, envelope, self._clock.now())
+        for channels in slices(envelope.name, envelope.recipients):
+            full = self._mailboxes.put(channels, message, self._clock.now())
             if full and self._mailboxes.have_receivers(full):
                 # Those that wait have been called, and make room when they have their turn.
-                await self.give_turn()
-                full = self._mailboxes.put(full, envelope, self._clock.now())
+                await self.yield_loop()
+                full = self._mailboxes.put(full, message, self._clock.now())
             missed += len(full)
             self._handed_over += len(channels)
-            if self._handed_over >= TURN:
-                await self.give_turn()
+            if self._handed_over >= PER_ITERATION:
+                await self.yield_loop()
         return missed
 
-    async def _offer(self, channel: str, envelope: Envelope) -> int:
-        if not self._mailboxes.offer(channel, envelope, envelope.created_at):
+    async def _offer(self, channel: str, message: Message) -> int:
+        if not self._mailboxes.offer(channel, message, message.created_at):
             if not self._mailboxes.have_receivers((channel,)):
                 return 1
-            await self.give_turn()
-            if not self._mailboxes.offer(channel, envelope, self._clock.now()):
+            await self.yield_loop()
+            if not self._mailboxes.offer(channel, message, self._clock.now()):
                 return 1
         self._handed_over += 1
-        if self._handed_over >= TURN:
-            await self.give_turn()
+        if self._handed_over >= PER_ITERATION:
+            await self.yield_loop()
         return 0
 
-    async def give_turn(self) -> None:
+    async def yield_loop(self) -> None:
         """Lets the other coroutines run: nothing else in handing over does."""
         self._handed_over = 0
         await asyncio.sleep(0)
 
-    def encrypted(self, posts: list[sql.Post]) -> list[sql.Post]:
-        """The posts of one message as they leave the process."""
-        if posts and self._serializer.crypter is not None:
-            data = self._serializer.encrypt(posts[0].data)
-            for post in posts:
-                post.data = data
-        return posts
+    def encrypted(self, envelopes: list[sql.Envelope]) -> list[sql.Envelope]:
+        """The envelopes of one message as they leave the process."""
+        if envelopes and self._serializer.crypter is not None:
+            data = self._serializer.encrypt(envelopes[0].data)
+            for envelope in envelopes:
+                envelope.data = data
+        return envelopes
 
     async def write(
         self, operation: Operation[T], and_then: Callable[[T], None] = lambda value: None
@@ -161,7 +161,7 @@ class Outgoing:
             return value
 
         def work(execute: Execute) -> tuple[T, sql.Batch]:
-            batch = self._batch(self._rooms.unremembered())
+            batch = self._batch(self._occupancy.unremembered())
             return operation(execute, batch), batch
 
         def on_commit(done: tuple[T, sql.Batch]) -> None:
@@ -184,7 +184,7 @@ class Outgoing:
             found.append(outcome)
             call_on(loop, read)
 
-        self._store.submit(query, done, write=False)
+        self._store.submit(query, done)
         if not found:  # it was not read at once
             future = loop.create_future()
             await future
@@ -207,22 +207,22 @@ class Outgoing:
         return outbox
 
     def _batch_of(self, is_alone: bool) -> sql.Batch:
-        return self._batch(self._rooms, is_alone=is_alone)
+        return self._batch(self._occupancy, is_alone=is_alone)
 
-    def _batch(self, rooms: Rooms, *, is_alone: bool = False) -> sql.Batch:
+    def _batch(self, occupancy: Occupancy, *, is_alone: bool = False) -> sql.Batch:
         now = self._clock.now()
-        return sql.Batch(now, rooms, Admission(self._frames.backpressure, now), is_alone)
+        return sql.Batch(now, occupancy, Admission(self._frames.backpressure, now), is_alone)
 
     def _put_batch(self, batch: sql.Batch) -> None:
         """W3, after each commit of ours; the hooks do it for everybody else's."""
-        if not batch.posted:
+        if not batch.inserted:
             return
         if batch.generation != self._clock.generation:
             self._begin_generation(batch.generation or 0)
         batch.admission.committed()
-        for name, row in batch.posted.items():
+        for name, row in batch.inserted.items():
             self._frames.put_row(name, row)
-        self.wake(batch.posted)
+        self.wake(batch.inserted)
 
     def wake(self, names: Iterable[str]) -> None:
         """Wakes those that receive on these non-local names."""

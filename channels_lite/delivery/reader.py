@@ -18,8 +18,8 @@ from typing import Protocol
 from channels_lite.clock import Clock
 from channels_lite.delivery.arrivals import Arrivals
 from channels_lite.delivery.availability import LOOKS, Availability
+from channels_lite.delivery.cursors import Cursors
 from channels_lite.delivery.mailboxes import Mailboxes
-from channels_lite.delivery.reading import Reading
 from channels_lite.delivery.stats import Stats
 from channels_lite.failpoints import reach
 from channels_lite.loops import running_loop, soon
@@ -30,9 +30,9 @@ __all__ = ["Reader", "Socket"]
 
 # Seconds between reading rows and deleting them, and rows after which that is not waited for: as
 # many, or a few percent of what fills a channel, for until then their sender counts them.
-RELEASE_AFTER = 0.05
-RELEASE_ROWS = 1000
-RELEASE_SHARE = 16
+ACKNOWLEDGE_AFTER = 0.05
+ACKNOWLEDGE_ROWS = 1000
+ACKNOWLEDGE_SHARE = 16
 
 
 class Socket(Protocol):
@@ -58,7 +58,7 @@ class Reader:
         *,
         store: Store,
         mailboxes: Mailboxes,
-        reading: Reading,
+        cursors: Cursors,
         arrivals: Arrivals,
         clock: Clock,
         stats: Stats,
@@ -70,7 +70,7 @@ class Reader:
     ) -> None:
         self._store = store
         self._mailboxes = mailboxes
-        self._reading = reading
+        self._cursors = cursors
         self._arrivals = arrivals
         self._clock = clock
         self._stats = stats
@@ -79,7 +79,9 @@ class Reader:
         self._availability = availability
         #: Tells senders which channels are full, and which are so no longer.
         self._mark = mark
-        self._release_rows = min(RELEASE_ROWS, (smallest_capacity or RELEASE_ROWS) // RELEASE_SHARE)
+        self._acknowledge_rows = min(
+            ACKNOWLEDGE_ROWS, (smallest_capacity or ACKNOWLEDGE_ROWS) // ACKNOWLEDGE_SHARE
+        )
         self._is_in_memory = is_in_memory
         self._lock = threading.Lock()
         self._looking: asyncio.AbstractEventLoop | None = None
@@ -87,7 +89,7 @@ class Reader:
         self._look_again: set[asyncio.AbstractEventLoop] = set()
         #: Looks under way; more than one if a loop was closed in the midst of its own.
         self._looks = 0
-        self._releasing: asyncio.AbstractEventLoop | None = None
+        self._acknowledging: asyncio.AbstractEventLoop | None = None
         self._has_stopped_frames = False
         self.is_open = False
 
@@ -104,9 +106,9 @@ class Reader:
             self._looking = loop
             self._looks += 1
         mark = self._arrivals.mark()
-        asked = self._reading.ask(self._clock.now(), deletes=self._is_in_memory)
+        asked = self._cursors.ask(self._clock.now(), deletes=self._is_in_memory)
         done = partial(self._looked, loop, asked, mark)
-        self._store.submit(partial(sql.look, asked=asked), done, write=False)
+        self._store.submit(partial(sql.look, asked=asked), done)
 
     def _looked(
         self,
@@ -126,8 +128,8 @@ class Reader:
                 again, self._look_again = self._look_again, set()
         for other in again | {loop} if must_look_again else again:
             soon(other, self.look)
-        if self._reading.unreleased:
-            soon(loop, partial(self._release_later, loop))
+        if self._cursors.unacknowledged:
+            soon(loop, partial(self._acknowledge_later, loop))
 
     def _take_in(
         self,
@@ -152,12 +154,12 @@ class Reader:
         looked = outcome.result()
         if looked.is_new:
             return self._is_over(loop, asked, looked.table)
-        if self._reading.flush(looked.table.flushed):
+        if self._cursors.flush(looked.table.flushed):
             self._mailboxes.void(looked.table.flushed)
         if looked.rows:
             reach("after_claim")
         has_found = self._arrivals.take_rows(
-            partial(self._reading.fresh, asked, looked),
+            partial(self._cursors.fresh, asked, looked),
             self.socket.frames,
             mark if looked.is_all else None,
             looked.table.last_id,
@@ -191,33 +193,30 @@ class Reader:
     def _deliver_later(self) -> None:
         soon(asyncio.get_running_loop(), self.deliver)
 
-    def _release_later(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._reading.unreleased >= self._release_rows:
-            self.release()
-        elif self._releasing is None or not self._releasing.is_running():
-            self._releasing = loop
-            loop.call_later(RELEASE_AFTER, self.release)
+    def _acknowledge_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._cursors.unacknowledged >= self._acknowledge_rows:
+            self.acknowledge()
+        elif self._acknowledging is None or not self._acknowledging.is_running():
+            self._acknowledging = loop
+            loop.call_later(ACKNOWLEDGE_AFTER, self.acknowledge)
 
-    def release(self, done: Callable[[], object] = lambda: None) -> None:
+    def acknowledge(self, done: Callable[[], object] = lambda: None) -> None:
         """Tells the table what this process has read; ``done`` is called then."""
-        self._releasing = None
-        through = self._reading.to_release()
+        self._acknowledging = None
+        through = self._cursors.to_acknowledge()
         if not through.read:
             done()
             return
-        self._store.submit(
-            partial(sql.release, through=through),
-            partial(self._released, through, done),
-            write=True,
-        )
+        work = partial(sql.acknowledge, through=through)
+        self._store.transact(work, partial(self._acknowledged, through, done))
 
-    def _released(
-        self, through: sql.Release, done: Callable[[], object], outcome: Outcome[None]
+    def _acknowledged(
+        self, through: sql.Acknowledgement, done: Callable[[], object], outcome: Outcome[None]
     ) -> None:
         if outcome.error is not None:
-            self._reading.restore(through)
+            self._cursors.restore(through)
         else:
             with self._lock:
                 if not self._looks:
-                    self._reading.released(through)
+                    self._cursors.acknowledged(through)
         done()

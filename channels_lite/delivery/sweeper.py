@@ -15,10 +15,10 @@ from channels_lite.clock import Clock
 from channels_lite.config import Config
 from channels_lite.delivery.availability import Availability
 from channels_lite.delivery.claims import Claims
+from channels_lite.delivery.cursors import Cursors
 from channels_lite.delivery.frames import FrameSender
 from channels_lite.delivery.mailboxes import Mailboxes
 from channels_lite.delivery.reader import Reader
-from channels_lite.delivery.reading import Reading
 from channels_lite.delivery.stats import Stats
 from channels_lite.loops import soon
 from channels_lite.store import Outcome, Store
@@ -51,7 +51,7 @@ class Sweeper:
         clock: Clock,
         stats: Stats,
         mailboxes: Mailboxes,
-        reading: Reading,
+        cursors: Cursors,
         reader: Reader,
         claims: Claims,
         frames: FrameSender,
@@ -67,7 +67,7 @@ class Sweeper:
         self._clock = clock
         self._stats = stats
         self._mailboxes = mailboxes
-        self._reading = reading
+        self._cursors = cursors
         self._reader = reader
         self._claims = claims
         self._frames = frames
@@ -95,7 +95,7 @@ class Sweeper:
         if time.monotonic() >= self._next_tidy:
             self._next_tidy = time.monotonic() + TIDY_EVERY
             self._tidy()
-        self._reader.release()
+        self._reader.acknowledge()
         self._claims.requeue()
         self.sweep()
         # While messages wait in memory a flush elsewhere must be heard of.
@@ -109,7 +109,7 @@ class Sweeper:
     def _tidy(self) -> None:
         self._sweep_mailboxes(asyncio.get_running_loop())
         self._store.tidy()
-        self._frames.forget_the_dead()
+        self._frames.forget_stale()
         if self._tidy_waiter(self._mailboxes.plain_channels()):
             self._go_on()
         if self._presence is not None:
@@ -120,7 +120,7 @@ class Sweeper:
         if self._mailboxes.sweep(self._clock.now(), TIDY_SLICE):
             soon(loop, partial(self._sweep_mailboxes, loop))
         else:
-            self._reading.keep(self._mailboxes.names())
+            self._cursors.keep(self._mailboxes.names())
         if self._mailboxes.changed:
             self._mark()
 
@@ -131,10 +131,10 @@ class Sweeper:
         if not self._reader.is_open or is_sweeping or not is_due:
             return
         self._next_sweep = time.monotonic() + SWEEP_EVERY
-        dead = set() if self._presence is None else self._presence.dead(SWEEP_EVERY)
-        if dead is not None and (dead or self._config.auto_trim):
+        stale = set() if self._presence is None else self._presence.stale(SWEEP_EVERY)
+        if stale is not None and (stale or self._config.auto_trim):
             self._sweeping = asyncio.get_running_loop()
-            self._step(self._sweeping, Sweep(dead, None if self._is_in_memory else KEPT))
+            self._step(self._sweeping, Sweep(stale, None if self._is_in_memory else KEPT))
 
     def _step(self, loop: asyncio.AbstractEventLoop, sweep: Sweep) -> None:
         def done(outcome: Outcome[Any]) -> None:
@@ -145,7 +145,7 @@ class Sweeper:
             self._next_sweep = time.monotonic() + SWEEP_EVERY
             if outcome.error is None:  # else the next sweep does it
                 if self._presence is not None:
-                    self._presence.bury(sweep.dead)
+                    self._presence.remove_stale(sweep.stale)
                 if sweep.gave_back:
                     self._store.checkpoint()
 
@@ -153,4 +153,4 @@ class Sweeper:
             self._sweeping = None
             return
         now = self._clock.now() if self._config.auto_trim else 0.0
-        self._store.submit(partial(sweep.step, now=now), done, write=False)
+        self._store.submit(partial(sweep.step, now=now), done)

@@ -22,11 +22,11 @@ from channels_lite import process, signals
 from channels_lite.clock import boot_id
 from channels_lite.config import Config
 from channels_lite.delivery.capacity import PLAIN, Capacities
-from channels_lite.delivery.mailbox import Envelope
+from channels_lite.delivery.mailbox import Message
 from channels_lite.delivery.stats import Stats
 from channels_lite.errors import ForeignChannel, InvalidMessage
 from channels_lite.layers.engine import Engine
-from channels_lite.loops import TURN, call_on, is_ending, settle
+from channels_lite.loops import PER_ITERATION, call_on, is_ending, settle
 from channels_lite.names import require_valid, split
 from channels_lite.process import enter
 from channels_lite.serializers import SerializerDoesNotExist, UndecodableMessage, registry
@@ -150,7 +150,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         name = f"{prefix}.{self.client_prefix}!"
         channel = f"{name}{next(self._numbers):x}"
         self.require_valid_channel_name(channel)
-        self._engine.reading.own(name)
+        self._engine.cursors.own(name)
         return channel
 
     # Sending
@@ -169,17 +169,17 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         data = self._encode(message)
         engine = self._engine
         now = engine.clock.now() or await engine.generations.ask()
-        post = sql.Post(*split(channel), channel, data, now, now + self.expiry)
+        envelope = sql.Envelope(*split(channel), channel, data, now, now + self.expiry)
         if transaction_of_caller(self.database) is not None:
-            posts = engine.outgoing.encrypted([post])
-            full = await engine.outgoing.write(partial(sql.post_all, messages=posts))
+            envelopes = engine.outgoing.encrypted([envelope])
+            full = await engine.outgoing.write(partial(sql.insert_all, envelopes=envelopes))
         else:
-            full = await engine.outgoing.post([post])
+            full = await engine.outgoing.send([envelope])
         if full:
             engine.stats.full += 1
             signals.send(signals.channel_full, self.database, channel=channel, group=None, count=1)
             # A sender that tries again at once would hold the loop.
-            await engine.outgoing.give_turn()
+            await engine.outgoing.yield_loop()
             raise ChannelFull(channel)
         engine.stats.sent += 1
 
@@ -194,26 +194,26 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         data = self._encode(message)
         engine = self._engine
         now = engine.clock.now() or await engine.generations.ask()
-        posts: list[sql.Post] = []
+        envelopes: list[sql.Envelope] = []
 
-        def address(members: list[sql.Member]) -> list[sql.Post]:
+        def address(members: list[sql.Member]) -> list[sql.Envelope]:
             for name, recipients, _ in members:
-                posts.append(sql.Post(name, recipients, "", data, now, now + self.expiry))
-            return posts
+                envelopes.append(sql.Envelope(name, recipients, "", data, now, now + self.expiry))
+            return envelopes
 
         def operation(execute: Execute, batch: sql.Batch) -> int:
-            posts.clear()
+            envelopes.clear()
             members = sql.group_members(execute, group, now)
-            return sql.post_all(execute, batch, engine.outgoing.encrypted(address(members)))
+            return sql.insert_all(execute, batch, engine.outgoing.encrypted(address(members)))
 
         if transaction_of_caller(self.database) is not None:
             missed = await engine.outgoing.write(operation)
         else:
             find = partial(engine.groups.members, group=group, now=now)
-            missed = await engine.outgoing.post(address(await engine.outgoing.read(find)))
+            missed = await engine.outgoing.send(address(await engine.outgoing.read(find)))
         engine.stats.group_sent += 1
         if missed:
-            engine.missed.by_group(group, missed, posts[0].name)
+            engine.missed.by_group(group, missed, envelopes[0].name)
 
     def _encode(self, message: Mapping[str, Any]) -> bytes:
         if not isinstance(message, dict):
@@ -246,17 +246,17 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         loop = asyncio.get_running_loop()
         is_plain = "!" not in channel
         receiver = None
-        if self._taken >= TURN:
+        if self._taken >= PER_ITERATION:
             self._taken = 0
             engine.arm(channel, loop, is_new_name=is_new_name)  # it may never have to wait
             await asyncio.sleep(0)
         while True:
-            envelope = mailboxes.take(channel, engine.clock.now(), receiver)
+            taken = mailboxes.take(channel, engine.clock.now(), receiver)
             if mailboxes.changed:
                 engine.mark()
-            if envelope is not None:
+            if taken is not None:
                 self._taken = self._taken + 1 if receiver is None else 0
-                message = self._decode(channel, envelope)
+                message = self._decode(channel, taken)
                 if message is not None:
                     return message
             receiver = mailboxes.wait(channel, loop, keeps_place=receiver is not None)
@@ -269,10 +269,10 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                     engine.claims.requeue()
                 raise
 
-    def _decode(self, channel: str, envelope: Envelope) -> dict[str, Any] | None:
+    def _decode(self, channel: str, taken: Message) -> dict[str, Any] | None:
         stats = self._engine.stats
         try:
-            message = self.serializer.decode(envelope.data)
+            message = self.serializer.decode(taken.data)
         except UndecodableMessage as error:
             stats.undecodable += 1
             logger.error("a message to %s was dropped: %s", channel, error)
@@ -283,7 +283,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             message = self.traced(channel, message, carrier)
         stats.received += 1
         if stats.observe is not None:
-            sent_at = envelope.expires_at - self.expiry
+            sent_at = taken.expires_at - self.expiry
             stats.observe(max(0.0, self._engine.clock.now() - sent_at))
         return message
 
@@ -297,7 +297,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                 f"{channel} is another process's: only what made a channel by new_channel() can "
                 "receive on it"
             )
-        return self._engine.reading.own(name)
+        return self._engine.cursors.own(name)
 
     # Groups
 

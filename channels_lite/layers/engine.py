@@ -1,6 +1,6 @@
 """What a layer consists of in one process: how it is put together, forked, closed and dropped.
 
-A message's way out: layer > `outgoing` > `frames`, or `outbox` > `store`, sql.post > [commit] >
+A message's way out: layer > `outgoing` > `frames`, or `outbox` > `store`, sql.insert > [commit] >
 csrc/wake.c.  Its way in: waiter > `reader`, or `claims` for plain channels > `store`, sql.look or
 sql.claim > `arrivals` > `mailboxes` > layer.
 
@@ -28,6 +28,7 @@ from channels_lite.delivery.arrivals import Arrivals
 from channels_lite.delivery.availability import Availability
 from channels_lite.delivery.capacity import Capacities
 from channels_lite.delivery.claims import Claims
+from channels_lite.delivery.cursors import Cursors
 from channels_lite.delivery.frames import FrameSender
 from channels_lite.delivery.generation import Generations
 from channels_lite.delivery.groups import Groups
@@ -35,7 +36,6 @@ from channels_lite.delivery.mailboxes import Mailboxes
 from channels_lite.delivery.missed import Missed
 from channels_lite.delivery.outgoing import Outgoing
 from channels_lite.delivery.reader import Reader
-from channels_lite.delivery.reading import Reading
 from channels_lite.delivery.stats import Stats
 from channels_lite.delivery.sweeper import Sweeper
 from channels_lite.loops import call_on
@@ -43,7 +43,7 @@ from channels_lite.serializers import BaseMessageSerializer, UndecodableMessage
 from channels_lite.store import Execute, Outcome, Store, is_in_memory, sql
 from channels_lite.store.connection import Source
 from channels_lite.store.django import DjangoStore
-from channels_lite.store.rooms import Rooms
+from channels_lite.store.occupancy import Occupancy
 from channels_lite.store.upkeep import leave_all
 from channels_lite.wake import Waiter
 from channels_lite.wake.presence import Presence
@@ -100,16 +100,16 @@ class Engine:
         )
         self.missed = Missed(config.database, self._capacities, self.stats)
         self.mailboxes = Mailboxes(self._capacities, self.stats)
-        self.reading = Reading(self.token)
+        self.cursors = Cursors(self.token)
         self.arrivals = Arrivals(
             mailboxes=self.mailboxes,
-            reading=self.reading,
+            cursors=self.cursors,
             clock=clock,
             stats=self.stats,
             missed=self.missed,
             decrypt=None if self.serializer.crypter is None else self._decrypt,
         )
-        rooms = Rooms(self._capacities.messages)
+        occupancy = Occupancy(self._capacities.messages)
         self.frames = FrameSender(self.token, self._sidecar, self._capacities, clock)
         self.outgoing = Outgoing(
             source=self.source,
@@ -117,10 +117,10 @@ class Engine:
             token=self.token,
             serializer=self.serializer,
             clock=clock,
-            rooms=rooms,
+            occupancy=occupancy,
             frames=self.frames,
             mailboxes=self.mailboxes,
-            reading=self.reading,
+            cursors=self.cursors,
             arrivals=self.arrivals,
             begin_generation=self._begin_generation,
             nudge=self._nudge,
@@ -129,10 +129,10 @@ class Engine:
             database=config.database,
             store=store,
             clock=clock,
-            reading=self.reading,
+            cursors=self.cursors,
             mailboxes=self.mailboxes,
             frames=self.frames,
-            rooms=rooms,
+            occupancy=occupancy,
             outgoing=self.outgoing,
             are_others_alive=self._begin_use,
             look=self._look,
@@ -151,7 +151,7 @@ class Engine:
         self.reader = Reader(
             store=store,
             mailboxes=self.mailboxes,
-            reading=self.reading,
+            cursors=self.cursors,
             arrivals=self.arrivals,
             clock=clock,
             stats=self.stats,
@@ -168,7 +168,7 @@ class Engine:
             clock=clock,
             stats=self.stats,
             mailboxes=self.mailboxes,
-            reading=self.reading,
+            cursors=self.cursors,
             reader=self.reader,
             claims=self.claims,
             frames=self.frames,
@@ -264,7 +264,7 @@ class Engine:
     def flushed(self, path: Path, mark: sql.FlushMark) -> None:
         """The database at ``path`` was flushed, in this process."""
         if self.source.path == path:
-            self.reading.flush(mark)
+            self.cursors.flush(mark)
             self.mailboxes.clear()
             self.mark()
 
@@ -286,7 +286,7 @@ class Engine:
         ``done`` is called when that is told, or cannot be.
         """
         self._stop()
-        self.claims.requeue(partial(self.reader.release, done))
+        self.claims.requeue(partial(self.reader.acknowledge, done))
 
     def _stop(self) -> None:
         self._forget_use()
@@ -302,10 +302,10 @@ class Engine:
             return
         if self._is_used:
             # What waited for a lock, on a loop that is closed now, comes back to be told.
-            self.store.submit(_nothing, _ignore, write=False)
+            self.store.submit(_nothing, _ignore)
         self.close()
         if self._is_used and self.has_joined:
-            self.store.submit(partial(leave_all, token=self.token), _ignore, write=False)
+            self.store.submit(partial(leave_all, token=self.token), _ignore)
         self.store.close()
 
     def drop(self) -> None:

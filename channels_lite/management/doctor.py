@@ -101,7 +101,7 @@ def _database(layer: BaseSQLiteChannelLayer) -> Iterator[Finding]:
         yield Finding("database", str(error), "as it says")
         return
     except sqlite3.Error as error:
-        said = f"cannot be written to for {snapshot.PATIENCE:.0f} s: {error}"
+        said = f"cannot be written to for {snapshot.TIMEOUT:.0f} s: {error}"
         yield Finding("database", said, "see who holds its lock, or who may write to it")
         return
     yield Finding("journal", f"{taken.journal_mode}, {taken.log_size} bytes of log")

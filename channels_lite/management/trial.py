@@ -24,7 +24,7 @@ from channels_lite.monitor.probe import PREFIX
 __all__ = ["Trial", "layer_of", "trial"]
 
 # Seconds that a process may take to start, and a message to come back.
-PATIENCE = 20.0
+TIMEOUT = 20.0
 
 
 def layer_of(entry: Mapping[str, Any]) -> BaseChannelLayer:
@@ -76,9 +76,9 @@ class Trial:
         began = time.perf_counter()
         await send(channel, {"type": "question", "reply": reply})
         try:
-            await asyncio.wait_for(self.layer.receive(reply), PATIENCE)
+            await asyncio.wait_for(self.layer.receive(reply), TIMEOUT)
         except asyncio.TimeoutError as error:  # another one than Python's own, before 3.11
-            raise TimeoutError(f"no answer came within {PATIENCE:.0f} s") from error
+            raise TimeoutError(f"no answer came within {TIMEOUT:.0f} s") from error
         return time.perf_counter() - began
 
     async def latency(
@@ -116,15 +116,15 @@ async def trial(entry: Mapping[str, Any]) -> AsyncIterator[Trial]:
     there.close()
     layer = layer_of(entry)
     try:
-        if not await asyncio.to_thread(here.poll, PATIENCE):
-            raise TimeoutError(f"the second process did not start within {PATIENCE:.0f} s")
+        if not await asyncio.to_thread(here.poll, TIMEOUT):
+            raise TimeoutError(f"the second process did not start within {TIMEOUT:.0f} s")
         said = here.recv()
         if isinstance(said, Exception):
             raise said
         yield Trial(layer, said, plain)
     finally:
         here.close()
-        process.join(PATIENCE)
+        process.join(TIMEOUT)
         process.kill()
         if hasattr(layer, "close"):
             await layer.close()

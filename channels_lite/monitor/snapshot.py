@@ -21,7 +21,7 @@ from channels_lite.monitor.probe import PREFIX
 from channels_lite.names import FRAMES, FULL, REPORT
 from channels_lite.store import is_in_memory, migrate_command, refuse
 from channels_lite.store.connection import Source
-from channels_lite.wake.fifo import is_dead, report_of
+from channels_lite.wake.fifo import is_stale, report_of
 
 __all__ = [
     "Group",
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 # Seconds to wait for a lock: somebody looks at the screen.
-PATIENCE = 2.0
+TIMEOUT = 2.0
 #: Channels and groups that are named, the fullest first; the rest is in the totals.
 LIMIT = 50
 
@@ -157,7 +157,7 @@ def connect(source: Source) -> sqlite3.Connection:
     """One that cannot write, and does not wait for long."""
     # Not mode=ro, which leaves a -wal and a -shm behind where there were none.
     uri = f"{source.path.as_uri()}?mode=rw"
-    timeout = min(source.timeout, PATIENCE)
+    timeout = min(source.timeout, TIMEOUT)
     connection = sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None)
     connection.execute("PRAGMA query_only = ON")
     return connection
@@ -222,7 +222,7 @@ def processes_of(sidecar: Path) -> list[Process]:
     found = []
     for path in paths:
         if path.name[0] not in ".@" and path.suffix not in (FRAMES, FULL, REPORT):
-            token, is_alive, report = path.name, not is_dead(path), report_of(path)
+            token, is_alive, report = path.name, not is_stale(path), report_of(path)
             rate = report.rate if is_alive and now < report.until else 0.0
             told = report.received, rate, report.full
             found.append(Process(token, is_alive, pids.get(token), listening.get(token, []), *told))

@@ -72,12 +72,11 @@ class Store(Protocol):
     def __init__(self, alias: str, pool_size: int) -> None:
         """For database ``alias``; ``pool_size`` connections at most, where there are several."""
 
-    def submit(self, work: Work[T], done: Done[T], *, write: bool, size: int = 0) -> None:
-        """Runs ``work``, with ``write`` in one transaction, and calls ``done``.
+    def submit(self, work: Work[T], done: Done[T], *, size: int = 0) -> None:
+        """Runs ``work``, each statement of which is a transaction, and calls ``done``.
 
         A lock is waited for, up to the alias's ``OPTIONS["timeout"]`` (30 s); then the outcome is
-        ``StoreUnavailable``, as when the disk is full.  Meanwhile other works are done, but for
-        those of the same loop with ``write``, which stay in their order.
+        ``StoreUnavailable``, as when the disk is full.  Meanwhile other works are done.
 
         ``size`` is how many bytes it reads or writes, as far as that is known: what is large is
         done where it holds no loop.
@@ -86,8 +85,11 @@ class Store(Protocol):
         loop, or at exit, when it is done at once.
         """
 
+    def transact(self, work: Work[T], done: Done[T], *, size: int = 0) -> None:
+        """The same in one transaction.  Those of one loop are done in their order."""
+
     def persist(self, work: Work[T], done: Done[T]) -> None:
-        """The same ``work``, in one transaction, whatever becomes of the loop that asks.
+        """The same in one transaction, whatever becomes of the loop that asks.
 
         For what was taken and must be put back.  It keeps no order with what else is submitted.
         """

@@ -180,9 +180,18 @@ class AioStore:
         #: None when it was closed: the next one is of what the file is then.
         self._pool: _Pool | None = None
 
-    def submit(self, work: Work[T], done: Done[T], *, write: bool, size: int = 0) -> None:
+    def submit(self, work: Work[T], done: Done[T], *, size: int = 0) -> None:
         """Queues ``work``; ``done`` is called in the connection's thread."""
-        attempt = Attempt(work, done, write, time.monotonic() + self._source.timeout)
+        self._submit(Attempt(work, done, write=False, deadline=self._deadline()))
+
+    def transact(self, work: Work[T], done: Done[T], *, size: int = 0) -> None:
+        """The same."""
+        self._submit(Attempt(work, done, write=True, deadline=self._deadline()))
+
+    def _deadline(self) -> float:
+        return time.monotonic() + self._source.timeout
+
+    def _submit(self, attempt: Attempt[Any]) -> None:
         if is_ending():  # no thread can be started any more, nor, with it, a connection
             self.close()
             self._run_here(attempt)
@@ -197,7 +206,7 @@ class AioStore:
 
     def persist(self, work: Work[T], done: Done[T]) -> None:
         """The same: a loop that is closed is nothing to the threads."""
-        self.submit(work, done, write=True)
+        self.transact(work, done)
 
     def _run_here(self, attempt: Attempt[Any]) -> None:
         try:

@@ -27,7 +27,7 @@ from channels_lite.store import Done, Outcome, T, Work, perform, refuse, writing
 from channels_lite.store.attempt import Attempt, pause
 from channels_lite.store.checkpoint import Checkpointer
 from channels_lite.store.connection import Source
-from channels_lite.store.gate import PATIENCE, Gate
+from channels_lite.store.gate import TIMEOUT, Gate
 from channels_lite.store.keeper import Keeper
 from channels_lite.store.worker import Worker
 
@@ -36,7 +36,7 @@ __all__ = ["DirectStore"]
 # Bytes that a work reads or writes on the loop at most: half a millisecond.
 LARGE = 256 * 1024
 # Seconds to wait for a lock at exit, where there is no loop whose timer could try again.
-EXIT_PATIENCE = 0.5
+EXIT_TIMEOUT = 0.5
 # Seconds for which the thread waits for more to do.
 IDLE = 1.0
 
@@ -68,28 +68,43 @@ class DirectStore:
     def _new_worker(self) -> Worker:
         return Worker("channels-lite-store", self._do_in_thread, self._refused, idle=IDLE)
 
-    def submit(self, work: Work[T], done: Done[T], *, write: bool, size: int = 0) -> None:
+    def submit(self, work: Work[T], done: Done[T], *, size: int = 0) -> None:
         """Runs ``work`` now if it can, else by the loop's timer or in the thread.
 
         ``done`` is called where that is.  If the loop is closed before its timer, the next call of
         this store says so, on whichever loop it is.
         """
-        loop, deadline = running_loop(), time.monotonic() + self._timeout
-        self._submit(Attempt(work, done, write, deadline, loop, size > LARGE))
+        self._submit(self._attempt(work, done, running_loop(), size))
+
+    def transact(self, work: Work[T], done: Done[T], *, size: int = 0) -> None:
+        """The same; what waits for a lock is followed by what its loop submits later."""
+        self._submit(self._attempt(work, done, running_loop(), size, write=True))
 
     def persist(self, work: Work[T], done: Done[T]) -> None:
         """Runs ``work`` now if it can, else in the thread."""
-        self._submit(Attempt(work, done, write=True, deadline=time.monotonic() + self._timeout))
+        self._submit(self._attempt(work, done, write=True))
+
+    def _attempt(
+        self,
+        work: Work[T],
+        done: Done[T],
+        loop: asyncio.AbstractEventLoop | None = None,
+        size: int = 0,
+        *,
+        write: bool = False,
+    ) -> Attempt[T]:
+        deadline = time.monotonic() + self._timeout
+        return Attempt(work, done, write, deadline, loop, size > LARGE)
 
     def _submit(self, attempt: Attempt[Any]) -> None:
-        self._give_up()
+        self._fail_closed_loops()
         loop = attempt.loop
         line = self._lines.get(loop) if loop is not None else None
         if line and attempt.write:  # what a loop writes stays in its order
             line.append(attempt)
             return
         if loop is None and is_ending():
-            self._do_patiently(attempt)
+            self._do_blocking(attempt)
             return
         outcome = None if attempt.is_large else self._do_now(attempt)
         if outcome is None:
@@ -129,7 +144,7 @@ class DirectStore:
                 del self._lines[loop]
             attempt.finish(outcome)
 
-    def _give_up(self) -> None:
+    def _fail_closed_loops(self) -> None:
         """Tells those whose loop was closed, and its timer with it."""
         if not self._lines:
             return
@@ -149,15 +164,15 @@ class DirectStore:
         attempt.is_large = False
         loop = attempt.loop or running_loop()
         if loop is None:
-            self._do_patiently(attempt)
+            self._do_blocking(attempt)
         elif time.monotonic() > attempt.deadline:
             attempt.finish(self._fail(f"the connection is locked by another thread ({error})"))
         elif not call_on(loop, self._wait, loop, attempt):
             attempt.finish(self._fail("the event loop was closed, waiting for a thread"))
 
-    def _do_patiently(self, attempt: Attempt[Any]) -> None:
+    def _do_blocking(self, attempt: Attempt[Any]) -> None:
         """Where there is neither a loop nor a thread, as at exit."""
-        attempt.deadline = min(attempt.deadline, time.monotonic() + EXIT_PATIENCE)
+        attempt.deadline = min(attempt.deadline, time.monotonic() + EXIT_TIMEOUT)
         outcome = self._do_in_thread(attempt)
         while attempt.must_wait(outcome):
             time.sleep(pause())
@@ -168,9 +183,9 @@ class DirectStore:
         """None if it is not its turn."""
         return None if self._worker.is_busy else self._do(attempt)
 
-    def _do(self, attempt: Attempt[T], patience: float = 0) -> Outcome[T] | None:
-        """None if the connection is in use, for ``patience`` seconds."""
-        if not self._keeper.acquire(patience):
+    def _do(self, attempt: Attempt[T], timeout: float = 0) -> Outcome[T] | None:
+        """None if the connection is in use, for ``timeout`` seconds."""
+        if not self._keeper.acquire(timeout):
             return None
         try:
             transaction = writing(self._execute) if attempt.write else None
@@ -197,11 +212,11 @@ class DirectStore:
 
     def close(self) -> None:
         """Waits for what is in the thread, and closes the connection."""
-        self._give_up()
+        self._fail_closed_loops()
         worker, self._worker = self._worker, self._new_worker()
         worker.end()
-        worker.join(EXIT_PATIENCE if is_ending() else None)
-        if self._keeper.acquire(EXIT_PATIENCE if is_ending() else -1):
+        worker.join(EXIT_TIMEOUT if is_ending() else None)
+        if self._keeper.acquire(EXIT_TIMEOUT if is_ending() else -1):
             try:
                 if self._connection is not None:
                     self._connection.close()
@@ -231,7 +246,7 @@ class DirectStore:
 
     def tidy(self) -> None:
         """Opens the file anew if it was replaced."""
-        self._give_up()
+        self._fail_closed_loops()
         if self._source.is_replaced():
             self._keeper.ask()
 
@@ -241,7 +256,7 @@ class DirectStore:
 
     def pause(self) -> None:
         """Before a fork, of which there is one at a time."""
-        self._is_paused = self._keeper.acquire(PATIENCE)
+        self._is_paused = self._keeper.acquire(TIMEOUT)
         self._gate.shut()
 
     def resume(self) -> None:

@@ -64,9 +64,18 @@ class DjangoStore:
     def _new_worker(self) -> Worker:
         return Worker("channels-lite-core", self._do_in_thread, _refuse, at_end=self._disconnect)
 
-    def submit(self, work: Work[T], done: Done[T], *, write: bool, size: int = 0) -> None:
+    def submit(self, work: Work[T], done: Done[T], *, size: int = 0) -> None:
         """Runs ``work`` in the thread that fits; ``done`` is called there."""
-        attempt = Attempt(work, done, write, time.monotonic() + self._source.timeout)
+        self._submit(Attempt(work, done, write=False, deadline=self._deadline()))
+
+    def transact(self, work: Work[T], done: Done[T], *, size: int = 0) -> None:
+        """The same."""
+        self._submit(Attempt(work, done, write=True, deadline=self._deadline()))
+
+    def _deadline(self) -> float:
+        return time.monotonic() + self._source.timeout
+
+    def _submit(self, attempt: Attempt[Any]) -> None:
         if is_in_memory(self._alias):
             task = asyncio.get_running_loop().create_task(
                 _on_callers_thread(partial(self._do_here, attempt), attempt)
@@ -81,7 +90,7 @@ class DjangoStore:
 
     def persist(self, work: Work[T], done: Done[T]) -> None:
         """The same: a loop that is closed is nothing to the thread."""
-        self.submit(work, done, write=True)
+        self.transact(work, done)
 
     def _do_in_thread(self, attempt: Attempt[T]) -> Outcome[T]:
         with self._gate:

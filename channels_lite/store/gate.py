@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import threading
 
-__all__ = ["PATIENCE", "Gate"]
+__all__ = ["TIMEOUT", "Gate"]
 
 #: Seconds that a fork waits for a statement at most.  One that waits for a foreign lock takes
 #: longer, but that is no danger: it sleeps with no mutex of SQLite's but its own connection's.
-PATIENCE = 1.0
+TIMEOUT = 1.0
 
 
 class Gate:
@@ -35,10 +35,10 @@ class Gate:
             self._changed.notify_all()
 
     def shut(self) -> None:
-        """Lets nobody in, and returns when nobody is inside, or after ``PATIENCE``."""
+        """Lets nobody in, and returns when nobody is inside, or after ``TIMEOUT``."""
         with self._changed:
             self._is_shut = True
-            self._changed.wait_for(lambda: self._inside == 0, PATIENCE)
+            self._changed.wait_for(lambda: self._inside == 0, TIMEOUT)
 
     def open(self) -> None:
         """Lets them in again."""

@@ -16,36 +16,36 @@ from functools import partial
 from typing import NamedTuple, Protocol
 
 from channels_lite.store import Execute, writing
-from channels_lite.store.rooms import Rooms
+from channels_lite.store.occupancy import Occupancy
 
 __all__ = [
+    "Acknowledgement",
     "Batch",
     "Claimed",
+    "Envelope",
     "FlushMark",
     "Look",
     "Looked",
     "Member",
-    "Post",
-    "Release",
     "Row",
     "Table",
+    "acknowledge",
     "are_versions_kept",
     "claim",
     "group_members",
     "group_version",
+    "insert",
+    "insert_all",
     "join",
     "leave",
     "look",
     "oldest",
-    "post",
-    "post_all",
-    "release",
     "requeue",
     "schema_version",
     "table",
 ]
 
-# While ids stay below what `Rooms` knows to be safe, one statement is all a message takes.
+# While ids stay below what `Occupancy` knows to be safe, one statement is all a message takes.
 INSERT_IF_ROOM = """
     INSERT INTO channels_lite_event
         (created_at, expires_at, channel_name, recipients, is_group, data)
@@ -147,7 +147,7 @@ READ_BYTES = 256 * 1024
 
 
 @dataclass(slots=True)
-class Post:
+class Envelope:
     """A message on its way to the channels of one process, or to a plain channel."""
 
     #: Its non-local name, and the local parts behind it, by commas.
@@ -167,10 +167,10 @@ class Post:
 class Admission(Protocol):
     """Whether rows for other processes may be put, and what is on its way because of a batch."""
 
-    def admits(self, post: Post, oldest: Callable[[str], int | None]) -> bool:
+    def admits(self, envelope: Envelope, oldest: Callable[[str], int | None]) -> bool:
         """Whether there is room for this row; ``oldest`` is the id of the oldest row of a name."""
 
-    def admit(self, post: Post, row: int) -> None:
+    def admit(self, envelope: Envelope, row: int) -> None:
         """It is in the table, under this id."""
 
     def committed(self) -> None:
@@ -182,13 +182,13 @@ class Batch:
     """What the writes that are committed together have in common."""
 
     now: float
-    rooms: Rooms
+    occupancy: Occupancy
     #: What the batch adds to what is on its way to other processes.
     admission: Admission
     #: Whether there is no transaction, for there is one write only.
     is_alone: bool = False
     #: Non-local names that got a row: whose readers are to be woken after the commit.  With its id.
-    posted: dict[str, int] = field(default_factory=dict)
+    inserted: dict[str, int] = field(default_factory=dict)
     #: Of the table that the rows were put into; None: none were.
     generation: int | None = None
 
@@ -197,29 +197,29 @@ class Batch:
         return writing(execute) if self.is_alone else nullcontext()
 
 
-def post(execute: Execute, batch: Batch, message: Post) -> bool:
+def insert(execute: Execute, batch: Batch, envelope: Envelope) -> bool:
     """Stores a row, if there is room.  False: there is none."""
     row = (
         batch.now,
-        message.expires_at,
-        message.name,
-        message.recipients,
-        not message.channel,
-        message.data,
+        envelope.expires_at,
+        envelope.name,
+        envelope.recipients,
+        not envelope.channel,
+        envelope.data,
     )
-    if message.name.endswith("!"):
-        if not batch.admission.admits(message, partial(oldest, execute)):
+    if envelope.name.endswith("!"):
+        if not batch.admission.admits(envelope, partial(oldest, execute)):
             return False
         is_in = execute(INSERT, row)
-        batch.admission.admit(message, is_in[0][0])
+        batch.admission.admit(envelope, is_in[0][0])
     else:
-        is_in = execute(INSERT_IF_ROOM, (*row, *batch.rooms.safe(message.name)))
+        is_in = execute(INSERT_IF_ROOM, (*row, *batch.occupancy.safe(envelope.name)))
         if not is_in:
             with batch.transaction(execute):
-                if batch.rooms.count(execute, message.name, batch.now):
+                if batch.occupancy.count(execute, envelope.name, batch.now):
                     is_in = execute(INSERT, row)
     if is_in:
-        batch.posted[message.name], generation = is_in[0]
+        batch.inserted[envelope.name], generation = is_in[0]
         batch.generation = generation or 0  # somebody may have emptied the table of boots
     return bool(is_in)
 
@@ -229,12 +229,12 @@ def oldest(execute: Execute, name: str) -> int | None:
     return execute(OLDEST, (name,))[0][0]  # type: ignore[no-any-return]
 
 
-def post_all(execute: Execute, batch: Batch, messages: Iterable[Post]) -> int:
+def insert_all(execute: Execute, batch: Batch, envelopes: Iterable[Envelope]) -> int:
     """Stores a row for each that needs one.  Returns how many members and channels missed it."""
     return sum(
-        message.recipients.count(",") + 1
-        for message in messages
-        if message.is_refused or not (message.is_settled or post(execute, batch, message))
+        envelope.recipients.count(",") + 1
+        for envelope in envelopes
+        if envelope.is_refused or not (envelope.is_settled or insert(execute, batch, envelope))
     )
 
 
@@ -417,14 +417,14 @@ def claim(
 
 
 @dataclass(slots=True)
-class Release:
+class Acknowledgement:
     """What a process is through with: names, with the id of the last row read of each."""
 
     generation: int
     read: dict[str, int]
 
 
-def release(execute: Execute, through: Release) -> None:
+def acknowledge(execute: Execute, through: Acknowledgement) -> None:
     """Deletes what was read, in a transaction: unless ids have begun again since."""
     if not table(execute).is_new(through.generation, max(through.read.values())):
         for name, last in through.read.items():

@@ -122,7 +122,7 @@ def flush(execute: Execute, now: float, boot_id: str, began_at: float) -> None:
 
 
 class Sweep:
-    """Goes once through both tables, in steps, and deletes what has expired or is of ``dead``.
+    """Goes once through both tables, in steps, and deletes what has expired or is of ``stale``.
 
     Then it forgets the versions of groups without members, for names of groups are new for ever;
     and gives free pages back to the file system, but for ``kept``; None: no page at all.
@@ -130,14 +130,14 @@ class Sweep:
     No index by expiry: every message would pay for it, and a sweep reads each row once.
     """
 
-    def __init__(self, dead: Collection[str], kept: int | None) -> None:
+    def __init__(self, stale: Collection[str], kept: int | None) -> None:
         #: Tokens of processes.
-        self.dead = dead
+        self.stale = stale
         #: Rows it has looked at.
         self.seen = 0
         #: Whether it has reached the end, and whether it gave pages back.
         self.is_done = self.gave_back = False
-        # Memberships first, for as long as there are any of the dead they get rows.
+        # Memberships first, for as long as there are any of stale processes they get rows.
         self._tables = ["channels_lite_groupmembership", "channels_lite_event"]
         self._after = 0
         #: The last group that was looked at; None: all were, or none has a version.
@@ -170,7 +170,7 @@ class Sweep:
         return len(gone)
 
     def _is_dead(self, name: bytes) -> bool:
-        return b"!" in name and token_of(name.decode(errors="replace")) in self.dead
+        return b"!" in name and token_of(name.decode(errors="replace")) in self.stale
 
 
 def _forget_groups(execute: Execute, after: bytes) -> bytes | None:

@@ -254,6 +254,6 @@ class LiveServerMixin(_TestCase):
             sidecar = Source(alias).sidecar
             if sidecar.is_dir():
                 fifo = Fifo(sidecar, uuid.uuid4().hex)
-                fifo.bury(fifo.dead())
+                fifo.remove_stale(fifo.stale())
                 fifo.close()  # and the directory goes with the last
                 fifo.abandon()

@@ -26,9 +26,9 @@ import msgspec
 
 from channels_lite.names import FRAMES, FULL, REPORT, mark_path
 
-__all__ = ["Fifo", "Report", "SidecarRefused", "is_dead", "report_of"]
+__all__ = ["Fifo", "Report", "SidecarRefused", "is_stale", "report_of"]
 
-TURN = ".upkeep"
+UPKEEP = ".upkeep"
 # How often something is made in a directory that others remove when it is empty.
 TRIES = 100
 # Bytes read at once; a Linux pipe holds as many.
@@ -190,33 +190,33 @@ class Fifo:
         By a file, its time and the token in it, and not by who comes first of those that live: such
         a process need not receive any more, and then does no upkeep.
         """
-        mark = self._sidecar / TURN
+        mark = self._sidecar / UPKEEP
         with suppress(OSError, ValueError):  # nobody took one, or somebody else wrote it
             last = self._sidecar / _read(mark).decode()
             # Of a clock that somebody may set, to either side.
             is_recent = abs(time.time() - mark.lstat().st_mtime) < every
-            if is_recent and last.is_fifo() and not is_dead(last):
+            if is_recent and last.is_fifo() and not is_stale(last):
                 return False
         _write(mark, self._token.encode())
         return True
 
-    def dead(self) -> set[str]:
+    def stale(self) -> set[str]:
         """The tokens of processes that have died without removing their names."""
         return {
-            path.name for path in self._sidecar.iterdir() if path.name[0] != "." and is_dead(path)
+            path.name for path in self._sidecar.iterdir() if path.name[0] != "." and is_stale(path)
         }
 
-    def bury(self, tokens: Collection[str]) -> None:
+    def remove_stale(self, tokens: Collection[str]) -> None:
         """Removes their names, and what lies beside a FIFO that is gone."""
         for path in list(self._sidecar.iterdir()):
             with suppress(
                 FileNotFoundError, NotADirectoryError
             ):  # gone just now, or no name of ours
-                self._bury(path, tokens)
+                self._remove_stale(path, tokens)
         for token in tokens:
             _remove(self._sidecar / token)
 
-    def _bury(self, path: Path, tokens: Collection[str]) -> None:
+    def _remove_stale(self, path: Path, tokens: Collection[str]) -> None:
         if path.name.startswith("@"):
             for token in tokens:
                 _remove(path / token)
@@ -241,8 +241,8 @@ class Fifo:
             _remove_with_content(self._path.with_suffix(FULL))
             if self.is_in_place():
                 _remove(self._path)
-            if [path.name for path in self._sidecar.iterdir()] == [TURN]:
-                _remove(self._sidecar / TURN)
+            if [path.name for path in self._sidecar.iterdir()] == [UPKEEP]:
+                _remove(self._sidecar / UPKEEP)
             _remove_directory(self._sidecar)
 
     def abandon(self) -> None:
@@ -251,7 +251,7 @@ class Fifo:
         os.close(self._writer)
 
 
-def is_dead(path: Path) -> bool:
+def is_stale(path: Path) -> bool:
     """Whether it is a FIFO that nobody reads."""
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC))

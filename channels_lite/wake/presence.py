@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
-from channels_lite.wake.fifo import Fifo, Report, is_dead
+from channels_lite.wake.fifo import Fifo, Report, is_stale
 
 __all__ = ["Presence"]
 
@@ -126,7 +126,7 @@ class Presence:
                 self._last_report = Report(received, rate, full, until)
                 self.fifo.report(self._last_report)
 
-    def dead(self, every: float) -> set[str] | None:
+    def stale(self, every: float) -> set[str] | None:
         """Tokens of processes that were killed.
 
         None: another living process has asked for them less than ``every`` seconds ago.
@@ -134,15 +134,15 @@ class Presence:
         fifo = self.fifo
         with suppress(OSError):  # `tidy` sees to that
             if fifo is not None:
-                return fifo.dead() if fifo.takes_turn(every) else None
+                return fifo.stale() if fifo.takes_turn(every) else None
         return set()
 
-    def bury(self, tokens: Collection[str]) -> None:
+    def remove_stale(self, tokens: Collection[str]) -> None:
         """Forgets them: nothing of theirs is left in the tables."""
         fifo = self.fifo
         with suppress(OSError):
             if fifo is not None:
-                fifo.bury(tokens)
+                fifo.remove_stale(tokens)
 
     def are_others_alive(self) -> bool:
         """Whether any other process has a name, and reads it."""
@@ -151,7 +151,7 @@ class Presence:
                 path.name[0] not in ".@"
                 and path.name != self._token
                 and path.is_fifo()
-                and not is_dead(path)
+                and not is_stale(path)
                 for path in self._sidecar().iterdir()
             )
         except OSError:  # nobody has ever been here

@@ -1,6 +1,6 @@
 /* A process-local channel: rows and frames are two ways to the one process that
  * receives on it, and what a sender sends must come once, and in order.
- * channels_lite/frames.py, reader.py, reading.py and arrivals.py, step by step; what happens
+ * channels_lite/delivery: frames.py, reader.py, cursors.py and arrivals.py, step by step; what happens
  * under one lock there is one step here.  Each message goes the one way or the
  * other at will: a socket may be hidden or full at any time.
  *
@@ -55,7 +55,7 @@ active [SENDERS] proctype sender()
 	:: n <= EACH ->
 		if
 		:: socket!_pid, n, last_row[MINE], sends_by[MINE] /* FrameSender.send */
-		:: d_step {                       /* sql.post, W2 */
+		:: d_step {                       /* sql.insert, W2 */
 			last_id++;
 			id = last_id;
 			table[id].is_in = true;
@@ -101,7 +101,7 @@ inline take_rows(limit)
 			found[at].is_in = false;
 			table[at].is_read = table[at].is_read || known == generation;
 			cursor = at;
-			to_release = at;
+			to_acknowledge = at;
 			release_by = known;
 			seen = max(at, seen)
 		:: else
@@ -141,9 +141,9 @@ active proctype receiver()
 	mtype look = NONE;
 	bool again;
 	Row found[ROWS + 1];
-	byte asked, before, last_found, to_release, releasing;
+	byte asked, before, last_found, to_acknowledge, acknowledging;
 	byte at, count, s, n, after;
-	bit by, found_by, release_by, releasing_by;
+	bit by, found_by, release_by, acknowledging_by;
 end:	do
 	/* Listener._on_readable, R2; or the look that was asked for during the last one. */
 	:: fifo -> fifo = false; again = true
@@ -196,7 +196,7 @@ end:	do
 		cursor = 0;
 #endif
 		seen = 0;
-		to_release = 0;
+		to_acknowledge = 0;
 		do
 		:: at < ROWS -> at++; found[at].is_in = false; found[at].who = 0; found[at].number = 0
 		:: else -> break
@@ -268,17 +268,17 @@ end:	do
 		again = again || nempty(held);
 		s = 0; n = 0; after = 0; by = 0
 	   }
-	/* Reader.release, which deletes what was read; then Reader._released. */
-	:: releasing == 0 && to_release > 0 -> d_step {
-		releasing = to_release;
-		releasing_by = release_by;
-		to_release = 0;
+	/* Reader.acknowledge, which deletes what was read; then Reader._acknowledged. */
+	:: acknowledging == 0 && to_acknowledge > 0 -> d_step {
+		acknowledging = to_acknowledge;
+		acknowledging_by = release_by;
+		to_acknowledge = 0;
 		at = 0;
 		do
-#ifdef RELEASE_BLIND
-		:: at < releasing ->
+#ifdef ACKNOWLEDGE_BLIND
+		:: at < acknowledging ->
 #else
-		:: at < releasing && releasing_by == generation ->
+		:: at < acknowledging && acknowledging_by == generation ->
 #endif
 			at++;
 			assert(!table[at].is_in || table[at].is_read);
@@ -287,16 +287,16 @@ end:	do
 		od;
 		at = 0
 	   }
-	:: releasing > 0 -> d_step {
+	:: acknowledging > 0 -> d_step {
 #ifdef RESET_UNDER_LOOK
 		cursor = 0;
 #else
 		if
-		:: look == NONE && cursor == releasing && releasing_by == known -> cursor = 0
+		:: look == NONE && cursor == acknowledging && acknowledging_by == known -> cursor = 0
 		:: else
 		fi;
 #endif
-		releasing = 0
+		acknowledging = 0
 	   }
 	od
 }

@@ -14,7 +14,7 @@ import sys
 import pytest
 
 from tests.processes.conftest import (
-    PATIENCE,
+    TIMEOUT,
     child_environment,
     empty_database,
     folder,
@@ -93,7 +93,7 @@ def site(run, folder, monkeypatch, request):
 
 def until(driver, script):
     """What ``script`` returns, once that is true."""
-    return wait.WebDriverWait(driver, PATIENCE, 0.05).until(
+    return wait.WebDriverWait(driver, TIMEOUT, 0.05).until(
         lambda driver: driver.execute_script(f"return {script}")
     )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.conftest import SCALE, wait_until
-from tests.processes.conftest import PATIENCE, child_environment
+from tests.processes.conftest import TIMEOUT, child_environment
 from tests.processes.test_server import connected
 
 LAYERS = ["core.SQLiteChannelLayer", "aio.AIOSQLiteChannelLayer", "notify.NotifyChannelLayer"]
@@ -60,7 +60,7 @@ def gunicorn(layer, folder):
         yield process, f"ws://127.0.0.1:{port}/ws", log
     finally:
         process.terminate()
-        process.wait(PATIENCE)
+        process.wait(TIMEOUT)
 
 
 async def connect_to_both(address, clients):
@@ -106,7 +106,7 @@ async def test_26_preloaded_workers(gunicorn, layer, start, folder):
             assert json.loads(await client.recv()) == {"master": process.pid}
 
     try:
-        await asyncio.wait_for(scene(), 5 * PATIENCE)
+        await asyncio.wait_for(scene(), 5 * TIMEOUT)
         own = [fifos(pid, folder) for pid in (process.pid, *clients)]
     finally:
         await asyncio.gather(*(client.close() for client in clients.values()))

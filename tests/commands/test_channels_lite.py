@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import pytest
 
-from tests.processes.conftest import PATIENCE, child_environment, empty_database, folder, start
+from tests.processes.conftest import TIMEOUT, child_environment, empty_database, folder, start
 
 __all__ = ["empty_database", "folder", "start"]
 
@@ -101,7 +101,7 @@ def test_status_is_watched(folder, start):
     with suppress(OSError):  # EIO: its end of the terminal is closed
         while os.read(terminal, 65536):  # or it would wait for room to write
             pass
-    _, complaint = watching.communicate(timeout=PATIENCE)
+    _, complaint = watching.communicate(timeout=TIMEOUT)
     assert (watching.returncode, complaint) == (0, b"")
     assert b"/s now" in seen
     os.close(terminal)

@@ -18,7 +18,7 @@ from django.core.management import CommandError, call_command
 
 from channels_lite.models import Event, GroupMembership
 from tests.conftest import LAYERS, use_database
-from tests.processes.conftest import PATIENCE, child_environment, empty_database, folder, start
+from tests.processes.conftest import TIMEOUT, child_environment, empty_database, folder, start
 
 __all__ = ["empty_database", "folder", "start"]
 
@@ -83,7 +83,7 @@ def test_progress_is_drawn_on_a_terminal(folder, start):
     seen = b""
     while b"expired rows deleted" not in seen:
         seen += os.read(terminal, 65536)
-    assert (cleaning.communicate(timeout=PATIENCE)[1], cleaning.returncode) == (b"", 0)
+    assert (cleaning.communicate(timeout=TIMEOUT)[1], cleaning.returncode) == (b"", 0)
     os.close(terminal)
     assert b"100%" in seen
     assert b"1200 expired rows deleted" in seen

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from channels.exceptions import ChannelFull
 
-from tests.conftest import PATIENCE, received
+from tests.conftest import TIMEOUT, received
 
 
 async def send_directly(layer, channel, message):
@@ -44,7 +44,7 @@ async def test_sender_in_a_loop_starves_nobody(make_layer, send, capacity):
     for number in range(1000):
         await send(layer, channel, {"type": "token", "number": number})
     assert turns - before >= 1000 // 16
-    await asyncio.wait_for(tasks[0], PATIENCE)
+    await asyncio.wait_for(tasks[0], TIMEOUT)
     assert numbers == list(range(1000))
     tasks[1].cancel()
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 from channels.exceptions import ChannelFull
 
-from tests.conftest import PATIENCE, is_empty, received
+from tests.conftest import TIMEOUT, is_empty, received
 
 
 @pytest.mark.parametrize("is_local", [False, True], ids=["plain", "process-local"])
@@ -45,7 +45,7 @@ async def test_competing_receivers_get_each_message_once(make_layer):
     workers = [asyncio.create_task(work(layer)) for layer in layers for _ in range(6)]
     for number in range(100):
         await layers[0].send("jobs", {"number": number})
-    await asyncio.wait_for(all_here.wait(), PATIENCE)
+    await asyncio.wait_for(all_here.wait(), TIMEOUT)
     for worker in workers:
         worker.cancel()
     await asyncio.gather(*workers, return_exceptions=True)
@@ -113,10 +113,11 @@ async def test_what_a_cancelled_reader_had_claimed_comes_first(make_layer, monke
     layer = make_layer()
     for number in range(2):
         await layer.send("jobs", {"number": number})
-    loop, submit = asyncio.get_running_loop(), layer._engine.store.submit
+    loop, store = asyncio.get_running_loop(), layer._engine.store
+    submit, transact = store.submit, store.transact
     reading = asyncio.create_task(layer.receive("jobs"))
 
-    def submit_slowly(work, done, *, write, size=0):
+    def submit_and_cancel(work, done, *, size=0):
         def done_and_cancelled(outcome):
             done(outcome)
             reading.cancel()
@@ -124,13 +125,17 @@ async def test_what_a_cancelled_reader_had_claimed_comes_first(make_layer, monke
         def done_on_the_loop(outcome):
             loop.call_soon_threadsafe(done_and_cancelled, outcome)
 
-        # A write of its own would come late.
-        loop.call_later(0.05 * write, lambda: submit(work, done_on_the_loop, write=write))
+        submit(work, done_on_the_loop)
 
-    monkeypatch.setattr(layer._engine.store, "submit", submit_slowly)
+    def transact_late(work, done, *, size=0):
+        loop.call_later(0.05, lambda: transact(work, done))
+
+    monkeypatch.setattr(store, "submit", submit_and_cancel)
+    # A write of its own would come late.
+    monkeypatch.setattr(store, "transact", transact_late)
     await asyncio.wait([reading])
     assert reading.cancelled()
-    layer._engine.reader.release()
+    layer._engine.reader.acknowledge()
     assert [(await received(layer, "jobs"))["number"] for _ in range(2)] == [0, 1]
 
 
@@ -166,7 +171,7 @@ async def test_two_loops_receive_at_once(layer):
     for channel in channels:
         await layer.send(channel, {"to": channel})
     for thread in threads:
-        await asyncio.to_thread(thread.join, PATIENCE)
+        await asyncio.to_thread(thread.join, TIMEOUT)
     assert got == {channel: {"to": channel} for channel in channels}
 
 

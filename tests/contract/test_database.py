@@ -14,7 +14,7 @@ from django.db import connections
 from channels_lite import clock
 from channels_lite.errors import StoreUnavailable
 from channels_lite.store import sql
-from tests.conftest import PATIENCE, received, until
+from tests.conftest import TIMEOUT, received, until
 
 
 def rows(database):
@@ -30,7 +30,7 @@ async def test_received_messages_are_deleted(layer, database, is_local):
     for number in range(40):
         await layer.send(channel, {"number": number})
         await received(layer, channel)
-    for _ in range(100 * PATIENCE):  # the table has no event to await
+    for _ in range(100 * TIMEOUT):  # the table has no event to await
         if not rows(database):
             return
         await asyncio.sleep(0.01)
@@ -47,7 +47,7 @@ async def test_locked_database_is_waited_for(layer, database):
             await asyncio.sleep(0.001)
         assert not sending.done()
         foreign.execute("COMMIT")
-    await asyncio.wait_for(sending, PATIENCE)
+    await asyncio.wait_for(sending, TIMEOUT)
     assert await received(layer, "channel") == {"type": "x"}
 
 
@@ -61,7 +61,7 @@ def test_lock_is_waited_for_up_to_the_timeout(make_layer_sync, database, monkeyp
         with closing(sqlite3.connect(database, isolation_level=None)) as foreign:
             foreign.execute("BEGIN IMMEDIATE")
             with pytest.raises(StoreUnavailable, match="stayed locked"):
-                await asyncio.wait_for(layer.group_send("group", {"type": "x"}), PATIENCE)
+                await asyncio.wait_for(layer.group_send("group", {"type": "x"}), TIMEOUT)
         await layer.group_send("group", {"type": "y"})
         assert await received(layer, "channel") == {"type": "y"}
 
@@ -94,7 +94,7 @@ def test_claimed_message_outlives_the_process_that_did_not_receive_it(make_layer
     claimed = sql.claim(connected(database), {"jobs": 1}, 0, is_in_transaction=False)
     assert rows(database) == 0
     layer._engine.mailboxes.put_claimed("jobs", [(row, row.data) for row in claimed["jobs"]])
-    layer._engine.leave(is_there=True)
+    layer._engine.leave()
     assert asyncio.run(received(layer, "jobs")) == {"type": "x"}
 
 
@@ -114,7 +114,7 @@ def test_wrong_options_are_said(make_layer_sync, monkeypatch):
     monkeypatch.setitem(connections.settings["channels"], "OPTIONS", {"time_out": 5})
     for method in (layer.send("jobs", {"type": "x"}), layer.group_channels("room")):
         with pytest.raises(TypeError, match="time_out"):
-            asyncio.run(asyncio.wait_for(method, PATIENCE))
+            asyncio.run(asyncio.wait_for(method, TIMEOUT))
 
 
 @pytest.mark.parametrize("kind", ["core", "aio"])
@@ -129,7 +129,7 @@ async def test_no_thread_to_be_had(make_layer, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", start)
         with pytest.raises(RuntimeError, match="start new thread"):
-            await asyncio.wait_for(layer.send("jobs", {"number": "void"}), PATIENCE)
+            await asyncio.wait_for(layer.send("jobs", {"number": "void"}), TIMEOUT)
         layer._engine.clock.set(time.time() - clock.ticks())
         receiving = asyncio.ensure_future(received(layer, "jobs"))
         await until(lambda: layer._engine.waiter.loops)

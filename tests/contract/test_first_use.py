@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 from contextlib import closing
 
-from tests.conftest import PATIENCE, received
+from tests.conftest import TIMEOUT, received
 
 
 async def test_first_send_waits_for_another_writer(layer, database):
@@ -18,7 +18,7 @@ async def test_first_send_waits_for_another_writer(layer, database):
         await asyncio.wait([sending], timeout=0.2)
         assert not sending.done()
         foreign.execute("COMMIT")
-    await asyncio.wait_for(sending, PATIENCE)
+    await asyncio.wait_for(sending, TIMEOUT)
     assert await received(layer, "channel") == {"type": "x"}
 
 
@@ -34,5 +34,5 @@ async def test_first_receive_waits_for_another_writer(make_layer, database, capl
         await asyncio.wait([receiving], timeout=0.2)
         assert not receiving.done()
         foreign.execute("COMMIT")
-    assert await asyncio.wait_for(receiving, PATIENCE) == {"type": "x"}
+    assert await asyncio.wait_for(receiving, TIMEOUT) == {"type": "x"}
     assert "failed" not in caplog.text

@@ -8,7 +8,7 @@ import pytest
 
 from channels_lite.errors import StoreUnavailable
 from channels_lite.store import upkeep
-from tests.conftest import PATIENCE, is_empty, received
+from tests.conftest import TIMEOUT, is_empty, received
 
 
 async def buffer(sender, reader):
@@ -28,7 +28,7 @@ async def test_other_layer_hands_out_nothing_after_flush(make_layer):
     receiving = asyncio.create_task(there.receive(channel))
     await asyncio.sleep(0)
     await here.send(channel, {"type": "new"})
-    assert await asyncio.wait_for(receiving, PATIENCE) == {"type": "new"}
+    assert await asyncio.wait_for(receiving, TIMEOUT) == {"type": "new"}
 
 
 async def test_flush_is_heeded_by_a_layer_that_was_idle(make_layer):
@@ -41,7 +41,7 @@ async def test_flush_is_heeded_by_a_layer_that_was_idle(make_layer):
     receiving = asyncio.create_task(there.receive(channel))
     await asyncio.sleep(0)
     await here.send(channel, {"type": "new"})
-    assert await asyncio.wait_for(receiving, PATIENCE) == {"type": "new"}
+    assert await asyncio.wait_for(receiving, TIMEOUT) == {"type": "new"}
 
 
 async def test_receiver_waits_on_through_a_flush(layer):

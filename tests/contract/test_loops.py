@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from asgiref.sync import async_to_sync
 
-from tests.conftest import LAYERS, PATIENCE, received, until
+from tests.conftest import LAYERS, TIMEOUT, received, until
 
 # Files and threads that may come on top once, whatever the number of loops: SQLite keeps the file
 # of a closed connection open while another one of the process holds a lock, and uses it again.
@@ -186,7 +186,7 @@ def test_descriptors_are_closed_when_no_loop_waits_for_them(make_layer_sync):
         receiving.cancel()
         await asyncio.gather(receiving, return_exceptions=True)
         is_waiting.set()
-        assert is_closed.wait(PATIENCE)  # the loop is busy meanwhile
+        assert is_closed.wait(TIMEOUT)  # the loop is busy meanwhile
         opened.append(is_open(fifo))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -199,11 +199,11 @@ def test_descriptors_are_closed_when_no_loop_waits_for_them(make_layer_sync):
     opened = []
     thread = threading.Thread(target=asyncio.run, args=(wait(),))
     thread.start()
-    assert is_waiting.wait(PATIENCE)
+    assert is_waiting.wait(TIMEOUT)
     fifo = layer._engine.presence.fifo.fd
     asyncio.run(layer.close())
     is_closed.set()
-    assert is_checked.wait(PATIENCE)
+    assert is_checked.wait(TIMEOUT)
     thread.join()
     assert opened == [True, False]
 
@@ -265,5 +265,5 @@ async def test_closing_waits_for_what_is_given_back(make_layer, database):
             await asyncio.sleep(0)
         assert not closing_.done()  # and the loop goes on
         holder.execute("ROLLBACK").fetchall()
-        await asyncio.wait_for(closing_, PATIENCE)
+        await asyncio.wait_for(closing_, TIMEOUT)
         assert holder.execute("SELECT count(*) FROM channels_lite_event").fetchall() == [(1,)]

@@ -11,7 +11,7 @@ from channels.exceptions import ChannelFull
 
 from channels_lite import clock, signals
 from channels_lite.store import sql
-from tests.conftest import PATIENCE, received, until
+from tests.conftest import TIMEOUT, received, until
 
 
 @pytest.fixture
@@ -110,11 +110,11 @@ async def test_claims_that_fail_beside_looks_that_work(make_layer, monkeypatch, 
 
     monkeypatch.setattr(sql, "claim", fail)
     waiting = asyncio.ensure_future(layer.receive("jobs"))
-    assert await asyncio.to_thread(often.wait, PATIENCE)
+    assert await asyncio.to_thread(often.wait, TIMEOUT)
     assert [signal for signal, _ in told] == [signals.store_unavailable]
     monkeypatch.setattr(sql, "claim", claim)
     await layer.send("jobs", {"type": "x"})
-    assert await asyncio.wait_for(waiting, PATIENCE) == {"type": "x"}
+    assert await asyncio.wait_for(waiting, TIMEOUT) == {"type": "x"}
     await until(lambda: len(told) > 1)
     assert [signal for signal, _ in told] == [signals.store_unavailable, signals.store_available]
     assert caplog.text.count("no such thing") == 1
@@ -134,10 +134,10 @@ async def test_store_that_fails_is_told_of_once(make_layer, monkeypatch, told):
     monkeypatch.setattr(sql, "look", fail)
     channel = await layer.new_channel()
     waiting = asyncio.ensure_future(layer.receive(channel))
-    assert await asyncio.to_thread(thrice.wait, PATIENCE)
+    assert await asyncio.to_thread(thrice.wait, TIMEOUT)
     monkeypatch.setattr(sql, "look", look)
     await sender.send(channel, {"type": "x"})
-    assert await asyncio.wait_for(waiting, PATIENCE) == {"type": "x"}
+    assert await asyncio.wait_for(waiting, TIMEOUT) == {"type": "x"}
     await until(lambda: len(told) > 1)
     assert [signal for signal, _ in told] == [signals.store_unavailable, signals.store_available]
     assert "disk I/O error" in str(told[0][1]["error"])

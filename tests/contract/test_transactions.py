@@ -13,7 +13,7 @@ from django.db import transaction
 
 from channels_lite.errors import StoreUnavailable
 from channels_lite.models import Event
-from tests.conftest import PATIENCE, is_empty, received
+from tests.conftest import TIMEOUT, is_empty, received
 
 
 def first(layer, channel="channel"):
@@ -94,7 +94,7 @@ def test_waits_for_another_writer(make_layer_sync, database):
     def commit():
         # When the lock is asked for cannot be seen from here; earlier than that proves nothing,
         # but fails nothing either.
-        is_inside.wait(PATIENCE)
+        is_inside.wait(TIMEOUT)
         foreign.execute("COMMIT")
 
     committing = threading.Timer(0.1, commit)

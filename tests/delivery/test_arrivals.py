@@ -9,8 +9,8 @@ import pytest
 from channels_lite.clock import Clock
 from channels_lite.delivery.arrivals import Arrivals
 from channels_lite.delivery.capacity import Limit
+from channels_lite.delivery.cursors import Cursors
 from channels_lite.delivery.mailboxes import Mailboxes
-from channels_lite.delivery.reading import Reading
 from channels_lite.delivery.stats import Stats
 from channels_lite.store import sql
 from channels_lite.store.sql import Look, Row
@@ -25,13 +25,13 @@ class Receiver:
 
     def __init__(self):
         self.mailboxes = Mailboxes(lambda channel: Limit(100, is_bytes=False), Stats())
-        self.reading = Reading("token")
-        self.reading.begin(NOW)
+        self.cursors = Cursors("token")
+        self.cursors.begin(NOW)
         clock = Clock()
         clock.set(0.0, NOW)
         self.arrivals = Arrivals(
             mailboxes=self.mailboxes,
-            reading=self.reading,
+            cursors=self.cursors,
             clock=clock,
             stats=Stats(),
             missed=None,
@@ -54,8 +54,8 @@ class Receiver:
 
     def got(self):
         taken = []
-        while (envelope := self.mailboxes.take(f"{NAME}a", 0.0)) is not None:
-            taken.append(envelope.data)
+        while (message := self.mailboxes.take(f"{NAME}a", 0.0)) is not None:
+            taken.append(message.data)
         return taken
 
 
@@ -83,10 +83,10 @@ def test_row_that_a_former_generation_names_is_none_of_this_one(receiver):
 
 def test_frame_of_a_later_generation_waits_for_a_look(receiver):
     """It names rows that this process knows nothing of."""
-    receiver.reading.has_seen(NAME, 7)
+    receiver.cursors.has_seen(NAME, 7)
     receiver.hear(frame(b"frame", after=1, generation=NOW + 1))
     assert receiver.got() == []
-    receiver.reading.begin(NOW + 1)
+    receiver.cursors.begin(NOW + 1)
     receiver.look(rows=[(1, b"row")])
     assert receiver.got() == [b"row", b"frame"]
 

@@ -20,7 +20,7 @@ from channels_lite.clock import Clock
 from channels_lite.delivery.frames import MAX_NAMES, FrameSender
 from channels_lite.names import FRAMES
 from channels_lite.wake.datagrams import MAX_DATAGRAM, Frame
-from tests.conftest import PATIENCE, received, until
+from tests.conftest import TIMEOUT, received, until
 
 
 @pytest.fixture(params=["notify"])
@@ -263,7 +263,7 @@ async def test_many_to_one_under_load(make_layer):
     sending = asyncio.gather(*(send_all(who) for who in range(50)))
     came = {who: [] for who in range(50)}
     for _ in range(2000):
-        message = await asyncio.wait_for(receiver.receive(channel), PATIENCE)
+        message = await asyncio.wait_for(receiver.receive(channel), TIMEOUT)
         came[message["who"]].append(message["n"])
     await sending
     assert all(numbers == list(range(40)) for numbers in came.values())
@@ -277,7 +277,7 @@ async def test_sockets_to_processes_that_are_gone_are_closed(make_layer):
         await sender.send(channel, {"type": "x"})
         assert await received(receiver, channel) == {"type": "x"}
         await first.close()
-    sender._engine.frames.forget_the_dead()
+    sender._engine.frames.forget_stale()
     assert list(sender._engine.frames._peers) == [second.client_prefix]
 
 
@@ -306,7 +306,7 @@ async def test_frame_waits_for_no_lock(make_layer, database):
         assert await received(receiver, channel) == {"n": 1}
         assert receiver._engine.claims._claiming is not None
         writer.execute("ROLLBACK").fetchall()
-    assert await asyncio.wait_for(waiting, PATIENCE) == {}
+    assert await asyncio.wait_for(waiting, TIMEOUT) == {}
 
 
 def test_many_names_do_not_forget_the_last(tmp_path):

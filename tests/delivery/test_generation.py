@@ -6,8 +6,8 @@ import asyncio
 from types import SimpleNamespace
 
 from channels_lite.clock import Clock
+from channels_lite.delivery.cursors import Cursors
 from channels_lite.delivery.generation import Generations
-from channels_lite.delivery.reading import Reading
 from channels_lite.store.sql import Look, Table
 
 
@@ -27,10 +27,10 @@ async def test_looks_that_find_none_have_it_begun_once_in_a_while(monkeypatch):
         database="channels",
         store=None,
         clock=Clock(),
-        reading=Reading("token"),
+        cursors=Cursors("token"),
         mailboxes=None,
         frames=nothing,
-        rooms=nothing,
+        occupancy=nothing,
         outgoing=None,
         are_others_alive=lambda: True,
         look=look,

@@ -15,7 +15,7 @@ from channels_lite.store import sql, upkeep
 from channels_lite.store.aio import AioStore
 from channels_lite.store.direct import DirectStore
 from channels_lite.store.django import DjangoStore
-from tests.conftest import PATIENCE
+from tests.conftest import TIMEOUT
 
 STORES = {"direct": DirectStore, "aio": AioStore, "django": DjangoStore}
 NOW = 1000.0
@@ -34,8 +34,8 @@ class Asker:
 
     def run(self, work, *, write=False):
         outcomes = queue.SimpleQueue()
-        self.store.submit(work, outcomes.put, write=write)
-        return outcomes.get(timeout=PATIENCE).result()
+        (self.store.transact if write else self.store.submit)(work, outcomes.put)
+        return outcomes.get(timeout=TIMEOUT).result()
 
     def ask(self, group="group", now=NOW):
         """The group's members by full name, and whether they were read from the table."""

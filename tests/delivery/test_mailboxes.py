@@ -9,12 +9,12 @@ import threading
 import pytest
 
 from channels_lite.delivery.capacity import OVERHEAD, Limit
-from channels_lite.delivery.mailbox import Envelope
+from channels_lite.delivery.cursors import NAMES, Cursors
+from channels_lite.delivery.mailbox import Message
 from channels_lite.delivery.mailboxes import Mailboxes
-from channels_lite.delivery.reading import NAMES, Reading
 from channels_lite.delivery.stats import Stats
 from channels_lite.store.sql import Claimed, FlushMark, Looked, Row, Table
-from tests.conftest import PATIENCE
+from tests.conftest import TIMEOUT
 
 
 def mailboxes_of(limit):
@@ -22,13 +22,13 @@ def mailboxes_of(limit):
 
 
 def put(mailboxes, *channels, is_group=True, data=b"message", expires_at=math.inf, now=0.0):
-    return mailboxes.put_all([(list(channels), Envelope(1, data, expires_at), is_group)], now)
+    return mailboxes.put_all([(list(channels), Message(1, data, expires_at), is_group)], now)
 
 
 def drain(mailboxes, channel):
     taken = []
-    while (envelope := mailboxes.take(channel, 0.0)) is not None:
-        taken.append(envelope.data)
+    while (message := mailboxes.take(channel, 0.0)) is not None:
+        taken.append(message.data)
     return taken
 
 
@@ -66,7 +66,7 @@ def test_receiver_on_a_loop_that_stands_still_strands_nothing():
         receiver = mailboxes.wait("p!a", asyncio.get_running_loop())
         thread = threading.Thread(target=put, args=(mailboxes, "p!a"))
         thread.start()
-        await asyncio.wait_for(receiver, PATIENCE)
+        await asyncio.wait_for(receiver, TIMEOUT)
         thread.join()
 
     asyncio.run(wait())
@@ -99,7 +99,7 @@ def test_direct_message_that_was_sent_is_taken_in():
     mailboxes = mailboxes_of(2)
     for _ in range(3):
         assert put(mailboxes, "p!a", is_group=False) == []
-    assert not mailboxes.offer("p!a", Envelope(0, b"", math.inf), 0.0)
+    assert not mailboxes.offer("p!a", Message(0, b"", math.inf), 0.0)
     assert len(drain(mailboxes, "p!a")) == 3
 
 
@@ -160,66 +160,66 @@ def test_receiver_that_is_out_asks_for_nothing():
     with mailboxes._lock:
         thread = threading.Thread(target=lambda: left.append(mailboxes.leave("channel", receiver)))
         thread.start()
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT)
     other.close()
     assert left == [False]
 
 
-def reading_of(name="p.token!"):
-    reading = Reading("token")
-    reading.own(name)
-    reading.begin(7)
-    return reading
+def cursors_of(name="p.token!"):
+    cursors = Cursors("token")
+    cursors.own(name)
+    cursors.begin(7)
+    return cursors
 
 
-def read(reading, numbers, asked=None):
+def read(cursors, numbers, asked=None):
     rows = [Row(number, "a", False, b"message", math.inf) for number in numbers]
-    asked = asked or reading.ask(0.0, deletes=False)
-    fresh = reading.fresh(asked, Looked(Table(7), {"p.token!": rows} if rows else {}))
+    asked = asked or cursors.ask(0.0, deletes=False)
+    fresh = cursors.fresh(asked, Looked(Table(7), {"p.token!": rows} if rows else {}))
     return [row.id for row in fresh.get("p.token!", [])]
 
 
 def test_overlapping_looks_read_once():
     """Rows that two looks have read count once, in whichever order they come back."""
-    reading = reading_of()
-    assert read(reading, [1, 2, 3]) == [1, 2, 3]
-    assert read(reading, [1, 2]) == []
-    assert read(reading, [3, 4]) == [4]
-    assert reading.seen("p.token!") == 4
+    cursors = cursors_of()
+    assert read(cursors, [1, 2, 3]) == [1, 2, 3]
+    assert read(cursors, [1, 2]) == []
+    assert read(cursors, [3, 4]) == [4]
+    assert cursors.seen("p.token!") == 4
 
 
 def test_what_a_look_found_before_a_flush_is_void():
     """A look that was under way when this process flushed brings back only what came after."""
-    reading = reading_of()
-    asked = reading.ask(0.0, deletes=False)
-    assert reading.flush(FlushMark(5, 1.0))
-    assert not reading.flush(FlushMark(5, 1.0))
-    assert read(reading, [3, 6], asked) == [6]
+    cursors = cursors_of()
+    asked = cursors.ask(0.0, deletes=False)
+    assert cursors.flush(FlushMark(5, 1.0))
+    assert not cursors.flush(FlushMark(5, 1.0))
+    assert read(cursors, [3, 6], asked) == [6]
 
 
 def test_what_a_look_found_in_a_former_generation_is_void():
     """Its ids mean nothing any more, and neither do the cursors."""
-    reading = reading_of()
-    read(reading, [5])
-    asked = reading.ask(0.0, deletes=False)
-    through = reading.to_release()
-    reading.begin(8)
-    assert read(reading, [6], asked) == []
-    reading.restore(through)
-    assert reading.to_release().read == {}
-    asked = reading.ask(0.0, deletes=False)
+    cursors = cursors_of()
+    read(cursors, [5])
+    asked = cursors.ask(0.0, deletes=False)
+    through = cursors.to_acknowledge()
+    cursors.begin(8)
+    assert read(cursors, [6], asked) == []
+    cursors.restore(through)
+    assert cursors.to_acknowledge().read == {}
+    asked = cursors.ask(0.0, deletes=False)
     assert (asked.generation, asked.last_id, asked.cursors) == (8, 0, {})
 
 
 def test_many_names_are_asked_for_at_once():
     """And forgotten when no channel of theirs is in use, but for those with rows to delete."""
-    reading = reading_of()
+    cursors = cursors_of()
     for number in range(NAMES):
-        reading.own(f"p{number}.token!")
-    assert reading.ask(0.0, deletes=False).names is None
-    read(reading, [1])
-    reading.keep({"p1.token!"})
-    assert set(reading.ask(0.0, deletes=False).names) == {"p.token!", "p1.token!"}
-    reading.released(reading.to_release())
-    reading.keep({"p1.token!"})
-    assert set(reading.ask(0.0, deletes=False).names) == {"p1.token!"}
+        cursors.own(f"p{number}.token!")
+    assert cursors.ask(0.0, deletes=False).names is None
+    read(cursors, [1])
+    cursors.keep({"p1.token!"})
+    assert set(cursors.ask(0.0, deletes=False).names) == {"p.token!", "p1.token!"}
+    cursors.acknowledged(cursors.to_acknowledge())
+    cursors.keep({"p1.token!"})
+    assert set(cursors.ask(0.0, deletes=False).names) == {"p1.token!"}

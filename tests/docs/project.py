@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tests.docs.pages import ROOT, Block
-from tests.processes.conftest import PATIENCE
+from tests.processes.conftest import TIMEOUT
 
 #: Where commands are looked for: beside this Python first.
 TOOLS = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -97,4 +97,4 @@ class Project:
         for process in serving:
             with suppress(ProcessLookupError):  # it has ended by itself, and its children
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait(PATIENCE)
+            process.wait(TIMEOUT)

@@ -41,16 +41,16 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def say(browser: Any, address: str, line: str) -> None:
     """Opens the page, waits for its WebSocket, types ``line`` and presses the button."""
     browser.get(address)
-    patience = wait.WebDriverWait(browser, STARTING, 0.05)
-    patience.until(lambda page: page.execute_script("return socket.readyState == WebSocket.OPEN"))
+    timeout = wait.WebDriverWait(browser, STARTING, 0.05)
+    timeout.until(lambda page: page.execute_script("return socket.readyState == WebSocket.OPEN"))
     browser.find_element("id", "text").send_keys(line)
     browser.find_element("tag name", "button").click()
 
 
 def until_shown(browser: Any, line: str) -> None:
     """Returns when the page shows ``line``."""
-    patience = wait.WebDriverWait(browser, STARTING, 0.05)
-    patience.until(lambda page: line in page.find_element("id", "lines").text)
+    timeout = wait.WebDriverWait(browser, STARTING, 0.05)
+    timeout.until(lambda page: line in page.find_element("id", "lines").text)
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # selenium's own sockets

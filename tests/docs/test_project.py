@@ -17,10 +17,10 @@ from websockets.exceptions import InvalidHandshake
 
 from tests.docs.pages import DOCS, ROOT, Block, blocks, filled
 from tests.docs.project import SERVES, TOOLS, Project
-from tests.processes.conftest import PATIENCE, wait_until
+from tests.processes.conftest import TIMEOUT, wait_until
 
 # Seconds until all processes of a server answer; each one imports Django.
-STARTING = 3 * PATIENCE
+STARTING = 3 * TIMEOUT
 
 
 async def enter(project: Project) -> ClientConnection:
@@ -35,7 +35,7 @@ async def enter(project: Project) -> ClientConnection:
 
 async def text(client: ClientConnection) -> str:
     """The next line that ``client`` hears."""
-    said = await asyncio.wait_for(client.recv(), PATIENCE)
+    said = await asyncio.wait_for(client.recv(), TIMEOUT)
     return json.loads(said)["text"]
 
 
@@ -105,13 +105,13 @@ async def test_recipes(chat: Project):
     reader, writer = await asyncio.open_connection("127.0.0.1", chat.port)
     try:
         writer.write(b"GET /events/ HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-        await asyncio.wait_for(reader.readuntil(b": you are in\n\n"), PATIENCE)
+        await asyncio.wait_for(reader.readuntil(b": you are in\n\n"), TIMEOUT)
         await asyncio.to_thread(chat.follow, steps)
         noted = "A note of 3 words: Buy some milk"
         await until_heard(client, noted)
-        await asyncio.wait_for(reader.readuntil(f'data: "{noted}"\n\n'.encode()), PATIENCE)
+        await asyncio.wait_for(reader.readuntil(f'data: "{noted}"\n\n'.encode()), TIMEOUT)
         await asyncio.to_thread(chat.run, 'python manage.py say "Good morning"')
-        await asyncio.wait_for(reader.readuntil(b'data: "Good morning"\n\n'), PATIENCE)
+        await asyncio.wait_for(reader.readuntil(b'data: "Good morning"\n\n'), TIMEOUT)
         await until_heard(client, "Good morning")
         tell = "import asyncio; from chat.lines import tell; print(asyncio.run(tell('Hello')))"
         told = await asyncio.to_thread(chat.run, f'python manage.py shell -c "{tell}"')

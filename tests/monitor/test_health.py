@@ -14,7 +14,7 @@ from channels.layers import channel_layers
 from django.test import AsyncRequestFactory
 
 from channels_lite.monitor import health, probe
-from tests.conftest import LAYERS, PATIENCE, use_database
+from tests.conftest import LAYERS, TIMEOUT, use_database
 from tests.processes.conftest import wait_until
 from tests.servers.conftest import empty_database, folder, free_port, run
 
@@ -70,7 +70,7 @@ async def test_not_ready_while_the_database_is_locked(configured, database, monk
     monkeypatch.setattr(probe, "DEADLINE", 0.2)
     with closing(sqlite3.connect(database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE").close()
-        status, said = await asyncio.wait_for(ask(health.ready), PATIENCE)
+        status, said = await asyncio.wait_for(ask(health.ready), TIMEOUT)
         other.execute("ROLLBACK").close()
     assert (status, said["layers"]["default"]["status"]) == (503, "failed")
     monkeypatch.undo()

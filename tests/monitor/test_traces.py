@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from channels_lite.delivery.mailbox import Envelope
+from channels_lite.delivery.mailbox import Message
 from channels_lite.layers.base import TRACE, BaseSQLiteChannelLayer
 from channels_lite.monitor import traces
 from tests.conftest import received
@@ -134,7 +134,7 @@ async def test_garbage_for_a_trace_is_no_fault(make_layer, spans, carrier):
     """Whatever a stranger's row carries, its message is delivered."""
     layer = make_layer()
     message = {"type": "told", TRACE: carrier}
-    got = layer._decode("jobs", Envelope(0, layer.serializer.encode(message), 0.0))
+    got = layer._decode("jobs", Message(0, layer.serializer.encode(message), 0.0))
     assert got == {"type": "told"}
     await Heard().dispatch(got)
 

@@ -47,9 +47,9 @@ def say(**what: Any) -> None:
     os.write(1, (json.dumps(what | {"at": time.monotonic()}) + "\n").encode())
 
 
-def on_loop(coroutine: Any, patience: float = 30) -> Any:
+def on_loop(coroutine: Any, timeout: float = 30) -> Any:
     """Runs it on the loop of the second thread."""
-    return asyncio.run_coroutine_threadsafe(coroutine, loop).result(patience)
+    return asyncio.run_coroutine_threadsafe(coroutine, loop).result(timeout)
 
 
 def new_channel(prefix: str = "specific") -> str:
@@ -105,7 +105,7 @@ def receive_on_many(count: int) -> list[str]:
         await asyncio.gather(*joining)
         return channels
 
-    return on_loop(start(), patience=120)
+    return on_loop(start(), timeout=120)
 
 
 def hold_loop(seconds: float) -> None:
@@ -337,7 +337,7 @@ def send_many(
             for number in numbers:
                 await send_one(number)
 
-    on_loop(send_all(), patience=600)
+    on_loop(send_all(), timeout=600)
     return taken
 
 
@@ -357,7 +357,7 @@ def send_each(to: list[str], number: int, *, at_once: bool = False, to_groups: b
             for name in to:
                 await send_one(name)
 
-    on_loop(send_all(), patience=600)
+    on_loop(send_all(), timeout=600)
     return layer.stats.full - before
 
 
@@ -399,7 +399,7 @@ def send_beside(channel: str, message: dict[str, Any]) -> dict[str, Any]:
             turns += 1
         return {"error": repr(sending.exception()), "turns": turns}
 
-    return on_loop(send(), patience=600)
+    return on_loop(send(), timeout=600)
 
 
 def send_for(channel: str, seconds: float) -> int:
@@ -412,7 +412,7 @@ def send_for(channel: str, seconds: float) -> int:
             count += 1
         return count
 
-    return on_loop(send(), patience=seconds + 60)
+    return on_loop(send(), timeout=seconds + 60)
 
 
 def checkpoint() -> None:

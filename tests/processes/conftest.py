@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 # Seconds; nothing that works takes as long, and a fallback look would come later.
-PATIENCE = 20
+TIMEOUT = 20
 LAYERS = ["core.SQLiteChannelLayer", "aio.AIOSQLiteChannelLayer", "notify.NotifyChannelLayer"]
 
 
@@ -42,7 +42,7 @@ class Child:
         self._received: queue.Queue[dict[str, Any]] = queue.Queue()
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
-        assert self._answers.get(timeout=PATIENCE)["ready"]
+        assert self._answers.get(timeout=TIMEOUT)["ready"]
 
     @property
     def pid(self) -> int:
@@ -63,16 +63,16 @@ class Child:
         self._process.stdin.write(json.dumps({"do": command} | arguments) + "\n")
         self._process.stdin.flush()
 
-    def finish(self, patience: float = PATIENCE) -> Any:
+    def finish(self, timeout: float = TIMEOUT) -> Any:
         """The value of the command that was begun."""
-        answer = self._answers.get(timeout=patience)
+        answer = self._answers.get(timeout=timeout)
         assert "error" not in answer, answer["error"]
         return answer["value"]
 
     def replace(self) -> None:
         """It runs its program from the start, in the same process."""
         self.begin("replace")
-        assert self._answers.get(timeout=PATIENCE)["ready"]
+        assert self._answers.get(timeout=TIMEOUT)["ready"]
 
     def wait_until_stopped(self) -> None:
         """At a fail point, or by a signal."""
@@ -100,7 +100,7 @@ class Child:
 
     def received(self) -> dict[str, Any]:
         """The next message that it received: ``received``, ``channel`` and ``at``."""
-        return self._received.get(timeout=PATIENCE)
+        return self._received.get(timeout=TIMEOUT)
 
     def messages(self, count: int) -> list[dict[str, Any]]:
         return [self.received()["received"] for _ in range(count)]
@@ -125,7 +125,7 @@ class Child:
         """Ends its standard input, and so the process; it has to end by itself."""
         try:
             self._process.stdin.close()
-            self._process.wait(PATIENCE)
+            self._process.wait(TIMEOUT)
         finally:
             self.kill()
 
@@ -138,7 +138,7 @@ class Child:
 
 def wait_until(condition: Callable[[], bool]) -> None:
     """For what no event tells of."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)

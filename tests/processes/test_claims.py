@@ -33,7 +33,7 @@ def test_job_of_a_cancelled_receiver_is_for_the_next_worker(start, layer, ends_l
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_job_of_a_receiver_that_timed_out_is_for_the_next_worker(start, layer):
-    """A sync worker polls; the job and the end of its patience come while its loop is busy."""
+    """A sync worker polls; the job and the end of its timeout come while its loop is busy."""
     environment = configured(layer)
     polling, other, sender = (start(layer, **environment) for _ in range(3))
     for number in range(3):

@@ -10,7 +10,7 @@ from contextlib import closing
 import pytest
 
 from channels_lite.monitor.snapshot import processes_of
-from tests.processes.conftest import PATIENCE, child_environment, wait_until
+from tests.processes.conftest import TIMEOUT, child_environment, wait_until
 
 SOON = '{"polling_interval": 0.1}'
 LAYERS = ["core.SQLiteChannelLayer", "aio.AIOSQLiteChannelLayer", "notify.NotifyChannelLayer"]
@@ -95,7 +95,7 @@ def test_end_after_the_alias_was_renamed(folder, layer):
         f"connections.settings['default']['NAME'] = {str(other)!r}\n"
     )
     environment = child_environment(folder, TEST_LAYER=layer)
-    subprocess.run([sys.executable, "-c", script], env=environment, timeout=PATIENCE, check=True)
+    subprocess.run([sys.executable, "-c", script], env=environment, timeout=TIMEOUT, check=True)
     assert not other.exists()
 
 
@@ -154,7 +154,7 @@ def test_script_that_only_sends_exits(folder, layer):
     ended = subprocess.run(
         [sys.executable, "-W", "error", "-c", script],
         env=child_environment(folder, TEST_LAYER=layer),
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         capture_output=True,
         text=True,
         check=False,

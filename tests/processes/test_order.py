@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.processes.conftest import LAYERS, PATIENCE, Child, child_environment, configured
+from tests.processes.conftest import LAYERS, TIMEOUT, Child, child_environment, configured
 
 pytestmark = pytest.mark.usefixtures("write_ahead_log")
 
@@ -37,7 +37,7 @@ def test_order_holds_after_manage_flush(start, folder, layer):
     subprocess.run(
         [sys.executable, "-m", "django", "flush", "--no-input", "-v0"],
         env=child_environment(folder, TEST_LAYER=layer, **environment),
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         check=True,
     )
     after = [heard_of_a_round(receiver, sender, channel) for _ in range(5)]

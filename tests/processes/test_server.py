@@ -11,7 +11,7 @@ import sys
 import pytest
 from websockets.asyncio.client import connect
 
-from tests.processes.conftest import PATIENCE, child_environment
+from tests.processes.conftest import TIMEOUT, child_environment
 
 LAYERS = ["core.SQLiteChannelLayer", "aio.AIOSQLiteChannelLayer", "notify.NotifyChannelLayer"]
 CLIENTS = 60
@@ -35,14 +35,14 @@ def server(request, folder):
         yield f"ws://127.0.0.1:{port}/ws", log
     finally:
         process.terminate()
-        process.wait(PATIENCE)
+        process.wait(TIMEOUT)
 
 
 async def connected(address: str):
     """A client, and the process that serves it; the server may still be starting."""
     while True:
         try:
-            client = await connect(address, open_timeout=PATIENCE)
+            client = await connect(address, open_timeout=TIMEOUT)
         except (ConnectionError, EOFError):
             await asyncio.sleep(0.05)
             continue
@@ -61,13 +61,13 @@ async def both_processes_serve(address: str) -> None:
 async def test_sixty_clients_connect_at_once(server):
     """60 simultaneous connects on two processes all succeed, and all hear what one says."""
     address, log = server
-    await asyncio.wait_for(both_processes_serve(address), PATIENCE)
+    await asyncio.wait_for(both_processes_serve(address), TIMEOUT)
     connecting = asyncio.gather(*(connected(address) for _ in range(CLIENTS)))
-    clients = [client for client, _ in await asyncio.wait_for(connecting, PATIENCE)]
+    clients = [client for client, _ in await asyncio.wait_for(connecting, TIMEOUT)]
     try:
         await clients[0].send(json.dumps({"hello": "all"}))
         hearing = asyncio.gather(*(client.recv() for client in clients))
-        heard = await asyncio.wait_for(hearing, PATIENCE)
+        heard = await asyncio.wait_for(hearing, TIMEOUT)
         assert heard == ['{"hello": "all"}'] * CLIENTS
     finally:
         await asyncio.gather(*(client.close() for client in clients))

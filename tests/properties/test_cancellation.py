@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 
-from tests.conftest import PATIENCE
+from tests.conftest import TIMEOUT
 
 CANCELLATIONS = int(100_000 * float(os.environ.get("CHAOS_SCALE", "0.02")))
 
@@ -47,6 +47,6 @@ async def test_31_nothing_is_lost_by_cancellation(make_layer):
     is_over.set()
     await asyncio.gather(*senders)
     while [len(numbers) for numbers in got.values()] != sent:
-        message = await asyncio.wait_for(here.receive(channel), PATIENCE)
+        message = await asyncio.wait_for(here.receive(channel), TIMEOUT)
         got[message["sender"]].append(message["number"])
     assert got == {sender: list(range(sent[sender])) for sender in got}

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from channels_lite.names import FRAMES
 from channels_lite.wake.datagrams import MAX_DATAGRAM, Frame
-from tests.conftest import PATIENCE
+from tests.conftest import TIMEOUT
 
 #: ``make chaos`` looks at fifty times as many.
 EXAMPLES = max(500, int(25_000 * float(os.environ.get("CHAOS_SCALE", "0.02"))))
@@ -146,7 +146,7 @@ async def test_37_garbage_loses_nothing(make_layer, database):
             for name in (channel, plain):
                 got = []
                 while len(got) < len(expected):
-                    message = await asyncio.wait_for(receiver.receive(name), PATIENCE)
+                    message = await asyncio.wait_for(receiver.receive(name), TIMEOUT)
                     if "good" in message:
                         got.append(message["good"])
                 assert got == expected

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 )
 
 from channels_lite import clock
-from tests.conftest import LAYERS, PATIENCE, use_database
+from tests.conftest import LAYERS, TIMEOUT, use_database
 from tests.properties.model import STEP, Model
 
 #: ``make chaos`` looks at more examples, and at others each time.
@@ -87,7 +87,7 @@ class Machine(RuleBasedStateMachine):
             self.new_channel(process, "tiny")
 
     def run(self, coroutine):
-        return self.loop.run_until_complete(asyncio.wait_for(coroutine, PATIENCE))
+        return self.loop.run_until_complete(asyncio.wait_for(coroutine, TIMEOUT))
 
     def message(self, value):
         return {"number": next(self.numbers), "value": value}

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes.conftest import (  # noqa: F401 - fixtures
-    PATIENCE,
+    TIMEOUT,
     child_environment,
     empty_database,
     folder,
@@ -59,7 +59,7 @@ class Server:
     def kill(self) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait(PATIENCE)
+        self._process.wait(TIMEOUT)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
 from tests.chaos.conftest import SCALE
-from tests.processes.conftest import PATIENCE, wait_until
+from tests.processes.conftest import TIMEOUT, wait_until
 from tests.servers.conftest import Run, Server, free_port
 
 MESSAGES = 200
@@ -41,7 +41,7 @@ async def connected(port: str, server: Server) -> tuple[ClientConnection, int]:
     while True:
         assert server.is_running(), server.log.read_text()
         try:
-            client = await connect(f"ws://127.0.0.1:{port}/ws", open_timeout=PATIENCE)
+            client = await connect(f"ws://127.0.0.1:{port}/ws", open_timeout=TIMEOUT)
         except (ConnectionError, EOFError):
             await asyncio.sleep(0.05)
             continue
@@ -89,7 +89,7 @@ def serve(run: Run, name: str) -> dict[str, Server]:
 @pytest.mark.parametrize("name", SERVERS)
 async def test_clients_of_two_processes_hear_each_other(run: Run, name: str):
     """Each of two clients, served by two processes, hears all that both say, in order, once."""
-    clients = await asyncio.wait_for(two_clients(serve(run, name)), PATIENCE)
+    clients = await asyncio.wait_for(two_clients(serve(run, name)), TIMEOUT)
 
     async def say(client: ClientConnection, by: str) -> None:
         for number in range(MESSAGES):
@@ -97,9 +97,9 @@ async def test_clients_of_two_processes_hear_each_other(run: Run, name: str):
 
     saying = asyncio.gather(*(say(client, by) for client, by in zip(clients, "ab", strict=True)))
     hearing = asyncio.gather(*(heard(client, 2 * MESSAGES) for client in clients))
-    await asyncio.wait_for(saying, PATIENCE)
+    await asyncio.wait_for(saying, TIMEOUT)
     everything = list(range(MESSAGES))
-    assert await asyncio.wait_for(hearing, PATIENCE) == [{"a": everything, "b": everything}] * 2
+    assert await asyncio.wait_for(hearing, TIMEOUT) == [{"a": everything, "b": everything}] * 2
     await asyncio.gather(*(client.close() for client in clients))
 
 
@@ -107,16 +107,14 @@ async def test_clients_of_two_processes_hear_each_other(run: Run, name: str):
 async def test_server_ends_and_leaves_nothing(run: Run, start: Any, folder: Path, name: str):
     """At SIGTERM, with clients connected, all processes end; the next one finds no name of them."""
     servers = serve(run, name)
-    clients = await asyncio.wait_for(two_clients(servers), PATIENCE)
+    clients = await asyncio.wait_for(two_clients(servers), TIMEOUT)
     sidecar = folder / "default.sqlite3-wake"
     dead = {path.name for path in sidecar.iterdir() if path.name != ".upkeep"}
     assert len([token for token in dead if (sidecar / token).is_fifo()]) == 2
     for server in servers.values():
         server.signal(signal.SIGTERM)
     for client in clients:
-        await asyncio.wait_for(
-            client.close() if name == WAITING else client.wait_closed(), PATIENCE
-        )
+        await asyncio.wait_for(client.close() if name == WAITING else client.wait_closed(), TIMEOUT)
     await asyncio.to_thread(wait_until, lambda: all(each.is_gone() for each in servers.values()))
     # Some servers end their processes by a signal, so that nothing at exit runs in them.
     successor = start()
@@ -130,18 +128,18 @@ async def test_view_under_wsgi_and_workers_reach_clients(run: Run):
     port = free_port()
     view = run("gunicorn", "-w", "2", "-b", f"127.0.0.1:{port}", WSGI)
     workers = [run("django", "runworker", "jobs") for _ in range(2)]
-    clients = await asyncio.wait_for(two_clients(servers), PATIENCE)
+    clients = await asyncio.wait_for(two_clients(servers), TIMEOUT)
 
     def ask() -> None:
         for number in range(MESSAGES // 4):
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/say/{number}", timeout=PATIENCE):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/say/{number}", timeout=TIMEOUT):
                 pass
 
     wait_until(lambda: "Booting worker" in view.log.read_text())
     hearing = asyncio.gather(*(heard(client, MESSAGES // 2) for client in clients))
     await asyncio.to_thread(ask)
     everything = list(range(MESSAGES // 4))
-    for numbers in await asyncio.wait_for(hearing, PATIENCE):
+    for numbers in await asyncio.wait_for(hearing, TIMEOUT):
         # Two processes say them, and between two senders there is no order.
         assert (sorted(numbers["view"]), sorted(numbers["worker"])) == (everything, everything)
     await asyncio.gather(*(client.close() for client in clients))
@@ -153,7 +151,7 @@ async def test_view_under_wsgi_and_workers_reach_clients(run: Run):
 async def test_32_clients_that_stay_miss_nothing(run: Run):
     """While others come and go, politely or not, those who stay hear all, in order, once."""
     [(port, server)] = serve(run, "uvicorn").items()
-    clients = await asyncio.wait_for(two_clients({port: server}), PATIENCE)
+    clients = await asyncio.wait_for(two_clients({port: server}), TIMEOUT)
 
     async def come_and_go(visits: int) -> None:
         for visit in range(visits):
@@ -170,7 +168,7 @@ async def test_32_clients_that_stay_miss_nothing(run: Run):
         for number in burst:
             await clients[0].send(json.dumps({"by": "a", "number": number}))
         hearing = asyncio.gather(*(numbers(client, 10) for client in clients))
-        assert await asyncio.wait_for(hearing, PATIENCE) == [burst, burst]
+        assert await asyncio.wait_for(hearing, TIMEOUT) == [burst, burst]
         if churn.done():
             break
     await churn

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
-from tests.processes.conftest import LAYERS, PATIENCE, Child
+from tests.processes.conftest import LAYERS, TIMEOUT, Child
 from tests.servers.conftest import Run, free_port
 from tests.servers.test_servers import ASGI, connected
 
@@ -96,7 +96,7 @@ class Room:
         await send()
         before, count = -1, 0
         while hearing and count > before:  # until all have all, or nothing comes for long
-            _, hearing = await asyncio.wait(hearing, timeout=PATIENCE / 2)
+            _, hearing = await asyncio.wait(hearing, timeout=TIMEOUT / 2)
             before, count = count, sum(map(len, heard))
         for task in hearing:
             task.cancel()
@@ -120,11 +120,11 @@ def told(numbers: list[int]) -> str:
 
 async def streamed(room: Room, senders: list[Callable[[], Awaitable[None]]]) -> None:
     """Each of the senders in turn; each browser hears each of them out."""
-    await asyncio.wait_for(room.open(), 3 * PATIENCE)
+    await asyncio.wait_for(room.open(), 3 * TIMEOUT)
     try:
         heard = {send.__name__: await room.heard(send) for send in senders}
         assert heard == {send.__name__: [COMPLETE] * BROWSERS for send in senders}
-        assert await asyncio.wait_for(room.is_over(), PATIENCE)
+        assert await asyncio.wait_for(room.is_over(), TIMEOUT)
     finally:
         await room.close()
 

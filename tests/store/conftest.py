@@ -16,7 +16,7 @@ from channels_lite.store import Outcome, Store, Work
 from channels_lite.store.aio import AioStore
 from channels_lite.store.direct import DirectStore
 from channels_lite.store.django import DjangoStore
-from tests.conftest import PATIENCE
+from tests.conftest import TIMEOUT
 
 MARK = """
     INSERT INTO channels_lite_groupmembership (group_name, channel_name, expires_at, joined_at)
@@ -88,7 +88,7 @@ class Asked:
             self._loop.call_soon_threadsafe(self._future.set_result, None)
 
     async def outcome(self) -> Outcome[Any]:
-        await asyncio.wait_for(self._future, PATIENCE)
+        await asyncio.wait_for(self._future, TIMEOUT)
         [outcome] = self.outcomes
         return outcome
 
@@ -96,7 +96,7 @@ class Asked:
         return (await self.outcome()).result()
 
     def value_without_loop(self) -> Any:
-        assert self._is_done.wait(PATIENCE)
+        assert self._is_done.wait(TIMEOUT)
         [outcome] = self.outcomes
         return outcome.result()
 

@@ -7,7 +7,7 @@ import threading
 from contextlib import closing
 
 from channels_lite.store.aio import AioStore
-from tests.conftest import PATIENCE
+from tests.conftest import TIMEOUT
 from tests.processes.conftest import wait_until
 
 BOOT = "INSERT INTO channels_lite_boot VALUES (1, '{}', 0, 0, 0, 1)"
@@ -28,17 +28,17 @@ def test_20_nothing_goes_into_a_file_that_was_replaced(database, migrated):
     def work(execute):
         execute("SELECT 1", ())
         is_inside.set()
-        may_end.wait(PATIENCE)
+        may_end.wait(TIMEOUT)
 
-    store.submit(work, lambda outcome: None, write=False)
-    assert is_inside.wait(PATIENCE)
-    store.submit(lambda execute: execute("SELECT 1", ()), lambda _: is_idle.set(), write=False)
-    assert is_idle.wait(PATIENCE)
+    store.submit(work, lambda outcome: None)
+    assert is_inside.wait(TIMEOUT)
+    store.submit(lambda execute: execute("SELECT 1", ()), lambda _: is_idle.set())
+    assert is_idle.wait(TIMEOUT)
     fresh.replace(database)
     store.tidy()
     wait_until(lambda: store._pool is None)
-    store.submit(lambda execute: execute(MARK, ()), lambda _: is_done.set(), write=True)
-    assert is_done.wait(PATIENCE)
+    store.transact(lambda execute: execute(MARK, ()), lambda _: is_done.set())
+    assert is_done.wait(TIMEOUT)
     may_end.set()
     store.close()
     with closing(sqlite3.connect(database)) as connection:

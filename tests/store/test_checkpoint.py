@@ -66,13 +66,13 @@ async def test_failed_checkpoint_costs_no_send(database, monkeypatch, caplog):
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", fail_to_start)
         for number in range(3):
-            await Asked(store, mark(str(number)), write=True).value()
-        assert await Asked(store, marks, write=False).value() == [*"012"]
+            await Asked(store, mark(str(number)), "transact").value()
+        assert await Asked(store, marks).value() == [*"012"]
     [warning] = caplog.records
     assert "can't start new thread" in warning.getMessage()
     reached = threading.Event()
     monkeypatch.setitem(failpoints.actions, "holding_checkpoint", reached.set)
-    await Asked(store, mark("3"), write=True).value()
+    await Asked(store, mark("3"), "transact").value()
     await until(reached.is_set)
     await asyncio.to_thread(store.close)
 

@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from channels_lite.models import Event, GroupMembership
-from channels_lite.store import rooms, sql, upkeep
+from channels_lite.store import occupancy, sql, upkeep
 
 BY_CHANNEL = "USING INDEX channels_lite_event_channel"
 COVERING = "USING COVERING INDEX channels_lite_event_channel"
@@ -25,7 +25,7 @@ def execute(database):
 @pytest.mark.parametrize(
     ("statement", "index"),
     [
-        (rooms.COUNT, COVERING),
+        (occupancy.COUNT, COVERING),
         (sql.READ, BY_CHANNEL),
         (sql.SIZE, BY_CHANNEL),
         (sql.SIZES, BY_CHANNEL),
@@ -35,7 +35,7 @@ def execute(database):
         (sql.IS_WAITING, BY_CHANNEL),
         (sql.CLAIM, BY_CHANNEL),
         (sql.DELETE_READ, BY_CHANNEL),
-        (rooms.DROP_EXPIRED, BY_CHANNEL),
+        (occupancy.DROP_EXPIRED, BY_CHANNEL),
         (sql.MEMBERS, BY_GROUP),
         (sql.LEAVE, BY_GROUP),
     ],
@@ -101,10 +101,10 @@ def test_what_was_read_before_ids_began_anew_deletes_nobody(execute, what):
         upkeep.renew(execute, generation)
     else:
         insert(execute, name)
-    sql.release(execute, sql.Release(generation, {name: last}))
+    sql.acknowledge(execute, sql.Acknowledgement(generation, {name: last}))
     assert execute("SELECT channel_name FROM channels_lite_event", ()) == [(name,)]
     now = sql.table(execute)
-    sql.release(execute, sql.Release(now.generation, {name: now.last_id}))
+    sql.acknowledge(execute, sql.Acknowledgement(now.generation, {name: now.last_id}))
     assert execute("SELECT channel_name FROM channels_lite_event", ()) == []
 
 

@@ -16,21 +16,21 @@ from django.db import connections
 
 from channels_lite.errors import StoreUnavailable
 from channels_lite.store import gate, writing
-from tests.conftest import PATIENCE, until
+from tests.conftest import TIMEOUT, until
 from tests.store.conftest import Asked, fail_to_start, mark, marks
 
 
 async def test_order_among_writes(store, foreign):
     """While a write waits for another process others wait behind it, and reads go on."""
     foreign.execute("BEGIN IMMEDIATE")
-    first, second = (Asked(store, mark(name), write=True) for name in ("first", "second"))
-    assert await Asked(store, marks, write=False).value() == []
+    first, second = (Asked(store, mark(name), "transact") for name in ("first", "second"))
+    assert await Asked(store, marks).value() == []
     assert not first.outcomes
     foreign.execute("COMMIT")
-    third = Asked(store, mark("third"), write=True)
+    third = Asked(store, mark("third"), "transact")
     for asked in (first, second, third):
         await asked.value()
-    written = await Asked(store, marks, write=False).value()
+    written = await Asked(store, marks).value()
     if type(store).__name__ == "AioStore":  # whose connections write side by side
         written.sort()
     assert written == ["first", "second", "third"]
@@ -41,18 +41,18 @@ async def test_lock_is_given_up_on_after_the_timeout(make_store, foreign, monkey
     monkeypatch.setitem(connections.settings["channels"], "OPTIONS", {"timeout": 0.1})
     store = make_store()
     foreign.execute("BEGIN IMMEDIATE")
-    works = [Asked(store, mark("void"), write=True) for _ in range(2)]
+    works = [Asked(store, mark("void"), "transact") for _ in range(2)]
     for asked in works:
         with pytest.raises(StoreUnavailable, match="stayed locked"):
             await asked.value()
     foreign.execute("COMMIT")
-    await Asked(store, mark("real"), write=True).value()
-    assert await Asked(store, marks, write=False).value() == ["real"]
+    await Asked(store, mark("real"), "transact").value()
+    assert await Asked(store, marks).value() == ["real"]
 
 
 async def test_fork_need_not_wait_for_who_waits(store, foreign, monkeypatch):
     """Nobody is inside SQLite while it is another process that has the lock."""
-    monkeypatch.setattr(gate, "PATIENCE", PATIENCE)
+    monkeypatch.setattr(gate, "TIMEOUT", TIMEOUT)
     foreign.execute("BEGIN IMMEDIATE")
     tries = []
 
@@ -60,7 +60,7 @@ async def test_fork_need_not_wait_for_who_waits(store, foreign, monkeypatch):
         tries.append(1)
         mark("x")(execute)
 
-    asked = Asked(store, work, write=False)
+    asked = Asked(store, work)
     await until(lambda: len(tries) > 1)
     await asyncio.to_thread(store.pause)
     is_inside = store._gate._inside
@@ -80,22 +80,21 @@ async def test_nobody_but_us_waits(make_store, monkeypatch, kind):
         commands = ["PRAGMA busy_timeout = 5000", "PRAGMA journal_mode = WAL"]
         command = "; ".join(commands if kind == "pragma first" else commands[::-1])
         monkeypatch.setitem(connections.settings["channels"], "OPTIONS", {"init_command": command})
-    asked = Asked(store, lambda execute: execute("PRAGMA busy_timeout", ()), write=False)
+    asked = Asked(store, lambda execute: execute("PRAGMA busy_timeout", ()))
     assert [tuple(row) for row in await asked.value()] == [(0,)]
 
 
-@pytest.mark.parametrize("how", ["submit", "persist"])
+@pytest.mark.parametrize("how", ["transact", "persist"])
 async def test_no_thread_to_be_had(store, foreign, monkeypatch, how):
     """Done all the same, or its outcome says so; and what is asked for later is done."""
-    options = {"write": True} if how == "submit" else {}
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", fail_to_start)
         foreign.execute("BEGIN IMMEDIATE")
-        asked = Asked(store, mark("first"), how, **options)
+        asked = Asked(store, mark("first"), how)
         foreign.execute("COMMIT")
         outcome = await asked.outcome()
-    await Asked(store, mark("second"), how, **options).value()
-    written = await Asked(store, marks, write=False).value()
+    await Asked(store, mark("second"), how).value()
+    written = await Asked(store, marks).value()
     if outcome.error is None:
         assert written == ["first", "second"]
     else:
@@ -126,9 +125,8 @@ async def test_nothing_is_kept_of_a_work(store):
 
     layer = Layer()
     is_gone = weakref.finalize(layer, lambda: None)
-    for write in (True, False):
-        await Asked(store, layer.work, write=write).value()
-    await Asked(store, layer.work, "persist").value()
+    for how in ("submit", "transact", "persist"):
+        await Asked(store, layer.work, how).value()
     del layer
     gc.collect()
     await until(lambda: not is_gone.alive)
@@ -153,15 +151,15 @@ async def test_dropped_store_gives_everything_back(make_store, database):
     for name in ("first", "second"):
         with closing(sqlite3.connect(database, isolation_level=None)) as foreign:
             foreign.execute("BEGIN IMMEDIATE")
-            asked = Asked(store, mark(name), write=True)
+            asked = Asked(store, mark(name), "transact")
             store.drop()
             foreign.execute("COMMIT")
             await asked.value()
         await until(lambda: held(database.parent) == before)
 
 
-@pytest.mark.parametrize("write", [True, False])
-async def test_dropped_from_within(make_store, database, write):
+@pytest.mark.parametrize("how", ["submit", "transact"])
+async def test_dropped_from_within(make_store, database, how):
     """By the garbage collector, on the thread that is inside the store just now."""
     before = held(database.parent)
     store = make_store()
@@ -171,7 +169,7 @@ async def test_dropped_from_within(make_store, database, write):
         store.drop()
         return value
 
-    assert [tuple(row) for row in await Asked(store, work, write=write).value()] == [(1,)]
+    assert [tuple(row) for row in await Asked(store, work, how).value()] == [(1,)]
     await until(lambda: held(database.parent) == before)
 
 
@@ -187,7 +185,7 @@ async def test_dropped_in_the_midst_of_submitting(make_store, database, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", drop_and_start)
-        asked = Asked(store, mark("first"), write=True)
+        asked = Asked(store, mark("first"), "transact")
         await asked.value()
     store.drop()
     await until(lambda: held(database.parent) == before)
@@ -198,23 +196,23 @@ async def test_closing_waits_for_what_is_queued(store, foreign):
     foreign.execute("BEGIN IMMEDIATE")
     asked = Asked(store, mark("first"), "persist")
     is_closing = asyncio.create_task(asyncio.to_thread(store.close))
-    await Asked(store, marks, write=False).value()
+    await Asked(store, marks).value()
     foreign.execute("COMMIT")
     await is_closing
     assert asked.outcomes
-    assert await Asked(store, marks, write=False).value() == ["first"]
+    assert await Asked(store, marks).value() == ["first"]
 
 
 async def test_replaced_file_is_opened_anew(store, database, migrated):
     """By what is submitted after that was noticed."""
-    assert await Asked(store, marks, write=False).value() == []
+    assert await Asked(store, marks).value() == []
     fresh = database.with_name("fresh")
     fresh.write_bytes(migrated)
     with closing(sqlite3.connect(fresh)) as connection, connection:
         mark("fresh")(connection.execute)
     fresh.replace(database)
     store.tidy()
-    assert await Asked(store, marks, write=False).value() == ["fresh"]
+    assert await Asked(store, marks).value() == ["fresh"]
 
 
 async def test_done_that_fails_is_not_the_end(store, caplog):
@@ -224,15 +222,15 @@ async def test_done_that_fails_is_not_the_end(store, caplog):
         raise RuntimeError("a bug")
 
     def submit():
-        store.submit(mark("first"), done, write=True)
+        store.transact(mark("first"), done)
 
     if type(store).__name__ == "DirectStore":
         with pytest.raises(RuntimeError, match="a bug"):
             submit()
     else:
         submit()
-    await Asked(store, mark("second"), write=True).value()
-    assert "second" in await Asked(store, marks, write=False).value()
+    await Asked(store, mark("second"), "transact").value()
+    assert "second" in await Asked(store, marks).value()
 
 
 @pytest.mark.parametrize("statement", ["BEGIN IMMEDIATE", "COMMIT", "SELECT 1"])

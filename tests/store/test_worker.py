@@ -7,7 +7,7 @@ import threading
 from channels_lite.store import Outcome
 from channels_lite.store.attempt import Attempt
 from channels_lite.store.worker import Worker
-from tests.conftest import PATIENCE
+from tests.conftest import TIMEOUT
 
 
 def test_put_in_as_the_thread_ends(database):
@@ -26,7 +26,7 @@ def test_put_in_as_the_thread_ends(database):
 
     worker = Worker("test", lambda attempt: Outcome(), lambda *refused: None, idle=0, at_end=at_end)
     worker.put(attempt("first"))
-    assert is_done.wait(PATIENCE)
-    worker.join(PATIENCE)
+    assert is_done.wait(TIMEOUT)
+    worker.join(TIMEOUT)
     assert done == ["first", "second"]
     assert not worker.is_busy

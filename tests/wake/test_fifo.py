@@ -68,7 +68,7 @@ def test_file_in_a_channel_s_place_stops_no_burial(make, tmp_path):
     fifo = make("b")
     (tmp_path / "wake" / "@jobs").touch()
     os.mkfifo(tmp_path / "wake" / "dead")
-    assert fifo.dead() == {"dead"}
-    fifo.bury({"dead"})
+    assert fifo.stale() == {"dead"}
+    fifo.remove_stale({"dead"})
     assert not (tmp_path / "wake" / "dead").exists()
     (tmp_path / "wake" / "@jobs").unlink()

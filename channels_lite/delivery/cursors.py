@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import threading
 
-from channels_lite.store.sql import FlushMark, Look, Looked, Release, Row
+from channels_lite.store.sql import Acknowledgement, FlushMark, Look, Looked, Row
 
-__all__ = ["Reading"]
+__all__ = ["Cursors"]
 
 # Non-local names that a look asks for one by one; with more it asks which names have rows at all.
 NAMES = 16
 
 
-class Reading:
+class Cursors:
     """The cursors of this process, and what it is through with."""
 
     def __init__(self, token: str) -> None:
@@ -37,7 +37,7 @@ class Reading:
         self._last = 0
         #: Names with rows to delete, by the id of the last one; and how many rows that are.
         self._read: dict[str, int] = {}
-        self.unreleased = 0
+        self.unacknowledged = 0
         #: The generation that the cursors are of.
         self.generation = 0
         #: The last flush that this process knows of.
@@ -76,7 +76,7 @@ class Reading:
             self._cursors.clear()
             self._seen.clear()
             self._read.clear()
-            self._last = self.unreleased = 0
+            self._last = self.unacknowledged = 0
 
     def fresh(self, asked: Look, looked: Looked) -> dict[str, list[Row]]:
         """Those of the rows found that were not read before; they count as read now.
@@ -95,7 +95,7 @@ class Reading:
                 if not asked.deletes and last > cursor:
                     self._last = max(self._last, last)
                     self._cursors[name] = self._read[name] = last
-                    self.unreleased += len(found)
+                    self.unacknowledged += len(found)
                 if new:
                     rows[name] = new
         return rows
@@ -105,14 +105,14 @@ class Reading:
         with self._lock:
             self._seen[name] = max(self._seen.get(name, 0), row)
 
-    def to_release(self) -> Release:
+    def to_acknowledge(self) -> Acknowledgement:
         """What this process is through with, to tell the table; `restore` it if that fails."""
         with self._lock:
-            through = Release(self.generation, self._read)
-            self._read, self.unreleased = {}, 0
+            through = Acknowledgement(self.generation, self._read)
+            self._read, self.unacknowledged = {}, 0
         return through
 
-    def released(self, through: Release) -> None:
+    def acknowledged(self, through: Acknowledgement) -> None:
         """What was told is done, and no look is under way that may have read it before."""
         with self._lock:
             if through.generation == self.generation:
@@ -120,7 +120,7 @@ class Reading:
                     if self._cursors.get(name) == cursor:
                         del self._cursors[name]
 
-    def restore(self, through: Release) -> None:
+    def restore(self, through: Acknowledgement) -> None:
         """Puts back what could not be told."""
         with self._lock:
             if through.generation == self.generation:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from channels_lite.store import Execute
 
-__all__ = ["Rooms"]
+__all__ = ["Occupancy"]
 
 COUNT = """
     SELECT (SELECT count(*) FROM
@@ -19,7 +19,7 @@ DROP_EXPIRED = "DELETE FROM channels_lite_event WHERE channel_name = ? AND expir
 NOWHERE = (0, -1)
 
 
-class Rooms:
+class Occupancy:
     """How full plain channels are, without counting for each message.
 
     A channel that had room for n messages when the table's last id was i has room as long as ids
@@ -43,9 +43,9 @@ class Rooms:
         """Ids have begun again."""
         self._safe.clear()
 
-    def unremembered(self) -> Rooms:
+    def unremembered(self) -> Occupancy:
         """The same for a transaction that may be rolled back, and its ids with it."""
-        return Rooms(self._capacity)
+        return Occupancy(self._capacity)
 
     def count(self, execute: Execute, channel: str, now: float) -> bool:
         """Counts, and remembers.  Whether there is room.  In a transaction."""
