@@ -20,7 +20,7 @@ from functools import partial
 
 from channels_lite.clock import Clock
 from channels_lite.delivery.availability import CLAIMS, Availability
-from channels_lite.delivery.mailboxes import Mailboxes
+from channels_lite.delivery.plain import AllMailboxes
 from channels_lite.failpoints import reach
 from channels_lite.loops import soon
 from channels_lite.store import Outcome, Store, sql
@@ -37,7 +37,7 @@ class Claims:
         self,
         *,
         store: Store,
-        mailboxes: Mailboxes,
+        mailboxes: AllMailboxes,
         clock: Clock,
         decrypt: Callable[[bytes], bytes | None],
         wake: Callable[[Iterable[str]], None],

@@ -27,7 +27,7 @@ from channels_lite.delivery.mailbox import Mailbox, Message, fail
 from channels_lite.delivery.stats import Stats
 from channels_lite.loops import running_loop
 from channels_lite.names import split
-from channels_lite.store.sql import Claimed, FlushMark
+from channels_lite.store.sql import FlushMark
 
 __all__ = ["Arrival", "Mailboxes"]
 
@@ -43,9 +43,7 @@ class Mailboxes:
         self._stats = stats
         self._lock = threading.Lock()
         self._mailboxes: dict[str, Mailbox] = {}
-        #: Those of plain channels, once more: a claim asks for each, and there are few.
-        self._plain: dict[str, Mailbox] = {}
-        #: Non-local names of process-local channels, with how many mailboxes each has.
+        #: Non-local names, with how many mailboxes each has.
         self._names: Counter[str] = Counter()
         #: Full channels; and those that became so, or are so no longer, since senders were told.
         self.full: set[str] = set()
@@ -90,15 +88,6 @@ class Mailboxes:
             self._add(channel, mailbox, message, running_loop())
             return True
 
-    def put_claimed(self, name: str, claimed: Iterable[tuple[Claimed, bytes]]) -> None:
-        """Adds claimed rows, with their data decrypted, to a plain channel."""
-        running = running_loop()
-        with self._lock:
-            mailbox = self._mailboxes.get(name) or self._mailbox(name)
-            for row, data in claimed:
-                mailbox.claimed[row.id] = row
-                self._add(name, mailbox, Message(row.id, data, row.expires_at), running)
-
     def _has_no_room(self, channel: str, mailbox: Mailbox, now: float) -> bool:
         self._drop_expired(channel, mailbox, now)
         return mailbox.is_full
@@ -120,11 +109,12 @@ class Mailboxes:
 
     def _mailbox(self, channel: str) -> Mailbox:
         mailbox = self._mailboxes[channel] = Mailbox(self._limit(channel))
-        if "!" in channel:
-            self._names[split(channel)[0]] += 1
-        else:
-            self._plain[channel] = mailbox
+        self._names[split(channel)[0]] += 1
         return mailbox
+
+    def _forget(self, channel: str) -> None:
+        del self._mailboxes[channel]
+        self._names[split(channel)[0]] -= 1
 
     # Receivers
 
@@ -209,38 +199,6 @@ class Mailboxes:
                     with suppress(RuntimeError):  # its loop is closed
                         fail(receiver, error)
 
-    # Plain channels
-
-    def plain_channels(self) -> set[str]:
-        """Plain channels that somebody waits for."""
-        with self._lock:
-            return {name for name, mailbox in self._plain.items() if mailbox.receivers}
-
-    def wanted(self, channels: Iterable[str]) -> dict[str, int]:
-        """Of these plain channels, how many messages each has a receiver for, if it has any."""
-        wanted = {}
-        with self._lock:
-            for name in channels:
-                mailbox = self._plain.get(name)
-                if mailbox is not None:
-                    self._receivers -= mailbox.forget_closed_loops()
-                    missing = len(mailbox.receivers) - len(mailbox.messages)
-                    if missing > 0:
-                        wanted[name] = missing
-        return wanted
-
-    def unwanted(self) -> list[tuple[str, Claimed]]:
-        """Takes out the claimed rows that nobody here waits for any more, with their channel."""
-        unwanted = []
-        with self._lock:
-            for name, mailbox in self._plain.items():
-                if mailbox.messages:
-                    self._receivers -= mailbox.forget_closed_loops()
-                    while mailbox.messages and not mailbox.receivers:
-                        unwanted.append((name, mailbox.claimed[mailbox.messages[0].id]))
-                        self._pop(name, mailbox)
-        return unwanted
-
     # Upkeep
 
     def take_changed(self) -> set[str]:
@@ -264,9 +222,7 @@ class Mailboxes:
                 self._drop_expired(name, mailbox, now)
                 self._receivers -= mailbox.forget_closed_loops()
                 if not mailbox.messages and not mailbox.receivers:
-                    del self._mailboxes[name]
-                    if self._plain.pop(name, None) is None:
-                        self._names[split(name)[0]] -= 1
+                    self._forget(name)
             del self._to_sweep[-most:]
             return bool(self._to_sweep)
 
@@ -274,7 +230,7 @@ class Mailboxes:
         """The non-local names of the process-local channels in use."""
         with self._lock:
             self._names = +self._names
-            return set(self._names)
+            return {name for name in self._names if name.endswith("!")}
 
     def shift(self, seconds: float) -> None:
         """Puts off when messages expire: the clock that they expire by was set."""

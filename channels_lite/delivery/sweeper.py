@@ -17,7 +17,7 @@ from channels_lite.delivery.availability import Availability
 from channels_lite.delivery.claims import Claims
 from channels_lite.delivery.cursors import Cursors
 from channels_lite.delivery.frames import FrameSender
-from channels_lite.delivery.mailboxes import Mailboxes
+from channels_lite.delivery.plain import AllMailboxes
 from channels_lite.delivery.reader import Reader
 from channels_lite.delivery.stats import Stats
 from channels_lite.loops import soon
@@ -50,7 +50,7 @@ class Sweeper:
         presence: Presence | None,
         clock: Clock,
         stats: Stats,
-        mailboxes: Mailboxes,
+        mailboxes: AllMailboxes,
         cursors: Cursors,
         reader: Reader,
         claims: Claims,

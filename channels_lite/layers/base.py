@@ -5,35 +5,30 @@ Names, send, receive, groups and flush; how it is done is the `engine`'s.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import logging
 import re
 import weakref
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, ClassVar, Protocol
 
 from channels.exceptions import ChannelFull, MessageTooLarge
 from channels.layers import BaseChannelLayer
 from django.core.exceptions import ImproperlyConfigured
 
-from channels_lite import process, signals
-from channels_lite.clock import boot_id
+from channels_lite import process
 from channels_lite.config import Config
 from channels_lite.delivery.capacity import PLAIN, Capacities
 from channels_lite.delivery.mailbox import Message
 from channels_lite.delivery.stats import Stats
-from channels_lite.errors import ForeignChannel, InvalidMessage
+from channels_lite.errors import InvalidMessage
 from channels_lite.layers.engine import Engine
-from channels_lite.loops import PER_ITERATION, call_on, is_ending, settle
-from channels_lite.names import require_valid, split
+from channels_lite.layers.parts import Parts
+from channels_lite.names import require_valid
 from channels_lite.process import enter
 from channels_lite.serializers import SerializerDoesNotExist, UndecodableMessage, registry
-from channels_lite.store import Execute, Store, is_in_memory, sql, upkeep
-from channels_lite.store.django import transaction_of_caller
+from channels_lite.store import Store, upkeep
 from channels_lite.wake import Waiter
-from channels_lite.wake.hooks import hooks
 
 __all__ = ["MAX_MESSAGE_SIZE", "BaseSQLiteChannelLayer"]
 
@@ -106,8 +101,8 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         weakref.finalize(self, process.drop, self._engine).atexit = False
 
     @staticmethod
-    def make_waiter(engine: Engine) -> Waiter:
-        """How ``engine`` learns of rows."""
+    def make_waiter(parts: Parts) -> Waiter:
+        """How it learns of rows."""
         raise NotImplementedError
 
     @property
@@ -167,21 +162,8 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         enter()
         self.require_valid_channel_name(channel)
         data = self._encode(message)
-        engine = self._engine
-        now = engine.clock.now() or await engine.generations.ask()
-        envelope = sql.Envelope(*split(channel), channel, data, now, now + self.expiry)
-        if transaction_of_caller(self.database) is not None:
-            envelopes = engine.outgoing.encrypted([envelope])
-            full = await engine.outgoing.write(partial(sql.insert_all, envelopes=envelopes))
-        else:
-            full = await engine.outgoing.send([envelope])
-        if full:
-            engine.stats.full += 1
-            signals.send(signals.channel_full, self.database, channel=channel, group=None, count=1)
-            # A sender that tries again at once would hold the loop.
-            await engine.outgoing.yield_loop()
+        if not await self._engine.sending.send(channel, data, self.expiry):
             raise ChannelFull(channel)
-        engine.stats.sent += 1
 
     async def group_send(self, group: str, message: Mapping[str, Any]) -> None:
         """Gives ``message`` to every member of ``group``; those that are full miss it.
@@ -191,29 +173,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """
         enter()
         self.require_valid_group_name(group)
-        data = self._encode(message)
-        engine = self._engine
-        now = engine.clock.now() or await engine.generations.ask()
-        envelopes: list[sql.Envelope] = []
-
-        def address(members: list[sql.Member]) -> list[sql.Envelope]:
-            for name, recipients, _ in members:
-                envelopes.append(sql.Envelope(name, recipients, "", data, now, now + self.expiry))
-            return envelopes
-
-        def operation(execute: Execute, batch: sql.Batch) -> int:
-            envelopes.clear()
-            members = sql.group_members(execute, group, now)
-            return sql.insert_all(execute, batch, engine.outgoing.encrypted(address(members)))
-
-        if transaction_of_caller(self.database) is not None:
-            missed = await engine.outgoing.write(operation)
-        else:
-            find = partial(engine.groups.members, group=group, now=now)
-            missed = await engine.outgoing.send(address(await engine.outgoing.read(find)))
-        engine.stats.group_sent += 1
-        if missed:
-            engine.missed.by_group(group, missed, envelopes[0].name)
+        await self._engine.sending.group_send(group, self._encode(message), self.expiry)
 
     def _encode(self, message: Mapping[str, Any]) -> bytes:
         if not isinstance(message, dict):
@@ -237,37 +197,10 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         of another process.
         """
         enter()
-        engine = self._engine
-        mailboxes = engine.mailboxes
-        # On a name of this process that new_channel() did not make, rows may wait already.
-        is_new_name = not mailboxes.is_served(channel) and self._own(channel)
-        if engine.clock.began_at is None:
-            await engine.generations.ask()
-        loop = asyncio.get_running_loop()
-        is_plain = "!" not in channel
-        receiver = None
-        if self._taken >= PER_ITERATION:
-            self._taken = 0
-            engine.arm(channel, loop, is_new_name=is_new_name)  # it may never have to wait
-            await asyncio.sleep(0)
-        while True:
-            taken = mailboxes.take(channel, engine.clock.now(), receiver)
-            if mailboxes.changed:
-                engine.mark()
-            if taken is not None:
-                self._taken = self._taken + 1 if receiver is None else 0
-                message = self._decode(channel, taken)
-                if message is not None:
-                    return message
-            receiver = mailboxes.wait(channel, loop, keeps_place=receiver is not None)
-            try:
-                engine.arm(channel, loop, is_new_name=is_new_name)
-                is_new_name = False
-                await receiver
-            except BaseException:
-                if mailboxes.leave(channel, receiver) and is_plain:
-                    engine.claims.requeue()
-                raise
+        receiving = self._engine.receiving
+        if not receiving.is_served(channel):
+            self.require_valid_channel_name(channel)
+        return await receiving.receive(channel, self._decode)
 
     def _decode(self, channel: str, taken: Message) -> dict[str, Any] | None:
         stats = self._engine.stats
@@ -287,18 +220,6 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             stats.observe(max(0.0, self._engine.clock.now() - sent_at))
         return message
 
-    def _own(self, channel: str) -> bool:
-        self.require_valid_channel_name(channel)
-        if "!" not in channel:
-            return False
-        name = split(channel)[0]
-        if not name.endswith(f"{self._engine.token}!"):
-            raise ForeignChannel(
-                f"{channel} is another process's: only what made a channel by new_channel() can "
-                "receive on it"
-            )
-        return self._engine.cursors.own(name)
-
     # Groups
 
     async def group_add(self, group: str, channel: str) -> None:
@@ -306,26 +227,15 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         enter()
         self.require_valid_group_name(group)
         self.require_valid_channel_name(channel)
-        engine = self._engine
-        now = engine.clock.now() or await engine.generations.ask()
-        expires_at = now + self.group_expiry
-        engine.has_joined = True
-
-        def operation(execute: Execute, batch: sql.Batch) -> None:
-            sql.join(execute, group, channel, batch.now, expires_at)
-
-        await self._engine.outgoing.write(operation)
+        self._engine.has_joined = True
+        await self._engine.sending.join(group, channel, self.group_expiry)
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Ends a membership; nothing happens if there is none."""
         enter()
         self.require_valid_group_name(group)
         self.require_valid_channel_name(channel)
-
-        def operation(execute: Execute, batch: sql.Batch) -> None:
-            sql.leave(execute, group, channel)
-
-        await self._engine.outgoing.write(operation)
+        await self._engine.sending.leave(group, channel)
 
     async def group_channels(self, group: str) -> list[str]:
         """The members of ``group``, sorted: full names.  An extra beside the specification.
@@ -334,40 +244,14 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """
         enter()
         self.require_valid_group_name(group)
-        outgoing = self._engine.outgoing
-        now = self._engine.clock.now() or await self._engine.generations.ask()
-        find = partial(sql.group_members, group=group, now=now)
-        if transaction_of_caller(self.database) is not None:
-            members = await outgoing.write(lambda execute, _: find(execute))
-        else:
-            members = await outgoing.read(find)
-        return sorted(
-            member.name + recipient
-            for member in members
-            for recipient in member.recipients.split(",")
-        )
+        return await self._engine.sending.members(group)
 
     # The rest
 
     async def flush(self) -> None:
         """Deletes all messages and groups, in the table and in the memory of every process."""
         enter()
-        engine = self._engine
-        if engine.clock.began_at is None:
-            await engine.generations.ask()
-        boot, began_at = boot_id(), engine.clock.began_at or 0.0
-
-        def operation(execute: Execute, batch: sql.Batch) -> sql.FlushMark:
-            with batch.transaction(execute):
-                upkeep.flush(execute, batch.now, boot, began_at)
-                return sql.table(execute).flushed
-
-        def tell(flushed: sql.FlushMark) -> None:
-            for other in process.members(Engine):  # those of this process need not look to know
-                other.flushed(engine.source.path, flushed)
-            hooks.wake_all(engine.source.sidecar_bytes)
-
-        await engine.outgoing.write(operation, tell)
+        await self._engine.flush()
 
     async def clean_expired(
         self, on_step: Callable[[int], None] = lambda seen: None, kept: int = upkeep.KEPT
@@ -379,22 +263,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         could see to it: in a database of the channels' own.
         """
         enter()
-        engine = self._engine
-        if engine.clock.began_at is None:
-            await engine.generations.ask()
-        deleted = 0
-        is_callers = transaction_of_caller(self.database) is not None
-        sweep = upkeep.Sweep((), None if is_callers or is_in_memory(self.database) else kept)
-        while not sweep.is_done:
-            if is_callers:
-                deleted += await engine.outgoing.write(
-                    lambda execute, batch: sweep.step(execute, batch.now)
-                )
-            else:
-                step = partial(sweep.step, now=engine.clock.now())
-                deleted += await engine.outgoing.read(step)
-            on_step(sweep.seen)
-        return deleted
+        return await self._engine.clean_expired(on_step, kept)
 
     async def close(self) -> None:
         """Gives back what the layer holds.  It works again when it is used again.
@@ -402,19 +271,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         Coroutines that wait in ``receive()``, on whatever loop, use it again at once.
         """
         enter()
-        loop = asyncio.get_running_loop()
-        engine = self._engine
-        has_given_back = loop.create_future()
-        try:
-            engine.close(partial(call_on, loop, settle, has_given_back))
-            if transaction_of_caller(self.database) is None:  # whose lock it would wait for
-                await has_given_back
-            if is_ending():
-                engine.store.close()
-            else:
-                await asyncio.to_thread(engine.store.close)  # it waits for what is under way
-        finally:
-            engine.go_on()
+        await self._engine.close_in_order()
 
     def serialize(self, message: Mapping[str, Any]) -> bytes:
         """The ``data`` of an ``Event`` with this message.  Raises as ``send`` does."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from channels_lite.layers.base import BaseSQLiteChannelLayer
-from channels_lite.layers.engine import Engine
+from channels_lite.layers.parts import Parts
 from channels_lite.store.django import DjangoStore
 from channels_lite.wake import Waiter
 from channels_lite.wake.poll import PollWaiter
@@ -17,8 +17,8 @@ class SQLiteChannelLayer(BaseSQLiteChannelLayer):
     store_class = DjangoStore
 
     @staticmethod
-    def make_waiter(engine: Engine) -> Waiter:
+    def make_waiter(parts: Parts) -> Waiter:
         """Looks every ``polling_interval`` seconds (0.1)."""
         return PollWaiter(
-            engine.sweeper.look, engine.sweeper.tick, engine.interval, presence=engine.presence
+            parts.sweeper.look, parts.sweeper.tick, parts.interval, presence=parts.presence
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from channels_lite.layers.base import BaseSQLiteChannelLayer
-from channels_lite.layers.engine import Engine
+from channels_lite.layers.parts import Parts
 from channels_lite.store.direct import DirectStore
 from channels_lite.wake import Waiter
 from channels_lite.wake.listener import Listener
@@ -21,23 +21,23 @@ class NotifyChannelLayer(BaseSQLiteChannelLayer):
     default_interval = 5.0
 
     @staticmethod
-    def make_waiter(engine: Engine) -> Waiter:
+    def make_waiter(parts: Parts) -> Waiter:
         """Sleeps on a FIFO; looks every ``polling_interval`` seconds (5) all the same."""
-        if engine.presence is None:
+        if parts.presence is None:
             return PollWaiter(
-                engine.sweeper.look,
-                engine.sweeper.tick,
-                engine.interval,
+                parts.sweeper.look,
+                parts.sweeper.tick,
+                parts.interval,
                 "an in-memory database is of one process",
             )
         return Listener(
-            engine.woken,
-            engine.sweeper.look,
-            engine.sweeper.tick,
-            engine.interval,
-            engine.presence,
-            take_frames=engine.reader.take_frames,
-            is_woken_in_vain=lambda: engine.availability.is_woken_in_vain,
-            sidecar=lambda: engine.source.sidecar,
-            token=lambda: engine.token,
+            parts.woken,
+            parts.sweeper.look,
+            parts.sweeper.tick,
+            parts.interval,
+            parts.presence,
+            take_frames=parts.reader.take_frames,
+            is_woken_in_vain=lambda: parts.availability.is_woken_in_vain,
+            sidecar=lambda: parts.source.sidecar,
+            token=lambda: parts.token,
         )

@@ -11,14 +11,14 @@ import pytest
 from channels_lite.delivery.capacity import OVERHEAD, Limit
 from channels_lite.delivery.cursors import NAMES, Cursors
 from channels_lite.delivery.mailbox import Message
-from channels_lite.delivery.mailboxes import Mailboxes
+from channels_lite.delivery.plain import AllMailboxes
 from channels_lite.delivery.stats import Stats
 from channels_lite.store.sql import Claimed, FlushMark, Looked, Row, Table
 from tests.conftest import TIMEOUT
 
 
 def mailboxes_of(limit):
-    return Mailboxes(lambda channel: Limit(limit, is_bytes=False), Stats())
+    return AllMailboxes(lambda channel: Limit(limit, is_bytes=False), Stats())
 
 
 def put(mailboxes, *channels, is_group=True, data=b"message", expires_at=math.inf, now=0.0):
@@ -131,7 +131,7 @@ def test_senders_are_told_when_a_channel_is_full_and_when_no_longer(limit):
 
 def test_capacity_by_bytes():
     """Where it is bytes, a message counts for its data and some overhead; a first one has room."""
-    mailboxes = Mailboxes(lambda channel: Limit(3 * OVERHEAD, is_bytes=True), Stats())
+    mailboxes = AllMailboxes(lambda channel: Limit(3 * OVERHEAD, is_bytes=True), Stats())
     assert put(mailboxes, "p!a", data=bytes(10 * OVERHEAD)) == []
     assert put(mailboxes, "p!a") == ["p!a"]
     mailboxes.take("p!a", 0.0)

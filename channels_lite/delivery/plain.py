@@ -1,0 +1,77 @@
+"""RECEIVE, from plain channels: which messages are wanted of the table, and which go back to it.
+
+Rows of a plain channel may be taken by several processes, so `claims` claims no more of them than
+coroutines wait here, and gives back what nobody waits for any more.
+
+Thread: any, under the lock of `mailboxes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from channels_lite.delivery.capacity import Limit
+from channels_lite.delivery.mailbox import Mailbox, Message
+from channels_lite.delivery.mailboxes import Mailboxes
+from channels_lite.delivery.stats import Stats
+from channels_lite.loops import running_loop
+from channels_lite.store.sql import Claimed
+
+__all__ = ["AllMailboxes"]
+
+
+class AllMailboxes(Mailboxes):
+    """All mailboxes; those of plain channels once more, for a claim asks for each."""
+
+    def __init__(self, limit: Callable[[str], Limit | None], stats: Stats) -> None:
+        super().__init__(limit, stats)
+        self._plain: dict[str, Mailbox] = {}
+
+    def _mailbox(self, channel: str) -> Mailbox:
+        mailbox = super()._mailbox(channel)
+        if "!" not in channel:
+            self._plain[channel] = mailbox
+        return mailbox
+
+    def _forget(self, channel: str) -> None:
+        super()._forget(channel)
+        self._plain.pop(channel, None)
+
+    def put_claimed(self, name: str, claimed: Iterable[tuple[Claimed, bytes]]) -> None:
+        """Adds claimed rows, with their data decrypted, to a plain channel."""
+        running = running_loop()
+        with self._lock:
+            mailbox = self._mailboxes.get(name) or self._mailbox(name)
+            for row, data in claimed:
+                mailbox.claimed[row.id] = row
+                self._add(name, mailbox, Message(row.id, data, row.expires_at), running)
+
+    def plain_channels(self) -> set[str]:
+        """Plain channels that somebody waits for."""
+        with self._lock:
+            return {name for name, mailbox in self._plain.items() if mailbox.receivers}
+
+    def wanted(self, channels: Iterable[str]) -> dict[str, int]:
+        """Of these plain channels, how many messages each has a receiver for, if it has any."""
+        wanted = {}
+        with self._lock:
+            for name in channels:
+                mailbox = self._plain.get(name)
+                if mailbox is not None:
+                    self._receivers -= mailbox.forget_closed_loops()
+                    missing = len(mailbox.receivers) - len(mailbox.messages)
+                    if missing > 0:
+                        wanted[name] = missing
+        return wanted
+
+    def unwanted(self) -> list[tuple[str, Claimed]]:
+        """Takes out the claimed rows that nobody here waits for any more, with their channel."""
+        unwanted = []
+        with self._lock:
+            for name, mailbox in self._plain.items():
+                if mailbox.messages:
+                    self._receivers -= mailbox.forget_closed_loops()
+                    while mailbox.messages and not mailbox.receivers:
+                        unwanted.append((name, mailbox.claimed[mailbox.messages[0].id]))
+                        self._pop(name, mailbox)
+        return unwanted

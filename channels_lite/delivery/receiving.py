@@ -1,0 +1,108 @@
+"""RECEIVE: a coroutine takes a message out of a mailbox, and waits until there is one.
+
+Thread: the receiver's loop.  The mailboxes' lock guards what several loops share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from channels_lite.clock import Clock
+from channels_lite.delivery.claims import Claims
+from channels_lite.delivery.cursors import Cursors
+from channels_lite.delivery.generation import Generations
+from channels_lite.delivery.mailbox import Message
+from channels_lite.delivery.mailboxes import Mailboxes
+from channels_lite.errors import ForeignChannel
+from channels_lite.loops import PER_ITERATION
+from channels_lite.names import split
+
+__all__ = ["Receiving"]
+
+T = TypeVar("T")
+
+
+class Arm(Protocol):
+    """See `layers.engine.Engine.arm`."""
+
+    def __call__(self, channel: str, loop: asyncio.AbstractEventLoop, *, is_new_name: bool) -> None:
+        """A coroutine on ``loop`` begins to wait."""
+
+
+class Receiving:
+    """Messages that were received without waiting, one after the other: a busy loop's measure."""
+
+    def __init__(
+        self,
+        *,
+        token: str,
+        clock: Clock,
+        generations: Generations,
+        mailboxes: Mailboxes,
+        cursors: Cursors,
+        claims: Claims,
+        arm: Arm,
+        mark: Callable[[], None],
+    ) -> None:
+        self._names_end = f"{token}!"
+        self._clock = clock
+        self._generations = generations
+        self._mailboxes = mailboxes
+        self._cursors = cursors
+        self._claims = claims
+        #: Makes sure that a coroutine which begins to wait is woken.
+        self._arm = arm
+        #: Tells senders which channels are full, and which are so no longer.
+        self._mark = mark
+        #: So that no other coroutine had its turn.
+        self._taken = 0
+
+    def is_served(self, channel: str) -> bool:
+        """Whether a coroutine receives there, now or between two messages."""
+        return self._mailboxes.is_served(channel)
+
+    async def receive(self, channel: str, decode: Callable[[str, Message], T | None]) -> T:
+        """What ``decode`` makes of the next message; with None it waits for another one."""
+        mailboxes = self._mailboxes
+        # On a name of this process that new_channel() did not make, rows may wait already.
+        is_new_name = not mailboxes.is_served(channel) and self._own(channel)
+        if self._clock.began_at is None:
+            await self._generations.ask()
+        loop = asyncio.get_running_loop()
+        receiver = None
+        if self._taken >= PER_ITERATION:
+            self._taken = 0
+            self._arm(channel, loop, is_new_name=is_new_name)  # it may never have to wait
+            await asyncio.sleep(0)
+        while True:
+            message = mailboxes.take(channel, self._clock.now(), receiver)
+            if mailboxes.changed:
+                self._mark()
+            if message is not None:
+                self._taken = self._taken + 1 if receiver is None else 0
+                decoded = decode(channel, message)
+                if decoded is not None:
+                    return decoded
+            receiver = mailboxes.wait(channel, loop, keeps_place=receiver is not None)
+            try:
+                self._arm(channel, loop, is_new_name=is_new_name)
+                is_new_name = False
+                await receiver
+            except BaseException:
+                if mailboxes.leave(channel, receiver) and "!" not in channel:
+                    self._claims.requeue()
+                raise
+
+    def _own(self, channel: str) -> bool:
+        """Takes a process-local name as this process's.  Whether it was not before."""
+        if "!" not in channel:
+            return False
+        name = split(channel)[0]
+        if not name.endswith(self._names_end):
+            raise ForeignChannel(
+                f"{channel} is another process's: only what made a channel by new_channel() can "
+                "receive on it"
+            )
+        return self._cursors.own(name)

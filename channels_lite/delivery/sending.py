@@ -1,0 +1,119 @@
+"""SEND: to whom a message goes, by whose clock it expires, and in whose transaction it is sent.
+
+Which way it goes is for `outgoing`.  Thread: the sender's loop.  No state, hence no lock.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from channels_lite import signals
+from channels_lite.clock import Clock
+from channels_lite.delivery.generation import Generations
+from channels_lite.delivery.groups import Groups
+from channels_lite.delivery.missed import Missed
+from channels_lite.delivery.outgoing import Outgoing
+from channels_lite.delivery.stats import Stats
+from channels_lite.names import split
+from channels_lite.store import Execute, sql
+from channels_lite.store.django import transaction_of_caller
+
+__all__ = ["Sending"]
+
+
+class Sending:
+    """Addresses messages and keeps groups.  Inside ``atomic()`` all of it is the caller's."""
+
+    def __init__(
+        self,
+        *,
+        database: str,
+        clock: Clock,
+        generations: Generations,
+        outgoing: Outgoing,
+        groups: Groups,
+        missed: Missed,
+        stats: Stats,
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._generations = generations
+        self._outgoing = outgoing
+        self._groups = groups
+        self._missed = missed
+        self._stats = stats
+
+    async def send(self, channel: str, data: bytes, expiry: float) -> bool:
+        """Sends to one receiver of ``channel``.  False: it is full, and nothing was sent."""
+        outgoing = self._outgoing
+        now = self._clock.now() or await self._generations.ask()
+        envelope = sql.Envelope(*split(channel), channel, data, now, now + expiry)
+        if transaction_of_caller(self._database) is not None:
+            envelopes = outgoing.encrypted([envelope])
+            full = await outgoing.write(partial(sql.insert_all, envelopes=envelopes))
+        else:
+            full = await outgoing.send([envelope])
+        if full:
+            self._stats.full += 1
+            signals.send(signals.channel_full, self._database, channel=channel, group=None, count=1)
+            # A sender that tries again at once would hold the loop.
+            await outgoing.yield_loop()
+            return False
+        self._stats.sent += 1
+        return True
+
+    async def group_send(self, group: str, data: bytes, expiry: float) -> None:
+        """Sends to every member of ``group``; those that are full miss it."""
+        outgoing = self._outgoing
+        now = self._clock.now() or await self._generations.ask()
+        envelopes: list[sql.Envelope] = []
+
+        def address(members: list[sql.Member]) -> list[sql.Envelope]:
+            for name, recipients, _ in members:
+                envelopes.append(sql.Envelope(name, recipients, "", data, now, now + expiry))
+            return envelopes
+
+        def operation(execute: Execute, batch: sql.Batch) -> int:
+            envelopes.clear()
+            members = sql.group_members(execute, group, now)
+            return sql.insert_all(execute, batch, outgoing.encrypted(address(members)))
+
+        if transaction_of_caller(self._database) is not None:
+            missed = await outgoing.write(operation)
+        else:
+            find = partial(self._groups.members, group=group, now=now)
+            missed = await outgoing.send(address(await outgoing.read(find)))
+        self._stats.group_sent += 1
+        if missed:
+            self._missed.by_group(group, missed, envelopes[0].name)
+
+    async def join(self, group: str, channel: str, expiry: float) -> None:
+        """Makes ``channel`` a member for so many seconds from now."""
+        now = self._clock.now() or await self._generations.ask()
+
+        def operation(execute: Execute, batch: sql.Batch) -> None:
+            sql.join(execute, group, channel, batch.now, now + expiry)
+
+        await self._outgoing.write(operation)
+
+    async def leave(self, group: str, channel: str) -> None:
+        """Ends a membership, if there is one."""
+
+        def operation(execute: Execute, batch: sql.Batch) -> None:
+            sql.leave(execute, group, channel)
+
+        await self._outgoing.write(operation)
+
+    async def members(self, group: str) -> list[str]:
+        """Full names, sorted."""
+        now = self._clock.now() or await self._generations.ask()
+        find = partial(sql.group_members, group=group, now=now)
+        if transaction_of_caller(self._database) is not None:
+            members = await self._outgoing.write(lambda execute, _: find(execute))
+        else:
+            members = await self._outgoing.read(find)
+        return sorted(
+            member.name + recipient
+            for member in members
+            for recipient in member.recipients.split(",")
+        )

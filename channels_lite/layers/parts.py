@@ -1,0 +1,293 @@
+"""What a layer consists of in one process, and how it is put together.
+
+A message's way out: layer > `sending` > `outgoing` > `frames`, or `outbox` > `store`, sql.insert >
+[commit] > csrc/wake.c.  Its way in: waiter > `reader`, or `claims` for plain channels > `store`,
+sql.look or sql.claim > `arrivals` > `mailboxes` > `receiving` > layer.
+
+Nothing here refers to the layer: loops and threads hold what they call, and a layer that nobody
+uses any more must be collected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable
+
+from channels_lite.clock import Clock, ticks
+from channels_lite.config import Config
+from channels_lite.delivery.arrivals import Arrivals
+from channels_lite.delivery.availability import Availability
+from channels_lite.delivery.capacity import Capacities
+from channels_lite.delivery.claims import Claims
+from channels_lite.delivery.cursors import Cursors
+from channels_lite.delivery.frames import FrameSender
+from channels_lite.delivery.generation import Generations
+from channels_lite.delivery.groups import Groups
+from channels_lite.delivery.missed import Missed
+from channels_lite.delivery.outgoing import Outgoing
+from channels_lite.delivery.plain import AllMailboxes
+from channels_lite.delivery.reader import Reader
+from channels_lite.delivery.receiving import Receiving
+from channels_lite.delivery.sending import Sending
+from channels_lite.delivery.stats import Stats
+from channels_lite.delivery.sweeper import Sweeper
+from channels_lite.loops import call_on
+from channels_lite.serializers import BaseMessageSerializer, UndecodableMessage
+from channels_lite.store import Store, is_in_memory
+from channels_lite.store.connection import Source
+from channels_lite.store.django import DjangoStore
+from channels_lite.store.occupancy import Occupancy
+from channels_lite.wake import Waiter
+from channels_lite.wake.presence import Presence
+
+__all__ = ["Parts"]
+
+logger = logging.getLogger(__name__)
+
+
+class Parts:
+    """Each owns its state and its lock; ``_marking`` is for the marks of full channels."""
+
+    waiter: Waiter
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        capacities: Capacities,
+        serializer: BaseMessageSerializer,
+        store: type[Store],
+        default_interval: float,
+        make_waiter: Callable[[Parts], Waiter],
+    ) -> None:
+        self.config = config
+        self.serializer = serializer
+        self._capacities = capacities
+        self._default_interval = default_interval
+        self._make_waiter = make_waiter
+        self.source = Source(config.database)
+        self.is_in_memory = is_in_memory(config.database)
+        self.clock = Clock()
+        if self.is_in_memory:
+            self.clock.set(time.time() - ticks())
+        self.store: Store = (DjangoStore if self.is_in_memory else store)(
+            config.database, config.pool_size
+        )
+        self._start()
+
+    def _start(self) -> None:
+        """What belongs to one process: made anew in a forked child."""
+        #: Part of every process-local channel's name, and the name of this process's FIFO.
+        self.token = uuid.uuid4().hex
+        self.stats = Stats()
+        self._marking = threading.Lock()
+        #: Somebody has used it; channels of this process may be members of groups.
+        self._is_used = self.has_joined = False
+        self.presence = (
+            None
+            if self.is_in_memory
+            else Presence(lambda: self.source.sidecar, self.token, self.interval)
+        )
+        self.missed = Missed(self.config.database, self._capacities, self.stats)
+        self.mailboxes = AllMailboxes(self._capacities, self.stats)
+        self.cursors = Cursors(self.token)
+        self.arrivals = Arrivals(
+            mailboxes=self.mailboxes,
+            cursors=self.cursors,
+            clock=self.clock,
+            stats=self.stats,
+            missed=self.missed,
+            decrypt=None if self.serializer.crypter is None else self._decrypt,
+        )
+        self._start_sending()
+        self._start_receiving()
+        self.waiter = self.reader.socket = self._make_waiter(self)
+
+    def _start_sending(self) -> None:
+        occupancy = Occupancy(self._capacities.messages)
+        self.frames = FrameSender(self.token, self._sidecar, self._capacities, self.clock)
+        self.outgoing = Outgoing(
+            source=self.source,
+            store=self.store,
+            token=self.token,
+            serializer=self.serializer,
+            clock=self.clock,
+            occupancy=occupancy,
+            frames=self.frames,
+            mailboxes=self.mailboxes,
+            cursors=self.cursors,
+            arrivals=self.arrivals,
+            begin_generation=self._begin_generation,
+            nudge=self._nudge,
+        )
+        self.generations = Generations(
+            database=self.config.database,
+            store=self.store,
+            clock=self.clock,
+            cursors=self.cursors,
+            mailboxes=self.mailboxes,
+            frames=self.frames,
+            occupancy=occupancy,
+            outgoing=self.outgoing,
+            are_others_alive=self._begin_use,
+            look=self._look,
+        )
+        self.sending = Sending(
+            database=self.config.database,
+            clock=self.clock,
+            generations=self.generations,
+            outgoing=self.outgoing,
+            groups=Groups(self.store),
+            missed=self.missed,
+            stats=self.stats,
+        )
+
+    def _start_receiving(self) -> None:
+        self.availability = Availability(self.config.database, self.stats, self.mailboxes.fail)
+        self.claims = Claims(
+            store=self.store,
+            mailboxes=self.mailboxes,
+            clock=self.clock,
+            decrypt=self._decrypt,
+            wake=self.outgoing.wake,
+            availability=self.availability,
+            is_in_memory=self.is_in_memory,
+        )
+        self.reader = Reader(
+            store=self.store,
+            mailboxes=self.mailboxes,
+            cursors=self.cursors,
+            arrivals=self.arrivals,
+            clock=self.clock,
+            stats=self.stats,
+            is_over=self.generations.is_over,
+            availability=self.availability,
+            mark=self.mark,
+            smallest_capacity=self._capacities.smallest,
+            is_in_memory=self.is_in_memory,
+        )
+        self.receiving = Receiving(
+            token=self.token,
+            clock=self.clock,
+            generations=self.generations,
+            mailboxes=self.mailboxes,
+            cursors=self.cursors,
+            claims=self.claims,
+            arm=self.arm,
+            mark=self.mark,
+        )
+        self.sweeper = Sweeper(
+            config=self.config,
+            store=self.store,
+            presence=self.presence,
+            clock=self.clock,
+            stats=self.stats,
+            mailboxes=self.mailboxes,
+            cursors=self.cursors,
+            reader=self.reader,
+            claims=self.claims,
+            frames=self.frames,
+            availability=self.availability,
+            mark=self.mark,
+            tidy=self._tidy,
+            go_on=self.go_on,
+            is_in_memory=self.is_in_memory,
+        )
+
+    # What the parts call of those that are made after them.
+
+    def _sidecar(self) -> str:
+        return os.fsdecode(self.source.sidecar_bytes)
+
+    def _begin_generation(self, generation: int) -> None:
+        self.generations.begin(generation)
+
+    def _nudge(self) -> None:
+        self.waiter.nudge()
+
+    def _look(self) -> None:
+        self.sweeper.look()
+
+    def _tidy(self, channels: set[str]) -> bool:
+        return self.waiter.tidy(channels)
+
+    def _begin_use(self) -> bool:
+        """Before the table is asked for the first time.  Whether other processes are alive."""
+        self._is_used = True
+        self.source.opened()
+        return self.presence is not None and (
+            self.presence.open() and self.presence.are_others_alive()
+        )
+
+    def _forget_use(self) -> None:
+        """The next use asks the table again, and makes this process's name."""
+        if not self.is_in_memory:
+            self.clock.forget(self.clock.generation)
+
+    def interval(self) -> float:
+        """Seconds until the next look by the clock."""
+        interval = self.config.polling_interval or (
+            0.1 if self.waiter.reason else self._default_interval
+        )
+        idle = time.monotonic() - self.availability.last_message
+        return interval * (10 if idle > self.config.polling_idle_timeout else 1)
+
+    def woken(self, signs: frozenset[int]) -> None:
+        """Somebody has put a row with one of these signs, or flushed."""
+        self.stats.wakes += 1
+        if signs & {0, 1}:
+            self.reader.look()
+        if signs != {1}:
+            self.claims.woken(signs)
+
+    def arm(self, channel: str, loop: asyncio.AbstractEventLoop, *, is_new_name: bool) -> None:
+        """A coroutine on ``loop`` begins to wait for ``channel``."""
+        is_new_name |= self.waiter.watch(loop)
+        if "!" in channel and not is_new_name:
+            return  # what comes for it wakes this loop already
+        if self.presence is not None:
+            self.presence.open()
+        self.reader.is_open = self.claims.is_open = True
+        if "!" not in channel:
+            # What came while nobody waited was left to other processes.
+            self.waiter.listen(channel)
+            self.claims.ask((channel,))
+        if is_new_name:
+            self.reader.look()
+        loop.call_soon(self.sweeper.sweep)
+
+    def mark(self) -> None:
+        """Tells senders which channels are full, and which are so no longer."""
+        if self.presence is None:
+            return
+        with self._marking:
+            for channel in self.mailboxes.take_changed():
+                if channel in self.mailboxes.full:
+                    self.presence.mark(channel)
+                else:
+                    self.presence.unmark(channel)
+
+    def _decrypt(self, data: bytes) -> bytes | None:
+        try:
+            return self.serializer.decrypt(data)
+        except UndecodableMessage as error:
+            self.stats.undecodable += 1
+            logger.error("a message was dropped: %s", error)
+            return None
+
+    def go_on(self) -> None:
+        """It is used again at once, where coroutines still wait in ``receive()``."""
+        for loop in self.mailboxes.loops():
+            call_on(loop, self._watch, loop)
+
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.waiter.watch(loop)
+        self.reader.is_open = self.claims.is_open = True
+        for channel in self.mailboxes.plain_channels():
+            self.waiter.listen(channel)
+        self.sweeper.look()
