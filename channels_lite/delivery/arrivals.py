@@ -97,14 +97,14 @@ class Arrivals:
         read: Callable[[], dict[str, list[Row]]],
         receive: Callable[[int | None], list[Frame]],
         mark: int | None,
-        last_id: int,
+        committed: int,
     ) -> bool:
         """Takes in what a look has found, and the frames before and between the rows.
 
         ``read`` says which of them were not read before, and that they are now: within the lock,
         for no frame may come in between.  ``mark`` is what `mark` was when the look began; None: it
-        has not found all rows.  ``last_id`` is the table's: a frame that names a later row is not
-        to be believed.  Returns whether there were any rows.
+        has not found all rows.  ``committed`` is `sql.Look.committed`: of later rows nobody knows
+        yet, whatever a frame says.  Returns whether there were any rows.
         """
         with self._lock:
             rows = read()
@@ -123,7 +123,7 @@ class Arrivals:
                         self._add_row(frame.name, found.pop(0), now)
                 self._add_frame(frame, now)
                 if frame.after and is_of_now:
-                    self._cursors.has_seen(frame.name, min(frame.after, last_id))
+                    self._cursors.has_seen(frame.name, min(frame.after, committed))
             else:
                 self._held = []
             for name, found in rows.items():

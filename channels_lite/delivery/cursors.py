@@ -33,8 +33,8 @@ class Cursors:
         self._cursors: dict[str, int] = {}
         #: The same, whether deleted or not.
         self._seen: dict[str, int] = {}
-        #: The highest of them all.
-        self._last = 0
+        #: The highest of them all; and the last id of the table when a look last came back.
+        self._last = self._committed = 0
         #: Names with rows to delete, by the id of the last one; and how many rows that are.
         self._read: dict[str, int] = {}
         self.unacknowledged = 0
@@ -66,6 +66,7 @@ class Cursors:
                 dict(self._cursors),
                 self.generation,
                 self._last,
+                self._committed,
                 deletes=deletes,
             )
 
@@ -76,7 +77,7 @@ class Cursors:
             self._cursors.clear()
             self._seen.clear()
             self._read.clear()
-            self._last = self.unacknowledged = 0
+            self._last = self._committed = self.unacknowledged = 0
 
     def fresh(self, asked: Look, looked: Looked) -> dict[str, list[Row]]:
         """Those of the rows found that were not read before; they count as read now.
@@ -87,6 +88,7 @@ class Cursors:
         with self._lock:
             if asked.generation != self.generation:
                 return rows
+            self._committed = max(self._committed, looked.table.last_id)
             for name, found in looked.rows.items():
                 cursor = self._cursors.get(name, 0)
                 new = [row for row in found if row.id > cursor and row.id >= self.flushed.id]

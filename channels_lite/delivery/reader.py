@@ -162,7 +162,7 @@ class Reader:
             partial(self._cursors.fresh, asked, looked),
             self.socket.frames,
             mark if looked.is_all else None,
-            looked.table.last_id,
+            asked.committed,
         )
         self.deliver()
         self._availability.worked(LOOKS, has_found=has_found)

@@ -314,13 +314,15 @@ class Look:
     #: What the cursors are of, and the highest id that the process has read in it.
     generation: int = 0
     last_id: int = 0
+    #: Every row up to this id was committed before: if it is there, the look finds it.
+    committed: int = 0
     #: Whether rows are deleted as they are read, which leaves no cursor behind: in an in-memory
     #: database, where reading may be part of a test's transaction, which takes ids back.
     deletes: bool = False
 
 
 class Row(NamedTuple):
-    """A row of a process-local channel; it stays in the table until it is released."""
+    """A row of a process-local channel; it stays in the table until it is acknowledged."""
 
     id: int
     recipients: str

@@ -13,7 +13,7 @@ from channels_lite.delivery.cursors import Cursors
 from channels_lite.delivery.mailboxes import Mailboxes
 from channels_lite.delivery.stats import Stats
 from channels_lite.store import sql
-from channels_lite.store.sql import Look, Row
+from channels_lite.store.sql import Look, Looked, Row, Table
 from channels_lite.wake.datagrams import Frame
 
 NAME = "specific.token!"
@@ -38,14 +38,14 @@ class Receiver:
             decrypt=None,
         )
 
-    def look(self, rows=(), frames=(), last_id=100):
+    def look(self, rows=(), frames=(), committed=100):
         """A look finds these rows, and these frames have come by then."""
         found = {NAME: [Row(row, "a", False, data, math.inf) for row, data in rows]}
         self.arrivals.take_rows(
             lambda: {name: each for name, each in found.items() if each},
             lambda limit: list(frames),
             self.arrivals.mark(),
-            last_id,
+            committed,
         )
         self.arrivals.deliver()
 
@@ -94,9 +94,21 @@ def test_frame_of_a_later_generation_waits_for_a_look(receiver):
 def test_row_that_no_table_has_is_not_believed(receiver):
     """A frame that names one does not let later frames pass their rows."""
     receiver.hear(frame(b"forged", after=2**40))
-    receiver.look(last_id=1)
+    receiver.look(committed=1)
     receiver.hear(frame(b"next", after=2))
     assert receiver.got() == [b"forged"]
+
+
+def test_row_committed_while_a_look_reads_was_not_looked_for():
+    """It has the last id of the table, which a look asks for when it has read."""
+    cursors = Cursors("token")
+    cursors.begin(NOW)
+    asked = cursors.ask(0.0, deletes=False)
+    assert asked.committed == 0
+    cursors.fresh(asked, Looked(Table(NOW, last_id=1), {}))
+    assert cursors.ask(0.0, deletes=False).committed == 1
+    cursors.begin(NOW + 1)
+    assert cursors.ask(0.0, deletes=False).committed == 0
 
 
 def test_look_does_not_mix_generations():
