@@ -78,6 +78,7 @@ class Cursors:
             self._seen.clear()
             self._read.clear()
             self._last = self._committed = self.unacknowledged = 0
+            self.flushed = FlushMark(0, 0.0)  # its ids and times are none of this one's
 
     def fresh(self, asked: Look, looked: Looked) -> dict[str, list[Row]]:
         """Those of the rows found that were not read before; they count as read now.

@@ -28,6 +28,26 @@ def test_messages_arrive_after_manage_flush(make_layer_sync):
     assert asyncio.run(turn(layer, 3)) == {"number": 3}
 
 
+def test_messages_arrive_after_manage_flush_of_a_flushed_layer(make_layer_sync):
+    """The ids that `layer.flush()` has voided are new messages' then."""
+    sender, layer = make_layer_sync(), make_layer_sync()
+
+    async def flush():
+        await sender.send("jobs", {"number": 0})
+        await turn(layer, 1)
+        await layer.flush()
+
+    async def row():
+        channel = await layer.new_channel()
+        # Too large for a frame; and not the layer's own, which goes straight into the mailbox.
+        await sender.send(channel, {"number": 2, "pad": bytes(70_000)})
+        return await received(layer, channel)
+
+    asyncio.run(flush())
+    call_command("flush", database="channels", interactive=False, verbosity=0)
+    assert asyncio.run(row())["number"] == 2
+
+
 def test_capacity_holds_after_a_rollback(make_layer_sync):
     """What a rolled-back transaction sent elsewhere makes no room on another channel."""
     layer = make_layer_sync(capacity=3, channel_capacity={"roomy": 100})
