@@ -18,6 +18,7 @@ class Sent:
     step: int
     #: It may be missing: a member of the group that was full, or the table was emptied meanwhile.
     is_sure: bool = True
+    is_group: bool = False
 
 
 @dataclass
@@ -35,15 +36,29 @@ class Model:
     #: What may be in their mailboxes, expired or not.
     held: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
-    def send(self, process: int, channel: str, message: dict, *, is_sure: bool = True) -> None:
-        self.waiting[channel][process].append(Sent(message, self.step, is_sure))
-        self.held[channel] += 1
+    def send(self, process: int, channel: str, message: dict) -> None:
+        self._add(channel, process, Sent(message, self.step))
 
     def group_send(self, process: int, group: str, message: dict) -> None:
         for channel in self.groups[group]:
             capacity = self.capacities.get(channel)
             is_sure = capacity is None or self.count(channel) < capacity
-            self.send(process, channel, message, is_sure=is_sure)
+            self._add(channel, process, Sent(message, self.step, is_sure, is_group=True))
+
+    def _add(self, channel: str, process: int, sent: Sent) -> None:
+        self.waiting[channel][process].append(sent)
+        self.held[channel] += 1
+        if "!" in channel and channel in self.capacities:
+            self._doubt(channel)
+
+    def _doubt(self, channel: str) -> None:
+        """Of two senders' messages the later may be in the mailbox first, and fill it."""
+        count = self.count(channel)
+        for sent in self.waiting[channel].values():
+            others = count - len(sent)
+            for place, each in enumerate(sent):
+                if each.is_group and others + place >= self.capacities[channel]:
+                    each.is_sure = False
 
     def expected(self, channel: str) -> list[dict]:
         """What may come next: of each sender its oldest message that is sure, or one before it."""
