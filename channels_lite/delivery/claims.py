@@ -133,7 +133,7 @@ class Claims:
         if not unwanted:
             done()
             return
-        work = partial(sql.requeue, unwanted=unwanted, generation=self._clock.generation)
+        work = partial(sql.requeue, unwanted=unwanted)
         self._store.persist(work, partial(self._requeued, unwanted, done))
 
     def _requeued(

@@ -105,7 +105,9 @@ CLAIM = """
     DELETE FROM channels_lite_event WHERE id IN
         (SELECT id FROM channels_lite_event WHERE channel_name = ? AND expires_at > ?
          ORDER BY id LIMIT ?)
-    RETURNING id, CAST(data AS BLOB), coalesce(expires_at + 0.0, 0), coalesce(created_at + 0.0, 0)
+    RETURNING id, CAST(data AS BLOB), coalesce(expires_at + 0.0, 0),
+        coalesce(created_at + 0.0, 0),
+        coalesce((SELECT generation FROM channels_lite_boot), 0)
 """
 DELETE_READ = "DELETE FROM channels_lite_event WHERE channel_name = ? AND id <= ?"
 # Unless there was a flush since; after Django's ids begin again, and it may be another's.
@@ -113,7 +115,8 @@ REQUEUE = """
     INSERT INTO channels_lite_event
         (id, created_at, expires_at, channel_name, recipients, is_group, data)
     SELECT ?, ?, ?, ?, '', 0, ?
-    WHERE ? >= coalesce((SELECT max(flushed_id) FROM channels_lite_boot), 0)
+    WHERE ? >= coalesce((SELECT flushed_id FROM channels_lite_boot), 0)
+        AND ? IN (0, coalesce((SELECT generation FROM channels_lite_boot), 0))
     ON CONFLICT (id) DO NOTHING
 """
 JOIN = """
@@ -395,6 +398,8 @@ class Claimed(NamedTuple):
     data: bytes
     expires_at: float
     created_at: float
+    #: Of the table that it was in, by which its id goes; 0: none was begun yet.
+    generation: int = 0
 
 
 def claim(
@@ -433,15 +438,14 @@ def acknowledge(execute: Execute, through: Acknowledgement) -> None:
             execute(DELETE_READ, (name, last))
 
 
-def requeue(execute: Execute, unwanted: Iterable[tuple[str, Claimed]], generation: int) -> None:
+def requeue(execute: Execute, unwanted: Iterable[tuple[str, Claimed]]) -> None:
     """Puts claimed rows back under their old ids, and so in their old places of the order.
 
     Unless ids have begun again since.
     """
-    if table(execute).generation != generation:
-        return
-    for name, (row_id, data, expires_at, created_at) in unwanted:
-        execute(REQUEUE, (row_id, created_at, expires_at, name, data, row_id))
+    for name, (row_id, data, expires_at, created_at, generation) in unwanted:
+        row = row_id, created_at, expires_at, name, data
+        execute(REQUEUE, (*row, row_id, generation))
 
 
 def join(execute: Execute, group: str, channel: str, now: float, expires_at: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from contextlib import closing
 
@@ -47,7 +48,8 @@ def test_statement_uses_its_index(database, statement, index):
     plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
     connection.close()
     assert any(index in step for step in plan), plan
-    scans = [step for step in plan if step.startswith("SCAN channels_lite")]
+    # The table of boots has one row.
+    scans = [step for step in plan if re.match("SCAN channels_lite_(?!boot)", step)]
     assert not scans, plan
     if statement != sql.MEMBERS:
         assert not any("TEMP B-TREE" in step for step in plan), plan
@@ -83,11 +85,11 @@ def test_what_was_flushed_is_not_given_back(execute):
     upkeep.flush(execute, 1.0, "boot", 0.0)
     taken = insert(execute, "jobs")
     execute("DELETE FROM channels_lite_event", ())
-    claimed = sql.Claimed(taken, b"", 9e9, 0.0)
-    sql.requeue(execute, [("jobs", claimed)], generation)
+    claimed = sql.Claimed(taken, b"", 9e9, 0.0, generation)
+    sql.requeue(execute, [("jobs", claimed)])
     assert execute("SELECT id FROM channels_lite_event", ()) == [(taken,)]
     upkeep.flush(execute, 2.0, "boot", 0.0)
-    sql.requeue(execute, [("jobs", claimed)], generation)
+    sql.requeue(execute, [("jobs", claimed)])
     assert execute("SELECT id FROM channels_lite_event", ()) == []
 
 
@@ -123,12 +125,32 @@ def test_claims_that_fail_take_nothing(execute):
     assert Event.objects.count() == 2
 
 
+def test_what_was_claimed_of_a_former_generation_is_not_given_back(execute):
+    """It was flushed with that."""
+    generation = boot(execute)
+    insert(execute, "jobs")
+    [claimed] = sql.claim(execute, {"jobs": 1}, 1.0, is_in_transaction=False)["jobs"]
+    assert claimed.generation == generation
+    upkeep.renew(execute, generation)
+    sql.requeue(execute, [("jobs", claimed)])
+    assert Event.objects.count() == 0
+
+
+def test_what_was_claimed_before_a_generation_began_is_given_back(execute):
+    """As after `manage.py flush`, when the first message comes before anybody has asked."""
+    insert(execute, "jobs")
+    [claimed] = sql.claim(execute, {"jobs": 1}, 1.0, is_in_transaction=False)["jobs"]
+    boot(execute)
+    sql.requeue(execute, [("jobs", claimed)])
+    assert Event.objects.count() == 1
+
+
 def test_what_is_given_back_after_ids_began_anew_replaces_nobody(execute):
     """Its id is another message's by now, which stays; it was flushed itself."""
     generation = boot(execute)
     taken = insert(execute, "jobs", b"new")
     for each in (generation, 0):
-        sql.requeue(execute, [("jobs", sql.Claimed(taken, b"old", 9e9, 0.0))], each)
+        sql.requeue(execute, [("jobs", sql.Claimed(taken, b"old", 9e9, 0.0, each))])
     claimed = sql.claim(execute, {"jobs": 2}, 1.0, is_in_transaction=False)
     assert [row.data for row in claimed["jobs"]] == [b"new"]
 
