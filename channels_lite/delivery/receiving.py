@@ -66,8 +66,7 @@ class Receiving:
     async def receive(self, channel: str, decode: Callable[[str, Message], T | None]) -> T:
         """What ``decode`` makes of the next message; with None it waits for another one."""
         mailboxes = self._mailboxes
-        # On a name of this process that new_channel() did not make, rows may wait already.
-        is_new_name = not mailboxes.is_served(channel) and self._own(channel)
+        is_new_name = self._is_new(channel)
         if self._clock.began_at is None:
             await self._generations.ask()
         loop = asyncio.get_running_loop()
@@ -76,6 +75,8 @@ class Receiving:
             self._taken = 0
             self._arm(channel, loop, is_new_name=is_new_name)  # it may never have to wait
             await asyncio.sleep(0)
+        # The sweeper may have forgotten the name meanwhile, for nobody waits there yet.
+        is_new_name |= self._is_new(channel)
         while True:
             message = mailboxes.take(channel, self._clock.now(), receiver)
             if mailboxes.changed:
@@ -95,9 +96,9 @@ class Receiving:
                     self._claims.requeue()
                 raise
 
-    def _own(self, channel: str) -> bool:
-        """Takes a process-local name as this process's.  Whether it was not before."""
-        if "!" not in channel:
+    def _is_new(self, channel: str) -> bool:
+        """Takes its name as this process's.  Whether it was not before: rows may wait already."""
+        if "!" not in channel or self._mailboxes.is_served(channel):
             return False
         name = split(channel)[0]
         if not name.endswith(self._names_end):

@@ -189,3 +189,23 @@ def test_successive_loops_receive(database, kind, make_layer_sync):
             return await received(layer, channel)
 
         assert asyncio.run(turn()) == {"number": number}
+
+
+async def test_name_that_is_forgotten_while_a_receiver_begins(make_layer, monkeypatch):
+    """As by the sweeper, while it is asked which generation of the table it is."""
+    layer, sender = make_layer(), make_layer()
+    engine, channel = layer._engine, await layer.new_channel()
+    await layer.send(channel, {"number": 0})
+    await received(layer, channel)
+    ask = engine.generations.ask
+
+    async def sweep_and_ask():
+        engine.mailboxes.sweep(engine.clock.now(), 100)
+        engine.cursors.keep(engine.mailboxes.names())
+        return await ask()
+
+    monkeypatch.setattr(engine.generations, "ask", sweep_and_ask)
+    engine.clock.forget(engine.clock.generation)
+    # Too large for a frame.
+    await sender.send(channel, {"number": 1, "pad": bytes(70_000)})
+    assert (await received(layer, channel))["number"] == 1
