@@ -1,7 +1,9 @@
 """DELIVERY: which way a message goes, and that it is delivered once, in order, if there is room.
 
-Out: `outgoing`, `outbox`, `frames`, `backpressure`.  In: `reader` or `claims`, `reading`,
-`arrivals`, `mailboxes`.  Beside them: `capacity`, `groups`, `generation`, `sweeper`.
+Out: `sending` (to whom), `outgoing` (which way), `frames`, or `outbox` (rows); `backpressure`.
+In: `reader` (looks) or `claims` (plain channels), `cursors`, `arrivals`, `mailboxes` and `plain`,
+`receiving`.  Beside them: `capacity`, `groups`, `generation`, `sweeper`, `availability`, `missed`,
+`stats`.
 
 Imports `store` and `wake`, and nothing of `layers`.  Runs on the loops that send and receive;
 what comes back from the store may be on a thread of the store's.

@@ -22,12 +22,12 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 
 from channels_lite.loops import is_ending
-from channels_lite.store import Done, Outcome, T, Work, perform, refuse, writing
+from channels_lite.store import Outcome, T, Work, perform, refuse, writing
 from channels_lite.store.attempt import Attempt, pause
-from channels_lite.store.checkpoint import Checkpointer
 from channels_lite.store.connection import Source
 from channels_lite.store.gate import Gate
 from channels_lite.store.keeper import Keeper
+from channels_lite.store.queued import QueuedStore
 
 try:  # an extra; here, for an import within a thread is a deadlock in a child forked meanwhile
     import aiosqlite
@@ -160,7 +160,7 @@ class _Pool:
         self.loop.call_soon(self.loop.stop)
 
 
-class AioStore:
+class AioStore(QueuedStore):
     """Runs work in the threads of aiosqlite.  Owns a pool of them, under ``_keeper``'s lock."""
 
     def __init__(self, alias: str, pool_size: int) -> None:
@@ -168,28 +168,14 @@ class AioStore:
             raise ImproperlyConfigured(
                 "the aio layer needs the package aiosqlite: pip install channels-lite[aio]"
             )
-        self._source = Source(alias)
         self._pool_size = pool_size
-        self._begin()
+        super().__init__(Source(alias))
 
     def _begin(self) -> None:
-        """What belongs to one process: made anew in a forked child."""
+        super()._begin()
         self._keeper = Keeper(self._give_back)
-        self._gate = Gate()
-        self._checkpointer = Checkpointer(self._source, self._gate)
         #: None when it was closed: the next one is of what the file is then.
         self._pool: _Pool | None = None
-
-    def submit(self, work: Work[T], done: Done[T], *, size: int = 0) -> None:
-        """Queues ``work``; ``done`` is called in the connection's thread."""
-        self._submit(Attempt(work, done, write=False, deadline=self._deadline()))
-
-    def transact(self, work: Work[T], done: Done[T], *, size: int = 0) -> None:
-        """The same."""
-        self._submit(Attempt(work, done, write=True, deadline=self._deadline()))
-
-    def _deadline(self) -> float:
-        return time.monotonic() + self._source.timeout
 
     def _submit(self, attempt: Attempt[Any]) -> None:
         if is_ending():  # no thread can be started any more, nor, with it, a connection
@@ -204,10 +190,6 @@ class AioStore:
         except RuntimeError as error:  # no thread can be started
             attempt.finish(Outcome(error=error))
 
-    def persist(self, work: Work[T], done: Done[T]) -> None:
-        """The same: a loop that is closed is nothing to the threads."""
-        self.transact(work, done)
-
     def _run_here(self, attempt: Attempt[Any]) -> None:
         try:
             with closing(self._source.connect()) as connection:
@@ -215,9 +197,6 @@ class AioStore:
         except sqlite3.Error as error:
             outcome = refuse(error, self._source.alias)
         attempt.finish(outcome)
-
-    def version(self) -> None:
-        """Not known: each connection counts for itself."""
 
     def close(self) -> None:
         """Lets what is queued finish, then ends the threads."""
@@ -243,18 +222,6 @@ class AioStore:
         """Opens the file anew if it was replaced."""
         if self._source.is_replaced():
             self._keeper.ask()
-
-    def checkpoint(self) -> None:
-        """Starts one."""
-        self._checkpointer.start()
-
-    def pause(self) -> None:
-        """Before a fork."""
-        self._gate.shut()
-
-    def resume(self) -> None:
-        """After it, in the parent."""
-        self._gate.open()
 
     def abandon(self) -> None:
         """In a forked child: the parent's threads are not here, its connections not ours."""

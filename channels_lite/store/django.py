@@ -25,11 +25,10 @@ from django.db import connections, transaction
 from django.db.backends.signals import connection_created
 
 from channels_lite.loops import is_ending
-from channels_lite.store import Done, Execute, Outcome, T, Work, is_in_memory, perform, writing
+from channels_lite.store import Execute, Outcome, T, Work, is_in_memory, perform, writing
 from channels_lite.store.attempt import Attempt, pause
-from channels_lite.store.checkpoint import Checkpointer
 from channels_lite.store.connection import Source
-from channels_lite.store.gate import Gate
+from channels_lite.store.queued import QueuedStore
 from channels_lite.store.worker import Worker
 
 __all__ = [
@@ -41,7 +40,7 @@ __all__ = [
 ]
 
 
-class DjangoStore:
+class DjangoStore(QueuedStore):
     """Runs work on Django's connections.  Owns a thread, that a work that waits does not hold up.
 
     No lock: what is shared with that thread is its queue.
@@ -50,30 +49,16 @@ class DjangoStore:
     def __init__(self, alias: str, pool_size: int) -> None:
         # One thread, for SQLite has one writer; pool_size is the aio layer's.
         self._alias = alias
-        self._source = Source(alias)
-        self._begin()
+        super().__init__(Source(alias))
 
     def _begin(self) -> None:
-        """What belongs to one process: made anew in a forked child."""
-        self._gate = Gate()
-        self._checkpointer = Checkpointer(self._source, self._gate)
+        super()._begin()
         self._worker = self._new_worker()
         self._connection: Any = None  # that thread's
         self._tasks: set[asyncio.Task[None]] = set()
 
     def _new_worker(self) -> Worker:
         return Worker("channels-lite-core", self._do_in_thread, _refuse, at_end=self._disconnect)
-
-    def submit(self, work: Work[T], done: Done[T], *, size: int = 0) -> None:
-        """Runs ``work`` in the thread that fits; ``done`` is called there."""
-        self._submit(Attempt(work, done, write=False, deadline=self._deadline()))
-
-    def transact(self, work: Work[T], done: Done[T], *, size: int = 0) -> None:
-        """The same."""
-        self._submit(Attempt(work, done, write=True, deadline=self._deadline()))
-
-    def _deadline(self) -> float:
-        return time.monotonic() + self._source.timeout
 
     def _submit(self, attempt: Attempt[Any]) -> None:
         if is_in_memory(self._alias):
@@ -87,10 +72,6 @@ class DjangoStore:
             self._do_here(attempt)
         else:
             self._worker.put(attempt)
-
-    def persist(self, work: Work[T], done: Done[T]) -> None:
-        """The same: a loop that is closed is nothing to the thread."""
-        self.transact(work, done)
 
     def _do_in_thread(self, attempt: Attempt[T]) -> Outcome[T]:
         with self._gate:
@@ -118,9 +99,6 @@ class DjangoStore:
             time.sleep(pause())
         attempt.finish(outcome)
 
-    def version(self) -> None:
-        """Not known: any thread's connection may be asked."""
-
     def close(self) -> None:
         """Lets what is queued finish, and ends the thread and its connection."""
         self._end_worker().join()
@@ -141,18 +119,6 @@ class DjangoStore:
         """Opens the file anew if it was replaced."""
         if self._source.is_replaced():
             self._end_worker()
-
-    def checkpoint(self) -> None:
-        """Starts one."""
-        self._checkpointer.start()
-
-    def pause(self) -> None:
-        """Before a fork."""
-        self._gate.shut()
-
-    def resume(self) -> None:
-        """After it, in the parent."""
-        self._gate.open()
 
     def abandon(self) -> None:
         """In a forked child: the parent's thread is not here, its connection not ours."""
