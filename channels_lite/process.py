@@ -1,4 +1,4 @@
-"""A process forks, and ends: what its layers do then.
+"""What layers do when their process forks or ends.
 
 Python's hooks for a fork are not called by every program that forks: uWSGI calls none by default,
 or the child's alone.  So each entry point compares the process id, and a child begins anew then.

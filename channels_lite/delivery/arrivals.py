@@ -1,7 +1,7 @@
-"""RECEIVE, between the ways and the mailboxes: rows and frames in one order.
+"""RECEIVE, before the mailboxes: puts rows and frames in one order.
 
 A frame that names a row which was not read yet is held until a look has read it; one of a later
-generation of the table until a look has asked which generation it is.  What is in order goes into
+generation of the table until a look has read that generation.  What is in order goes into
 the mailboxes in slices, for a message to five thousand members of this process must not hold the
 loop.
 

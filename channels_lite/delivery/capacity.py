@@ -1,10 +1,11 @@
-"""CAPACITY: how much may wait on a channel.
+"""CAPACITY: how much may wait on a channel; whether it does is for `mailboxes` to judge.
 
 Each channel has a capacity of its own, by its full name, and one judge: its mailbox in the process
 that receives on it.  The specification lets the channels of a process share a capacity and leaves
 open how it is counted; but one message to each of four hundred idle channels must not find the
 fourth hundred full because their process was busy for a moment.  What lies between sender and
-mailbox, sockets and the table, is transport (`backpressure`), and its bound is no one's capacity.
+mailbox, sockets and the table, is transport (`backpressure`), whose bound is no channel's
+capacity.
 
 A plain channel's mailbox is the table, for all processes share it: see `store.occupancy`.
 

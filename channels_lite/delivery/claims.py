@@ -1,7 +1,7 @@
 """RECEIVE, from plain channels: rows that several processes may take, so one has to claim them.
 
-A claim takes the write lock, which another program may hold for long; so claims are a line of their
-own, and nobody waits for them but the receivers of these channels.  It asks only about channels
+A claim takes the write lock, which another program may hold for long; so claims are queued
+apart, and nobody waits for them but the receivers of these channels.  It asks only about channels
 that were woken for or are due: somebody has just begun to receive there, or the clock says so.
 
 A claimed row that nobody here waits for any more is given back at once, whatever becomes of the

@@ -6,7 +6,7 @@ full, and those to a process that polls.
 
 Rows and frames are two ways, and a sender's messages must not overtake each other.  So a frame
 names the last row that its sender has put for the same process: it is not delivered before that.
-In turn rows are delivered only after the frames that were there when they were read.
+In turn rows are delivered only after the frames that had come when they were read.
 """
 
 from __future__ import annotations

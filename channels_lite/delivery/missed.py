@@ -1,8 +1,8 @@
-"""Messages that full channels missed: counted, and heard of.
+"""Messages that full channels missed: counted and logged.
 
-A member of a group that is full misses the message, as the specification has it, and nobody gets an
-exception.  So there is one warning for each cause, again after a minute with the count.  A cause is
-the process that does not read, and the prefix of its channels, however many groups they are in.
+A member of a group that is full misses the message, as the specification requires, and nobody gets
+an exception.  So there is one warning for each cause, again after a minute with the count.  A cause
+is the process that does not read, and the prefix of its channels, however many groups they are in.
 
 Thread: any.  One lock guards the counts.
 """

@@ -1,8 +1,8 @@
-"""SEND: which way a message goes, and what is written in whose transaction.
+"""SEND: what stays in this process, what leaves it, and what is written in whose transaction.
 
-To a channel of this process: into its mailbox.  To another process: by a frame if it listens, else,
-as to a plain channel, by a row.  What is sent inside ``atomic()`` on the layer's database is a row
-of the caller's transaction.
+To a channel of this process: into its mailbox.  To another process: through the `outbox`, by a
+frame if `frames` can hand it over, else, as to a plain channel, by a row.  What is sent inside
+``atomic()`` on the layer's database is a row of the caller's transaction.
 
 Thread: any.  One lock guards the outboxes, of which each loop has one.
 """

@@ -21,7 +21,7 @@ __all__ = ["AllMailboxes"]
 
 
 class AllMailboxes(Mailboxes):
-    """All mailboxes; those of plain channels once more, for a claim asks for each."""
+    """All mailboxes, those of process-local and of plain channels; the latter have claimed rows."""
 
     def __init__(self, limit: Callable[[str], Limit | None], stats: Stats) -> None:
         super().__init__(limit, stats)

@@ -3,8 +3,8 @@
 A look only reads, so it waits for no lock; rows of plain channels are for `claims`.
 
 Thread: looks begin on a loop and come back on whichever thread the store has; everything here may
-be called from several loops at once.  A flag that names a loop counts only while that runs, for
-loops are closed without a word.
+be called from several loops at once.  A flag that names a loop counts only while that loop
+runs, for nobody tells us when one is closed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """SEND: to whom a message goes, by whose clock it expires, and in whose transaction it is sent.
 
-Which way it goes is for `outgoing`.  Thread: the sender's loop.  No state, hence no lock.
+How it gets there is for `outgoing`.  Thread: the sender's loop.  No state, hence no lock.
 """
 
 from __future__ import annotations

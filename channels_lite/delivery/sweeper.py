@@ -1,4 +1,5 @@
-"""What a process does now and then: looks, tidies up, and takes its turn at the upkeep of tables.
+"""What a process does at each interval: looks, which rescues what no wake-up has told of, tidies
+up, and takes its turn at the upkeep of the tables.
 
 Thread: that of a loop on which somebody receives; several loops may tick.
 """

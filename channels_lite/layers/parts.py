@@ -1,6 +1,6 @@
 """What a layer consists of in one process, and how it is put together.
 
-A message's way out: layer > `sending` > `outgoing` > `frames`, or `outbox` > `store`, sql.insert >
+A message's way out: layer > `sending` > `outgoing` > `outbox` > `frames`, or `store`, sql.insert >
 [commit] > csrc/wake.c.  Its way in: waiter > `reader`, or `claims` for plain channels > `store`,
 sql.look or sql.claim > `arrivals` > `mailboxes` > `receiving` > layer.
 

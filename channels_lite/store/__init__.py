@@ -2,8 +2,8 @@
 
 What is done to the tables is written once, in ``sql.py``, as plain functions of an ``Execute``.
 A store runs such a function as a unit: all of it or nothing, on its own connection, at once or
-later, and then hands the outcome to a callback.  A callback, not an awaitable: the rows it was
-handed are claimed, and a task that awaited them could be cancelled and lose them.
+later, and then hands the outcome to a callback.  A callback, not an awaitable: the rows may be
+claimed already, and a task that awaited them could be cancelled and lose them.
 
 ``direct`` runs it at once, on the loop's own thread; ``aio`` in the threads of aiosqlite;
 ``django`` on Django's connection, which is how a send joins a transaction.

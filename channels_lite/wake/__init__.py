@@ -1,10 +1,11 @@
 """HOOK and WAKE: how a receiver learns of a row, and what lies beside the database for it.
 
-A waiter calls the layer's ``look`` when there may be something, and its ``tick`` now and then.
-``poll`` does so by the clock alone; ``listener`` sleeps on a FIFO that ``csrc`` writes to.  The
+A waiter calls the layer's ``look`` when there may be something, and its ``tick`` at each interval,
+which finds what no wake-up has told of.  ``poll`` knows the clock alone; ``listener`` sleeps on a
+FIFO that ``csrc`` writes to, and has a ``poll`` beside it.  The
 sending side, ``hooks``, is the same for all layers: each wakes those who listen.
 
-Imports of `store` where its files are.  Runs on the loops that receive.
+Of `store` it imports only what finds the database file.  Runs on the loops that receive.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The waiter of the notify layer: sleeps until a commit writes into this process's FIFO.
 
-The protocol is at the head of csrc/wakeup.h; R1 to R5 are marked below.  One FIFO serves all loops
+The protocol is at the head of csrc/wakeup.h, and its steps are marked below; what a lost wake-up
+was for is found by the `poll` waiter that it has beside it.  One FIFO serves all loops
 and all channels of the process.  Where there is none, it polls, and ``reason`` says why.
 """
 

@@ -1,4 +1,7 @@
-"""The floor under everything: looking by the clock."""
+"""Looks by the clock.
+
+All that the core and aio layers have; in the notify layer it rescues what a wake-up was lost for.
+"""
 
 from __future__ import annotations
 
