@@ -32,8 +32,6 @@ __all__ = ["Admission", "Backpressure"]
 TRANSPORT = Limit(64 * 1024 * 1024, is_bytes=True)
 # Looks for a mark for each capacity's worth sent.
 MARK_SHARE = 16
-# Seconds for which a channel that has a capacity's worth unread, and no mark, may only seem full.
-ACKNOWLEDGED_WITHIN = 0.25
 # Channels and processes remembered at most.
 MAX_WINDOWS = 10_000
 
@@ -57,15 +55,7 @@ class Half:
 class Window:
     """What was sent to one place and may be unread, in an older and a newer half."""
 
-    __slots__ = (
-        "_unchecked",
-        "credit",
-        "is_marked",
-        "limit",
-        "newer",
-        "older",
-        "unread_since",
-    )
+    __slots__ = ("_unchecked", "credit", "is_marked", "limit", "newer", "older")
 
     def __init__(self, limit: Limit) -> None:
         self.limit = limit
@@ -76,8 +66,6 @@ class Window:
         #: below 0: it is to be asked.
         self.is_marked = False
         self._unchecked = -1
-        #: When a row was first refused for what is unread, and none was admitted since; 0: never.
-        self.unread_since = 0.0
 
     def has_room(self, weight: int, beside: int, is_read: Callable[[Half], bool]) -> bool:
         """Whether so much more may be on its way, beside what is about to be.
@@ -210,14 +198,9 @@ class Backpressure:
             window = self._window(envelope.channel)
             if window is None:
                 return True
-            is_read = self._reads(envelope.name, now, oldest)
-            is_admitted = self._admits(window, envelope, beside, is_read)
-            if is_admitted is None:
-                window.unread_since = window.unread_since or now
-                envelope.is_doubtful = now - window.unread_since < ACKNOWLEDGED_WITHIN
-            else:
-                window.unread_since = 0.0
-            return bool(is_admitted)
+            return bool(
+                self._admits(window, envelope, beside, self._reads(envelope.name, now, oldest))
+            )
 
     def _admits(
         self, window: Window, envelope: Envelope, beside: int, is_read: Callable[[Half], bool]

@@ -5,7 +5,6 @@ How it gets there is for `outgoing`.  Thread: the sender's loop.  No state, henc
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 
 from channels_lite import signals
@@ -20,9 +19,6 @@ from channels_lite.store import Execute, sql
 from channels_lite.store.django import transaction_of_caller
 
 __all__ = ["Sending"]
-
-# Seconds until a channel that may only seem full is asked for again.
-ASK_AGAIN = 0.005
 
 
 class Sending:
@@ -57,10 +53,6 @@ class Sending:
             full = await outgoing.write(partial(sql.insert_all, envelopes=envelopes))
         else:
             full = await outgoing.send([envelope])
-            while full and envelope.is_doubtful:
-                await asyncio.sleep(ASK_AGAIN)
-                envelope = sql.Envelope(*split(channel), channel, data, now, now + expiry)
-                full = await outgoing.send([envelope])
         if full:
             self._stats.full += 1
             signals.send(signals.channel_full, self._database, channel=channel, group=None, count=1)

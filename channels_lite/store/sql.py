@@ -165,8 +165,6 @@ class Envelope:
     #: It needs no row: the process has it, or the channel is known to be full.
     is_settled: bool = False
     is_refused: bool = False
-    #: There is no room for its row, as far as is known: what was read may be acknowledged soon.
-    is_doubtful: bool = False
 
 
 class Admission(Protocol):

@@ -124,22 +124,6 @@ async def test_channel_that_is_read_again_is_open_again(make_layer):
     receiving.cancel()
 
 
-async def test_what_is_read_and_not_acknowledged_yet_fills_no_channel(make_layer, monkeypatch):
-    """A receiver that answers each message is sent the next one at once."""
-    layer, sender = make_layer(capacity=1), make_layer(capacity=1)
-    channel, store = await layer.new_channel(), layer._engine.store
-    loop, transact = asyncio.get_running_loop(), store.transact
-
-    def transact_late(work, done, *, size=0):
-        loop.call_later(0.05, lambda: transact(work, done))
-
-    monkeypatch.setattr(store, "transact", transact_late)
-    for number in range(3):
-        # Too large for a frame.
-        await sender.send(channel, {"number": number, "pad": bytes(70_000)})
-        assert (await received(layer, channel))["number"] == number
-
-
 @pytest.mark.parametrize("is_same_layer", [True, False], ids=["own layer", "other layer"])
 async def test_receiver_that_does_not_read_fills_up(make_layer, is_same_layer):
     """A live process with a channel that nobody reads brings ChannelFull to its senders."""
