@@ -74,12 +74,15 @@ class Generations:
     async def ask(self) -> float:
         """Before anything else: by which clock messages expire.  The time."""
         loop = asyncio.get_running_loop()
-        asking = self._asking.get(loop)
-        if asking is None:  # one for all that wait: they go on in the order in which they came
-            asking = self._asking[loop] = loop.create_task(self._ask())
-            asking.add_done_callback(lambda _: self._asking.pop(loop))
-        await asyncio.shield(asking)
-        return self._clock.now()
+        now = 0.0
+        while not now:  # it may be over again, before this coroutine goes on
+            asking = self._asking.get(loop)
+            if asking is None:  # one for all that wait: they go on in the order in which they came
+                asking = self._asking[loop] = loop.create_task(self._ask())
+                asking.add_done_callback(lambda _: self._asking.pop(loop))
+            await asyncio.shield(asking)
+            now = self._clock.now()
+        return now
 
     async def _ask(self) -> None:
         boot, began_at, is_alone = boot_id(), time.time() - ticks(), not self._are_others_alive()

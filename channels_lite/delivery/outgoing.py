@@ -193,9 +193,11 @@ class Outgoing:
     def _outbox(self) -> Outbox:
         now = time.monotonic()
         if now >= self._next_tidy:
-            # A process that only sends has nobody else to notice that the file was replaced.
+            # A process that only sends has nobody else to notice that the file was replaced, or
+            # that processes are gone.
             self._next_tidy = now + TIDY_EVERY
             self._store.tidy()
+            self._frames.forget_stale()
         loop = asyncio.get_running_loop()
         outbox = self._outboxes.get(loop)
         if outbox is None:

@@ -6,13 +6,13 @@ What it consists of meanwhile is in `parts`; forks and the exit are told by `pro
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from channels_lite import process
-from channels_lite.clock import boot_id
+from channels_lite import clock, process
 from channels_lite.layers.parts import Parts
 from channels_lite.loops import call_on, is_ending, settle
 from channels_lite.store import Execute, Outcome, sql, upkeep
@@ -33,11 +33,11 @@ class Engine(Parts):
         """See `base.BaseSQLiteChannelLayer.flush`, as for those that follow."""
         if self.clock.began_at is None:
             await self.generations.ask()
-        boot, began_at = boot_id(), self.clock.began_at or 0.0
+        boot, began_at = clock.boot_id(), time.time() - clock.ticks()
 
         def operation(execute: Execute, batch: sql.Batch) -> sql.FlushMark:
             with batch.transaction(execute):
-                upkeep.flush(execute, batch.now, boot, began_at)
+                upkeep.flush(execute, clock.ticks(), boot, began_at)
                 return sql.table(execute).flushed
 
         def tell(flushed: sql.FlushMark) -> None:

@@ -112,13 +112,13 @@ def _number() -> int:
     return int(time.time() * 1000)
 
 
-def flush(execute: Execute, now: float, boot_id: str, began_at: float) -> None:
+def flush(execute: Execute, ticks: float, boot_id: str, began_at: float) -> None:
     """Deletes all messages and groups, and voids what processes have in memory."""
-    # Somebody may have emptied that table, too.
-    begin_boot(execute, boot_id, began_at, is_alone=False)
+    # Somebody may have emptied that table, too, and by another clock than this process's.
+    boot = begin_boot(execute, boot_id, began_at, is_alone=False)
     execute("DELETE FROM channels_lite_event", ())
     execute("DELETE FROM channels_lite_groupmembership", ())
-    execute(SET_FLUSHED, (now,))
+    execute(SET_FLUSHED, (boot.began_at + ticks,))
 
 
 class Sweep:

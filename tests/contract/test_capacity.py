@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from contextlib import suppress
+import sqlite3
+from contextlib import closing, suppress
 
 import pytest
 from channels.exceptions import ChannelFull
@@ -108,7 +109,7 @@ async def test_capacity_holds_for_groups(make_layer, size, caplog):
     assert 'CONFIG["channel_capacity"] = {"specific*": ...}' in said[0]
 
 
-async def test_channel_that_is_read_again_is_open_again(make_layer):
+async def test_channel_that_is_read_again_is_open_again(make_layer, database):
     """At once: senders are not told by the clock."""
     layer, sender = make_layer(capacity=10), make_layer(capacity=10)
     channel, live = await layer.new_channel(), await layer.new_channel()
@@ -119,6 +120,9 @@ async def test_channel_that_is_read_again_is_open_again(make_layer):
     assert await fill(sender, channel) == 0
     for _ in range(sent):
         await received(layer, channel)
+    with closing(sqlite3.connect(database)) as connection:
+        rows = "SELECT count(*) FROM channels_lite_event"
+        await until(lambda: connection.execute(rows).fetchone() == (0,))  # it is acknowledged
     await sender.send(channel, {"type": "after"})
     assert await received(layer, channel) == {"type": "after"}
     receiving.cancel()

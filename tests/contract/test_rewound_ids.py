@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 
 from asgiref.sync import async_to_sync
 from channels.exceptions import ChannelFull
@@ -46,6 +48,32 @@ def test_messages_arrive_after_manage_flush_of_a_flushed_layer(make_layer_sync):
     asyncio.run(flush())
     call_command("flush", database="channels", interactive=False, verbosity=0)
     assert asyncio.run(row())["number"] == 2
+
+
+async def test_generation_is_over_before_who_asked_goes_on(make_layer, database, monkeypatch):
+    """As by a look that finds that the table was emptied: nobody works with no clock."""
+    layer = make_layer()
+    engine, channel = layer._engine, await layer.new_channel()
+    ask, asked = engine.generations._ask, []
+
+    async def ask_and_forget():
+        await ask()
+        asked.append(None)
+        if len(asked) % 2:
+            engine.clock.forget(engine.clock.generation)
+
+    monkeypatch.setattr(engine.generations, "_ask", ask_and_forget)
+    await layer.send(channel, {"number": 0})
+    assert await received(layer, channel) == {"number": 0}
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("DELETE FROM channels_lite_boot")
+        connection.commit()
+        monkeypatch.setattr(engine.generations, "ask", ask_and_forget)
+        await layer.flush()
+        [(began_at, flushed_at)] = connection.execute(
+            "SELECT began_at, flushed_at FROM channels_lite_boot"
+        )
+    assert 0 < began_at < flushed_at
 
 
 def test_capacity_holds_after_a_rollback(make_layer_sync):
