@@ -69,6 +69,7 @@ async def test_generation_is_over_before_who_asked_goes_on(make_layer, database,
         connection.execute("DELETE FROM channels_lite_boot")
         connection.commit()
         monkeypatch.setattr(engine.generations, "ask", ask_and_forget)
+        engine.clock.forget(engine.clock.generation)
         await layer.flush()
         [(began_at, flushed_at)] = connection.execute(
             "SELECT began_at, flushed_at FROM channels_lite_boot"
