@@ -65,10 +65,14 @@ async def test_generation_is_over_before_who_asked_goes_on(make_layer, database,
     monkeypatch.setattr(engine.generations, "_ask", ask_and_forget)
     await layer.send(channel, {"number": 0})
     assert await received(layer, channel) == {"number": 0}
-    with closing(sqlite3.connect(database)) as connection:
-        connection.execute("DELETE FROM channels_lite_boot")
-        connection.commit()
-        monkeypatch.setattr(engine.generations, "ask", ask_and_forget)
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+
+        async def ask_in_vain():
+            await ask()
+            connection.execute("DELETE FROM channels_lite_boot")
+            engine.clock.forget(engine.clock.generation)
+
+        monkeypatch.setattr(engine.generations, "ask", ask_in_vain)
         engine.clock.forget(engine.clock.generation)
         await layer.flush()
         [(began_at, flushed_at)] = connection.execute(
