@@ -36,6 +36,7 @@ def use_database(alias: str, name: Path | str) -> None:
     """Points the alias at another file, as Django's test runner does."""
     connections[alias].close()
     connections.settings[alias]["NAME"] = name
+    connections[alias].close()  # Django closes no connection whose name is an in-memory database's
 
 
 @pytest.fixture(scope="session")
