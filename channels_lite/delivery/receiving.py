@@ -69,14 +69,14 @@ class Receiving:
         is_new_name = self._is_new(channel)
         if self._clock.began_at is None:
             await self._generations.ask()
+            is_new_name |= self._is_new(channel)
         loop = asyncio.get_running_loop()
         receiver = None
         if self._taken >= PER_ITERATION:
             self._taken = 0
             self._arm(channel, loop, is_new_name=is_new_name)  # it may never have to wait
             await asyncio.sleep(0)
-        # The sweeper may have forgotten the name meanwhile, for nobody waits there yet.
-        is_new_name |= self._is_new(channel)
+            is_new_name |= self._is_new(channel)
         while True:
             message = mailboxes.take(channel, self._clock.now(), receiver)
             if mailboxes.changed:
@@ -97,7 +97,10 @@ class Receiving:
                 raise
 
     def _is_new(self, channel: str) -> bool:
-        """Takes its name as this process's.  Whether it was not before: rows may wait already."""
+        """Takes its name as this process's.  Whether it was not before: rows may wait already.
+
+        Again after each ``await`` before somebody waits there: the sweeper may have forgotten it.
+        """
         if "!" not in channel or self._mailboxes.is_served(channel):
             return False
         name = split(channel)[0]
