@@ -1,6 +1,6 @@
 """DELIVERY: which way a message goes, and that it is delivered once, in order, if there is room.
 
-Out: `sending` (to whom), `outgoing` (into a mailbox, or away), `outbox`, which tries
+Out: `sending` (to whom), `local` (into a mailbox) or `outgoing` (away), `outbox`, which tries
 `frames` and else makes rows; `backpressure`.
 In: `reader` (looks) or `claims` (plain channels), `cursors`, `arrivals`, `mailboxes` and `plain`,
 `receiving`.  Beside them: `capacity`, `groups`, `generation`, `sweeper`, `availability`, `missed`,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 from channels_lite.clock import Clock
 from channels_lite.delivery.cursors import Cursors
@@ -25,7 +25,7 @@ from channels_lite.loops import PER_ITERATION
 from channels_lite.store.sql import Row
 from channels_lite.wake.datagrams import Frame
 
-__all__ = ["Arrivals"]
+__all__ = ["SLICE", "Arrivals", "channels_of"]
 
 #: Channels that get a message in one iteration of a loop.
 SLICE = 256
@@ -183,7 +183,7 @@ class Arrivals:
             return
         message = Message(0, data, expires_at, created_at)
         is_group = "," in frame.recipients if frame.is_group is None else frame.is_group
-        self._ready.append((_channels(frame.name, frame.recipients), message, is_group))
+        self._ready.append((channels_of(frame.name, frame.recipients), message, is_group))
 
     def _add_row(self, name: str, row: Row, now: float) -> None:
         if row.expires_at <= now:
@@ -195,17 +195,11 @@ class Arrivals:
         message = Message(row.id, data, row.expires_at)
         # A group's message of a former version does not say that it is one.
         is_group = row.is_group or "," in row.recipients
-        self._ready.append((_channels(name, row.recipients), message, is_group))
+        self._ready.append((channels_of(name, row.recipients), message, is_group))
 
 
-def _channels(name: str, recipients: str) -> list[str]:
+def channels_of(name: str, recipients: str) -> list[str]:
+    """Full names of the channels that a row or a frame is for."""
     if "," not in recipients:
         return [name + recipients]
     return [name + recipient for recipient in recipients.split(",")]
-
-
-def slices(name: str, recipients: str) -> Iterator[list[str]]:
-    """Full names of channels, so many at a time that they hold no loop."""
-    channels = _channels(name, recipients)
-    for first in range(0, len(channels), SLICE):
-        yield channels[first : first + SLICE]

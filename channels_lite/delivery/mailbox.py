@@ -48,6 +48,7 @@ class Mailbox:
         "_load",
         "_share",
         "claimed",
+        "is_full",
         "is_marked",
         "is_served",
         "messages",
@@ -66,40 +67,37 @@ class Mailbox:
         self._called: set[asyncio.Future[None]] = set()
         #: Claimed rows as they were, for giving back; plain channels only.
         self.claimed: dict[int, Claimed] = {}
+        #: Whether its capacity is used up.
+        self.is_full = False
         #: Whether a coroutine receives here, now or between two messages.
         self.is_served = False
         #: Whether senders are told that it is full.
         self.is_marked = False
 
     @property
-    def is_full(self) -> bool:
-        """Whether its capacity is used up."""
-        return self._load >= self._amount
-
-    @property
     def is_open_again(self) -> bool:
         """Whether enough of its capacity is free to tell senders so."""
         return self._load <= self._amount - self._share
 
-    def add(self, message: Message) -> bool:
-        """Puts a message at the end.  Whether it is full now."""
+    def add(self, message: Message) -> None:
+        """Puts a message at the end."""
         self.messages.append(message)
         self._load += len(message.data) + OVERHEAD if self._is_bytes else 1
-        return self._load >= self._amount
+        self.is_full = self._load >= self._amount
 
     def pop(self) -> Message:
         """Takes the oldest message out."""
         message = self.messages.popleft()
         self._load -= len(message.data) + OVERHEAD if self._is_bytes else 1
+        self.is_full = self._load >= self._amount
         if self.claimed:
             self.claimed.pop(message.id, None)
         return message
 
-    def remove(self, message: Message) -> None:
-        """Takes this message out."""
+    def put_first(self, message: Message) -> None:
+        """Moves one of its messages to the front."""
         self.messages.remove(message)
         self.messages.appendleft(message)
-        self.pop()
 
     def enter(self, loop: asyncio.AbstractEventLoop, *, keeps_place: bool) -> asyncio.Future[None]:
         """The running coroutine, on ``loop``, waits; first in line if it has waited before."""

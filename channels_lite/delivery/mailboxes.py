@@ -58,7 +58,7 @@ class Mailboxes:
     # Messages come
 
     def put(self, channels: list[str], message: Message, now: float) -> list[str]:
-        """Adds a message of a group to these members.  Returns the full ones, which miss it."""
+        """Adds a message of this process's own.  Returns the full channels, which miss it."""
         return self.put_all([(channels, message, True)], now)
 
     def put_all(self, arrivals: Iterable[Arrival], now: float) -> list[str]:
@@ -79,15 +79,6 @@ class Mailboxes:
                         self._add(channel, mailbox, message, running)
         return missed
 
-    def offer(self, channel: str, message: Message, now: float) -> bool:
-        """Adds a direct message of this process's own, if there is room."""
-        with self._lock:
-            mailbox = self._mailboxes.get(channel) or self._mailbox(channel)
-            if mailbox.is_full and self._has_no_room(channel, mailbox, now):
-                return False
-            self._add(channel, mailbox, message, running_loop())
-            return True
-
     def _has_no_room(self, channel: str, mailbox: Mailbox, now: float) -> bool:
         self._drop_expired(channel, mailbox, now)
         return mailbox.is_full
@@ -100,7 +91,8 @@ class Mailboxes:
         running: asyncio.AbstractEventLoop | None,
     ) -> None:
         self._messages += 1
-        if mailbox.add(message) and not mailbox.is_marked and "!" in channel:
+        mailbox.add(message)
+        if mailbox.is_full and not mailbox.is_marked and "!" in channel:
             mailbox.is_marked = True
             self.full.add(channel)
             self.changed.add(channel)
@@ -257,8 +249,8 @@ class Mailboxes:
             for channel, mailbox in self._mailboxes.items():
                 for message in list(mailbox.messages):
                     if flushed.voids(message.id, message.created_at):
-                        mailbox.remove(message)
-                        self._is_out(channel, mailbox)
+                        mailbox.put_first(message)
+                        self._pop(channel, mailbox)
 
     def _drop_expired(self, channel: str, mailbox: Mailbox, now: float) -> None:
         while mailbox.messages and mailbox.messages[0].expires_at <= now:
@@ -266,13 +258,10 @@ class Mailboxes:
             self._stats.expired += 1
 
     def _pop(self, channel: str, mailbox: Mailbox) -> Message:
-        message = mailbox.pop()
-        self._is_out(channel, mailbox)
-        return message
-
-    def _is_out(self, channel: str, mailbox: Mailbox) -> None:
         self._messages -= 1
+        message = mailbox.pop()
         if mailbox.is_marked and mailbox.is_open_again:
             mailbox.is_marked = False
             self.full.discard(channel)
             self.changed.add(channel)
+        return message

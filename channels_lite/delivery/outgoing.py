@@ -1,8 +1,8 @@
-"""SEND: what stays in this process, what leaves it, and what is written in whose transaction.
+"""SEND: what leaves this process, and what is written in whose transaction.
 
-To a channel of this process: into its mailbox.  To another process: through the `outbox`, by a
-frame if `frames` can hand it over, else, as to a plain channel, by a row.  What is sent inside
-``atomic()`` on the layer's database is a row of the caller's transaction.
+To another process: through the `outbox`, by a frame if `frames` can hand it over, else, as to a
+plain channel, by a row.  What is sent inside ``atomic()`` on the layer's database is a row of the
+caller's transaction.
 
 Thread: any.  One lock guards the outboxes, of which each loop has one.
 """
@@ -13,23 +13,19 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from channels_lite.clock import Clock
-from channels_lite.delivery.arrivals import Arrivals, slices
 from channels_lite.delivery.backpressure import Admission
-from channels_lite.delivery.cursors import Cursors
 from channels_lite.delivery.frames import FrameSender
-from channels_lite.delivery.mailbox import Message
-from channels_lite.delivery.mailboxes import Mailboxes
 from channels_lite.delivery.outbox import Operation, Outbox, T
 from channels_lite.failpoints import reach
-from channels_lite.loops import PER_ITERATION, call_on, settle
+from channels_lite.loops import call_on, settle
 from channels_lite.serializers import BaseMessageSerializer
 from channels_lite.store import Execute, Outcome, Store, sql
 from channels_lite.store.connection import Source
 from channels_lite.store.django import (
     run_in_transaction_of,
-    tell_committed,
     transaction_of_caller,
 )
 from channels_lite.store.occupancy import Occupancy
@@ -49,97 +45,36 @@ class Outgoing:
         *,
         source: Source,
         store: Store,
-        token: str,
         serializer: BaseMessageSerializer,
         clock: Clock,
         occupancy: Occupancy,
         frames: FrameSender,
-        mailboxes: Mailboxes,
-        cursors: Cursors,
-        arrivals: Arrivals,
         begin_generation: Callable[[int], None],
         nudge: Callable[[], None],
     ) -> None:
         self._source = source
         self._store = store
-        self._names_end = f"{token}!"
         self._serializer = serializer
         self._clock = clock
         self._occupancy = occupancy
         self._frames = frames
-        self._mailboxes = mailboxes
-        self._cursors = cursors
-        self._arrivals = arrivals
         self._begin_generation = begin_generation
         #: Looks at once, where this process polls.
         self._nudge = nudge
-        #: Messages handed over within this process, so that no other coroutine had its turn.
-        self._handed_over = 0
         self._next_tidy = 0.0
         self._lock = threading.Lock()
         self._outboxes: dict[asyncio.AbstractEventLoop, Outbox] = {}
 
-    async def send(self, envelopes: Iterable[sql.Envelope]) -> int:
-        """Sends messages.  Returns how many channels and members missed one.
+    async def send(self, envelopes: list[sql.Envelope]) -> int:
+        """Sends one message in these.  Returns how many channels and members missed it.
 
         Raises ``StoreUnavailable`` if those that need a row cannot be stored.
         """
-        tell_committed()
-        missed = 0
-        away = []
-        for envelope in envelopes:
-            if self._is_ours(envelope.name):
-                missed += await self._hand_over(envelope)
-            else:
-                away.append(envelope)
-        if away:
-            missed += await self._outbox().send(self.encrypted(away))
-        return missed
+        return await self._outbox().send(self.encrypted(envelopes))
 
-    def _is_ours(self, name: str) -> bool:
-        """Whether this process itself receives there, and has read what it was sent before."""
-        if not name.endswith(self._names_end):
-            return False
-        last = self._frames.last_row(name)
-        if last > self._cursors.seen(name):
-            return False
-        if last or self._arrivals.are_waiting:
-            self._arrivals.deliver(None)  # what was sent before is on its way into the mailbox
-        return True
-
-    async def _hand_over(self, envelope: sql.Envelope) -> int:
-        message = Message(0, envelope.data, envelope.expires_at, envelope.created_at)
-        if envelope.channel:
-            return await self._offer(envelope.channel, message)
-        missed = 0
-        for channels in slices(envelope.name, envelope.recipients):
-            full = self._mailboxes.put(channels, message, self._clock.now())
-            if full and self._mailboxes.have_receivers(full):
-                # Those that wait have been called, and make room when they have their turn.
-                await self.yield_loop()
-                full = self._mailboxes.put(full, message, self._clock.now())
-            missed += len(full)
-            self._handed_over += len(channels)
-            if self._handed_over >= PER_ITERATION:
-                await self.yield_loop()
-        return missed
-
-    async def _offer(self, channel: str, message: Message) -> int:
-        if not self._mailboxes.offer(channel, message, message.created_at):
-            if not self._mailboxes.have_receivers((channel,)):
-                return 1
-            await self.yield_loop()
-            if not self._mailboxes.offer(channel, message, self._clock.now()):
-                return 1
-        self._handed_over += 1
-        if self._handed_over >= PER_ITERATION:
-            await self.yield_loop()
-        return 0
-
-    async def yield_loop(self) -> None:
-        """Lets the other coroutines run: nothing else in handing over does."""
-        self._handed_over = 0
-        await asyncio.sleep(0)
+    async def insert(self, envelopes: list[sql.Envelope]) -> int:
+        """The same within the caller's transaction, by rows."""
+        return await self.write(partial(sql.insert_all, envelopes=self.encrypted(envelopes)))
 
     def encrypted(self, envelopes: list[sql.Envelope]) -> list[sql.Envelope]:
         """The envelopes of one message as they leave the process."""

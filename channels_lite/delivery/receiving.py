@@ -59,14 +59,21 @@ class Receiving:
         #: So that no other coroutine had its turn.
         self._taken = 0
 
-    def is_served(self, channel: str) -> bool:
-        """Whether a coroutine receives there, now or between two messages."""
-        return self._mailboxes.is_served(channel)
+    async def receive(
+        self,
+        channel: str,
+        require_valid: Callable[[str], object],
+        decode: Callable[[str, Message], T | None],
+    ) -> T:
+        """What ``decode`` makes of the next message; with None it waits for another one.
 
-    async def receive(self, channel: str, decode: Callable[[str, Message], T | None]) -> T:
-        """What ``decode`` makes of the next message; with None it waits for another one."""
+        Raises what ``require_valid`` does.
+        """
         mailboxes = self._mailboxes
-        is_new_name = self._is_new(channel)
+        is_new_name = False
+        if not mailboxes.is_served(channel):
+            require_valid(channel)
+            is_new_name = self._is_new(channel)
         if self._clock.began_at is None:
             await self._generations.ask()
             is_new_name |= self._is_new(channel)

@@ -1,6 +1,7 @@
 """SEND: to whom a message goes, by whose clock it expires, and in whose transaction it is sent.
 
-How it gets there is for `outgoing`.  Thread: the sender's loop.  No state, hence no lock.
+How it gets there is for `local` and `outgoing`.  Thread: the sender's loop.  No state, hence no
+lock.
 """
 
 from __future__ import annotations
@@ -9,14 +10,17 @@ from functools import partial
 
 from channels_lite import signals
 from channels_lite.clock import Clock
+from channels_lite.delivery.arrivals import channels_of
 from channels_lite.delivery.generation import Generations
 from channels_lite.delivery.groups import Groups
+from channels_lite.delivery.local import Local
+from channels_lite.delivery.mailbox import Message
 from channels_lite.delivery.missed import Missed
 from channels_lite.delivery.outgoing import Outgoing
 from channels_lite.delivery.stats import Stats
 from channels_lite.names import split
 from channels_lite.store import Execute, sql
-from channels_lite.store.django import transaction_of_caller
+from channels_lite.store.django import tell_committed, transaction_of_caller
 
 __all__ = ["Sending"]
 
@@ -30,6 +34,7 @@ class Sending:
         database: str,
         clock: Clock,
         generations: Generations,
+        local: Local,
         outgoing: Outgoing,
         groups: Groups,
         missed: Missed,
@@ -38,6 +43,7 @@ class Sending:
         self._database = database
         self._clock = clock
         self._generations = generations
+        self._local = local
         self._outgoing = outgoing
         self._groups = groups
         self._missed = missed
@@ -45,47 +51,60 @@ class Sending:
 
     async def send(self, channel: str, data: bytes, expiry: float) -> bool:
         """Sends to one receiver of ``channel``.  False: it is full, and nothing was sent."""
-        outgoing = self._outgoing
         now = self._clock.now() or await self._generations.ask()
-        envelope = sql.Envelope(*split(channel), channel, data, now, now + expiry)
-        if transaction_of_caller(self._database) is not None:
-            envelopes = outgoing.encrypted([envelope])
-            full = await outgoing.write(partial(sql.insert_all, envelopes=envelopes))
+        name, recipient = split(channel)
+        is_callers = transaction_of_caller(self._database) is not None
+        tell_committed()
+        if not is_callers and self._local.takes(name):
+            missed = await self._local.put([channel], Message(0, data, now + expiry, now))
         else:
-            full = await outgoing.send([envelope])
-        if full:
+            envelope = sql.Envelope(name, recipient, channel, data, now, now + expiry)
+            send = self._outgoing.insert if is_callers else self._outgoing.send
+            missed = await send([envelope])
+        if missed:
             self._stats.full += 1
             signals.send(signals.channel_full, self._database, channel=channel, group=None, count=1)
             # A sender that tries again at once would hold the loop.
-            await outgoing.yield_loop()
+            await self._local.yield_loop()
             return False
         self._stats.sent += 1
         return True
 
     async def group_send(self, group: str, data: bytes, expiry: float) -> None:
         """Sends to every member of ``group``; those that are full miss it."""
-        outgoing = self._outgoing
+        local, outgoing = self._local, self._outgoing
         now = self._clock.now() or await self._generations.ask()
-        envelopes: list[sql.Envelope] = []
+        members: list[sql.Member] = []
+        missed = 0
 
         def address(members: list[sql.Member]) -> list[sql.Envelope]:
-            for name, recipients, _ in members:
-                envelopes.append(sql.Envelope(name, recipients, "", data, now, now + expiry))
-            return envelopes
+            return [
+                sql.Envelope(name, recipients, "", data, now, now + expiry)
+                for name, recipients, _ in members
+            ]
 
         def operation(execute: Execute, batch: sql.Batch) -> int:
-            envelopes.clear()
-            members = sql.group_members(execute, group, now)
+            members[:] = sql.group_members(execute, group, now)
             return sql.insert_all(execute, batch, outgoing.encrypted(address(members)))
 
         if transaction_of_caller(self._database) is not None:
             missed = await outgoing.write(operation)
         else:
-            find = partial(self._groups.members, group=group, now=now)
-            missed = await outgoing.send(address(await outgoing.read(find)))
+            members = await outgoing.read(partial(self._groups.members, group=group, now=now))
+            tell_committed()
+            message = Message(0, data, now + expiry, now)
+            away = []
+            for member in members:
+                if local.takes(member.name):
+                    channels = channels_of(member.name, member.recipients)
+                    missed += await local.put(channels, message)
+                else:
+                    away.append(member)
+            if away:
+                missed += await outgoing.send(address(away))
         self._stats.group_sent += 1
         if missed:
-            self._missed.by_group(group, missed, envelopes[0].name)
+            self._missed.by_group(group, missed, members[0].name)
 
     async def join(self, group: str, channel: str, expiry: float) -> None:
         """Makes ``channel`` a member for so many seconds from now."""

@@ -197,10 +197,8 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         of another process.
         """
         enter()
-        receiving = self._engine.receiving
-        if not receiving.is_served(channel):
-            self.require_valid_channel_name(channel)
-        return await receiving.receive(channel, self._decode)
+        receive = self._engine.receiving.receive
+        return await receive(channel, self.require_valid_channel_name, self._decode)
 
     def _decode(self, channel: str, taken: Message) -> dict[str, Any] | None:
         stats = self._engine.stats

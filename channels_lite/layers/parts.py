@@ -1,8 +1,8 @@
 """What a layer consists of in one process, and how it is put together.
 
-A message's way out: layer > `sending` > `outgoing` > `outbox` > `frames`, or `store`, sql.insert >
-[commit] > csrc/wake.c.  Its way in: waiter > `reader`, or `claims` for plain channels > `store`,
-sql.look or sql.claim > `arrivals` > `mailboxes` > `receiving` > layer.
+A message's way out: layer > `sending` > `local`, or `outgoing` > `outbox` > `frames`, or `store`,
+sql.insert > [commit] > csrc/wake.c.  Its way in: waiter > `reader`, or `claims` for plain channels
+> `store`, sql.look or sql.claim > `arrivals` > `mailboxes` > `receiving` > layer.
 
 Nothing here refers to the layer: loops and threads hold what they call, and a layer that nobody
 uses any more must be collected.
@@ -28,6 +28,7 @@ from channels_lite.delivery.cursors import Cursors
 from channels_lite.delivery.frames import FrameSender
 from channels_lite.delivery.generation import Generations
 from channels_lite.delivery.groups import Groups
+from channels_lite.delivery.local import Local
 from channels_lite.delivery.missed import Missed
 from channels_lite.delivery.outgoing import Outgoing
 from channels_lite.delivery.plain import AllMailboxes
@@ -114,14 +115,10 @@ class Parts:
         self.outgoing = Outgoing(
             source=self.source,
             store=self.store,
-            token=self.token,
             serializer=self.serializer,
             clock=self.clock,
             occupancy=occupancy,
             frames=self.frames,
-            mailboxes=self.mailboxes,
-            cursors=self.cursors,
-            arrivals=self.arrivals,
             begin_generation=self._begin_generation,
             nudge=self._nudge,
         )
@@ -137,10 +134,19 @@ class Parts:
             are_others_alive=self._begin_use,
             look=self._look,
         )
+        local = Local(
+            token=self.token,
+            clock=self.clock,
+            frames=self.frames,
+            mailboxes=self.mailboxes,
+            cursors=self.cursors,
+            arrivals=self.arrivals,
+        )
         self.sending = Sending(
             database=self.config.database,
             clock=self.clock,
             generations=self.generations,
+            local=local,
             outgoing=self.outgoing,
             groups=Groups(self.store),
             missed=self.missed,

@@ -204,10 +204,11 @@ def transaction_of_caller(alias: str) -> Executor | None:
     nothing about its connection.
     """
     # First what is quick: asgiref's own look-up takes 60 us when it comes once in a while.
-    if not any(
-        known is not None and known.in_atomic_block
-        for known in [connection() for connection in list(_connections.values())]
-    ):
+    for reference in list(_connections.values()):
+        connection = reference()
+        if connection is not None and connection.in_atomic_block:
+            break
+    else:
         return None
     caller = getattr(AsyncToSync.executors, "current", None)
     if caller is None:
