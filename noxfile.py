@@ -1,6 +1,6 @@
 """Every supported Python, Django and Channels, from one command: ``nox``, or ``pipx run nox``.
 
-``nox`` runs the suite on all of them, in an hour and a half; ``nox -- tests/contract`` a part, and
+``nox`` runs the suite on all of them, in some hours; ``nox -- tests/contract`` a part, and
 ``nox -s "tests(python=3.10, django=4.2, channels=4.1)"`` one of them; a Python that the machine
 lacks is skipped.
 """
@@ -15,8 +15,9 @@ nox.options.error_on_missing_interpreters = False
 # Each Django with the Pythons that it supports (docs.djangoproject.com/en/stable/faq/install/).
 PYTHONS = {
     "4.2": ["3.10", "3.11", "3.12"],
-    "5.2": ["3.10", "3.11", "3.12", "3.13"],
-    "newest": ["3.12", "3.13"],
+    "5.2": ["3.10", "3.11", "3.12", "3.13", "3.14"],
+    "6.0": ["3.12", "3.13", "3.14"],
+    "newest": ["3.12", "3.13", "3.14", "3.15", "3.14t", "3.15t"],
 }
 CHANNELS = ["4.1", "newest"]
 CELLS = [

@@ -33,8 +33,12 @@ class ChannelsLiteConfig(AppConfig):
 
 def hook_connection(connection: Any, **kwargs: object) -> None:
     """Lets rows that Django inserts wake their receivers, from the connection's start."""
-    from channels_lite.layers.configured import layer_databases  # noqa: PLC0415 - settings must be ready
+    from channels_lite.layers.configured import (  # noqa: PLC0415 - settings must be ready
+        databases_in_use,
+        layer_databases,
+    )
     from channels_lite.wake.hooks import attach_django  # noqa: PLC0415
 
-    if connection.vendor == "sqlite" and connection.alias in layer_databases():
+    holds_messages = connection.alias in {*layer_databases(), *databases_in_use()}
+    if connection.vendor == "sqlite" and holds_messages:
         attach_django(connection)

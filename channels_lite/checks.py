@@ -52,6 +52,8 @@ __all__ = [
     "check_tables",
 ]
 
+#: For ``check --tag``.
+TAG = "channels_lite"
 MOUNTS = Path("/proc/self/mountinfo")
 # Their locks, shared memory or both do not reach other machines (sqlite.org/wal.html).
 NETWORK = {
@@ -69,7 +71,7 @@ def sqlite_databases() -> list[str]:
     ]
 
 
-@register()
+@register(TAG)
 def check_layers(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
     """E001: makes each layer of ours, as Channels will."""
     faults = misnamed_layers()
@@ -88,7 +90,7 @@ def check_layers(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
     ]
 
 
-@register()
+@register(TAG)
 def check_databases(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
     """E002: each process would have an in-memory database of its own."""
     if hasattr(_TestState, "saved_data"):  # Django's tests run, and have made it so
@@ -105,7 +107,7 @@ def check_databases(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
     ]
 
 
-@register()
+@register(TAG)
 def check_file_systems(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
     """E003: SQLite's log needs memory that all processes share, so one machine."""
     return [
@@ -136,7 +138,7 @@ def file_system_of(path: Path) -> str:
     return kind
 
 
-@register()
+@register(TAG)
 def check_shared(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
     """W001: one set of tables is one set of channels and groups."""
     sharing: dict[str, list[str]] = {}
@@ -157,7 +159,7 @@ def check_shared(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
     ]
 
 
-@register()
+@register(TAG)
 def check_router(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
     """W002: what is written by the models would not be where the layer looks."""
     from channels_lite.models import Event  # noqa: PLC0415 - not before the apps are ready
@@ -175,7 +177,7 @@ def check_router(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
     ]
 
 
-@register(deploy=True)
+@register(TAG, deploy=True)
 def check_tables(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
     """W003: not without --deploy, for ``migrate`` runs the others before it makes the tables."""
     found: list[CheckMessage] = []
@@ -214,7 +216,7 @@ def _lack(alias: str) -> tuple[str, str]:
     return f"Database {alias!r} is noted as migrated, and {lacks}.", mend
 
 
-@register(deploy=True)
+@register(TAG, deploy=True)
 def check_journal(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
     """W004 and W005: what Django's connections are set to, where nothing of ours sets more."""
     from channels_lite.layers.core import SQLiteChannelLayer  # noqa: PLC0415 - the same
@@ -272,7 +274,7 @@ def is_wal(alias: str) -> bool:
         return True  # W003 says so
 
 
-@register(deploy=True)
+@register(TAG, deploy=True)
 def check_init_command(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
     """W010: what a new connection sets that keeps the others out."""
     found: list[CheckMessage] = []
@@ -295,7 +297,7 @@ def check_init_command(app_configs: object, **kwargs: Any) -> list[CheckMessage]
     return found
 
 
-@register(deploy=True)
+@register(TAG, deploy=True)
 def check_settings(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
     """W006 and W007: settings of the database that mean more than they say."""
     found: list[CheckMessage] = []
@@ -327,7 +329,7 @@ def check_settings(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
 COPIES = ["apsw", "pysqlcipher3", "pysqlite3", "sqlcipher3"]
 
 
-@register(deploy=True)
+@register(TAG, deploy=True)
 def check_copies(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
     """W008: a second SQLite in the process, which knows nothing of the first one's locks.
 
@@ -347,7 +349,7 @@ def check_copies(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
     ]
 
 
-@register(deploy=True)
+@register(TAG, deploy=True)
 def check_wake_up(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
     """W009: the extension is not there, or failed its test."""
     from channels_lite.layers.notify import NotifyChannelLayer  # noqa: PLC0415 - the same
@@ -364,7 +366,7 @@ def check_wake_up(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
     ]
 
 
-@register(deploy=True)
+@register(TAG, deploy=True)
 def check_sqlite(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
     """I001, with ``--deploy``: two checkpoints at once may corrupt the file.
 

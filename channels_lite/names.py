@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["FRAMES", "FULL", "REPORT", "mark_path", "require_valid", "split", "token_of"]
+__all__ = ["FRAMES", "FULL", "REPORT", "fault_of", "mark_path", "split", "token_of"]
 
 #: What lies in the sidecar directory beside a process's FIFO, which has its token for a name: the
 #: socket for frames, the report, and the directory with the marks of its full channels.
@@ -13,21 +13,14 @@ REPORT = ".received"
 FULL = ".full"
 
 
-def require_valid(kind: str, name: object, valid: re.Pattern[str], limit: int) -> None:
-    """Raises ``TypeError`` that says what is wrong, with ``limit`` characters or more, too."""
+def fault_of(name: object, valid: re.Pattern[str], limit: int) -> str:
+    """What is wrong with a name, which has less than ``limit`` characters; "" if nothing is."""
     if isinstance(name, str) and len(name) < limit and valid.fullmatch(name):
-        return
+        return ""
+    shown = repr(str(name)[:120])
     if not isinstance(name, str):
-        fault = f"is a {type(name).__name__}"
-    elif len(name) >= limit:
-        fault = f"has {len(name)} characters"
-    else:
-        fault = "is none"
-    raise TypeError(
-        f"{kind} name must be a string of 1 to {limit - 1} ASCII letters, digits, hyphens, "
-        f"underscores or periods{', one ! at most' * (kind == 'Channel')}; "
-        f"{str(name)[:120]!r} {fault}"
-    )
+        return f"{shown} is a {type(name).__name__}"
+    return f"{shown} has {len(name)} characters" if len(name) >= limit else f"{shown} is none"
 
 
 def split(channel: str) -> tuple[str, str]:

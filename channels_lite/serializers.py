@@ -49,12 +49,24 @@ class UndecodableMessage(ValueError):
     """A row holds what this layer cannot read: garbage, or encrypted with another key."""
 
 
+# A subclass arrives as the type that it is one of, with what is stored in it, whatever its methods
+# make of that: a QueryDict as lists.  msgspec does so with dict, list and tuple by itself.
+_PLAIN: dict[type, Callable[[Any], object]] = {
+    str: str.__str__,
+    int: int.__int__,
+    float: float.__float__,
+    bytes: lambda value: bytes(memoryview(value)),
+    bytearray: lambda value: bytes(memoryview(value)),
+}
+
+
 def _plain(value: object) -> object:
-    """What msgspec does not take itself: subclasses of str, as SafeString, and lazy strings."""
-    if isinstance(value, (str, Promise)):
-        return str.__str__(value) if isinstance(value, str) else str(value)
-    if isinstance(value, (int, float)):
-        return int(value) if isinstance(value, int) else float(value)
+    """What msgspec does not take itself: subclasses, as SafeString, and lazy strings."""
+    if isinstance(value, Promise):
+        return str(value)
+    for kind, as_plain in _PLAIN.items():
+        if isinstance(value, kind):
+            return as_plain(value)
     raise TypeError(
         f"a message cannot carry {value!r} of type {type(value).__name__}; "
         "it carries dict, list, str, bytes, int, float, bool and None"
@@ -122,6 +134,8 @@ class BaseMessageSerializer:
             return self.crypter.decrypt(data)
         except InvalidToken:
             raise UndecodableMessage("it is not encrypted with any of the layer's keys") from None
+        except Exception as error:  # noqa: BLE001 - a warning of base64's, where they are errors
+            raise UndecodableMessage(f"it cannot be decrypted: {error!r}") from None
 
     def decode(self, data: bytes) -> dict[str, Any]:
         """From what ``decrypt`` gave to a message.  Raises ``UndecodableMessage``."""
@@ -176,7 +190,7 @@ class MsgPackTypesSerializer(MsgPackSerializer):
 
 def _to_extensions(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _to_extensions(item) for key, item in value.items()}
+        return {key: _to_extensions(item) for key, item in dict.items(value)}
     if isinstance(value, (list, tuple)):
         return [_to_extensions(item) for item in value]
     for code, (kind, to_text, _) in _TYPES.items():
@@ -195,9 +209,9 @@ class JSONSerializer(BaseMessageSerializer):
 
 def _box(value: Any) -> Any:
     if isinstance(value, (bytes, bytearray)):
-        return {_BYTES: base64.b64encode(value).decode("ascii")}
+        return {_BYTES: base64.b64encode(memoryview(value)).decode("ascii")}
     if isinstance(value, dict):
-        boxed = {key: _box(item) for key, item in value.items()}
+        boxed = {key: _box(item) for key, item in dict.items(value)}
         return {_OWN: boxed} if len(boxed) == 1 and (_BYTES in boxed or _OWN in boxed) else boxed
     if isinstance(value, (list, tuple)):
         return [_box(item) for item in value]

@@ -51,6 +51,47 @@ What the alias in `DATABASES` says holds for the layers' connections, too:
 ```
 """
 
+MESSAGES = """
+## What a message carries
+
+A dict of dicts, lists, strings, bytes, whole numbers of 64 bits, floats, booleans and `None`,
+nested as you like, of up to 64 MiB. Tuples and sets arrive as lists. In every format:
+
+* A subclass arrives as the type that it is derived from, with what is stored in it: `SafeString`
+  as a string, a member of an `IntEnum` as a number, a `QueryDict` as a dict of lists.
+* A lazy string, as `gettext_lazy` makes it, arrives as its text in the sender's language.
+* Anything else, such as a model or a queryset, raises `InvalidMessage` in the sender. With
+  `"msgpack_types"` UUIDs, decimals and datetimes arrive as what they are; in the other formats they
+  arrive as text.
+
+## Serializers of your own
+
+Subclass one of ours, or `BaseMessageSerializer`, and register it when Django starts, as in the
+`ready` of an `AppConfig`. Then `"serializer_format": "compressed"` names it.
+
+```python
+import zlib
+
+from channels_lite.serializers import MsgPackSerializer, registry
+
+
+class CompressedSerializer(MsgPackSerializer):
+    def as_bytes(self, message):
+        return zlib.compress(super().as_bytes(message))
+
+    def from_bytes(self, data):
+        try:
+            return super().from_bytes(zlib.decompress(data))
+        except zlib.error as error:
+            raise ValueError(f"it is not compressed: {error}") from None
+
+
+registry.register_serializer("compressed", CompressedSerializer)
+```
+
+`from_bytes` raises `ValueError` for what it cannot read; the layer drops that message and logs why.
+"""
+
 
 def comments() -> dict[str, str]:
     """What the ``#:`` lines above each key say, in one line of Markdown."""
@@ -83,7 +124,7 @@ def page() -> str:
         )
     pragmas = "\n".join(f"{line};" for line in ("PRAGMA journal_mode = WAL", *PRAGMAS))
     parts.append(TAIL.format(timeout=DEFAULT_TIMEOUT, pragmas=pragmas))
-    return "\n".join(parts)
+    return "\n".join(parts) + MESSAGES
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import freezegun
 import pytest
 from asgiref.sync import async_to_sync
 from django.core.management import call_command
@@ -50,3 +51,10 @@ def test_works_without_a_transaction(layer):
         return await asyncio.wait_for(receiving, TIMEOUT)
 
     assert async_to_sync(test)() == {"type": "x"}
+
+
+def test_frozen_time_changes_no_interval(layer):
+    """A test that freezes time finds the layer as it was: it looks as often as before."""
+    interval = layer.look_interval
+    with freezegun.freeze_time("2041-01-01", real_asyncio=True):
+        assert layer.look_interval == interval

@@ -6,9 +6,12 @@ import enum
 import uuid
 from datetime import timedelta, timezone
 from decimal import Decimal
+from types import SimpleNamespace
 
 import msgspec
 import pytest
+from django.http import QueryDict
+from django.utils.translation import gettext_lazy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +24,7 @@ from channels_lite.serializers import (
     UndecodableMessage,
     registry,
 )
+from tests.docs.pages import DOCS, blocks
 
 FORMATS = ["json", "msgpack", "msgpack_types"]
 
@@ -94,14 +98,53 @@ class Share(float):
     pass
 
 
+class Token(bytes):
+    pass
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_subclasses_come_back_as_their_base(name):
-    """Subclasses of str, int and float, enumerations among them, travel as the plain value."""
-    message = {"a": [Colour.RED, Level.HIGH, Label("x"), Count(7), Share(1.5)]}
+    """With what is stored in them, whatever their methods make of it; enumerations among them."""
+    message = {
+        "a": [Colour.RED, Level.HIGH, Label("x"), Count(7), Share(1.5), Token(b"x")],
+        "b": QueryDict("q=1&q=2"),
+        "c": [gettext_lazy("Yes"), {"d": gettext_lazy("No")}],
+        Label("e"): bytearray(b"x"),
+    }
     serializer = registry.get_serializer(name)
     assert typed(serializer.deserialize(serializer.serialize(message))) == typed(
-        {"a": ["red", 3, "x", 7, 1.5]}
+        {
+            "a": ["red", 3, "x", 7, 1.5, b"x"],
+            "b": {"q": ["1", "2"]},
+            "c": ["Yes", {"d": "No"}],
+            "e": b"x",
+        }
     )
+
+
+def test_serializer_of_the_configuration_page(monkeypatch):
+    """It carries a message under the name that it is registered by, and refuses what is garbage."""
+    monkeypatch.setattr(registry, "_classes", dict(registry._classes))
+    [block] = [
+        block for block in blocks(DOCS / "configuration.md") if "register_serializer" in block.code
+    ]
+    exec(block.code, {})
+    serializer = registry.get_serializer("compressed", ["secret"])
+    assert serializer.deserialize(serializer.serialize({"a": [b"x", 1]})) == {"a": [b"x", 1]}
+    with pytest.raises(UndecodableMessage, match="not compressed"):
+        serializer.decode(b"garbage")
+
+
+def test_whatever_decryption_raises_drops_the_message(monkeypatch):
+    """A warning of a library that is an error here, say, as base64's from Python 3.15 on."""
+    serializer = registry.get_serializer("msgpack", ["secret"])
+
+    def decrypt(data):
+        raise FutureWarning("of base64")
+
+    monkeypatch.setattr(serializer, "crypter", SimpleNamespace(decrypt=decrypt))
+    with pytest.raises(UndecodableMessage, match=r"FutureWarning.*of base64"):
+        serializer.deserialize(b"garbage")
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -6,12 +6,12 @@ Thread: any, without a lock: a count that is off by one does no harm.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 
 from django.core.exceptions import ImproperlyConfigured
 
 from channels_lite import signals
+from channels_lite.clock import ticks
 from channels_lite.delivery.stats import Stats
 
 __all__ = ["CLAIMS", "LOOKS", "Availability"]
@@ -38,8 +38,8 @@ class Availability:
         self._fruitless = 0
         #: Whether it was the clock that asked for the look under way.
         self.is_by_clock = False
-        #: When a message last came, by ``time.monotonic()``.
-        self.last_message = time.monotonic()
+        #: When a message last came, by `clock.ticks`, which no test freezes.
+        self.last_message = ticks()
 
     @property
     def is_woken_in_vain(self) -> bool:
@@ -48,7 +48,7 @@ class Availability:
 
     def has_heard(self) -> None:
         """A message came."""
-        self.last_message = time.monotonic()
+        self.last_message = ticks()
 
     def worked(self, what: str, *, has_found: bool) -> None:
         """``what``, LOOKS or CLAIMS, did, and has found something or not."""

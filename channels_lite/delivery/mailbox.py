@@ -79,11 +79,13 @@ class Mailbox:
         """Whether enough of its capacity is free to tell senders so."""
         return self._load <= self._amount - self._share
 
-    def add(self, message: Message) -> None:
-        """Puts a message at the end."""
+    def add(self, message: Message, running: asyncio.AbstractEventLoop | None) -> None:
+        """Puts a message at the end, and calls a receiver; ``running`` is our loop."""
         self.messages.append(message)
         self._load += len(message.data) + OVERHEAD if self._is_bytes else 1
         self.is_full = self._load >= self._amount
+        if self.receivers:
+            self.call(running)
 
     def pop(self) -> Message:
         """Takes the oldest message out."""

@@ -75,29 +75,22 @@ class Mailboxes:
                     mailbox = mailboxes.get(channel) or self._mailbox(channel)
                     if mailbox.is_full and self._has_no_room(channel, mailbox, now) and is_group:
                         missed.append(channel)
-                    else:
-                        self._add(channel, mailbox, message, running)
+                        continue
+                    mailbox.add(message, running)
+                    self._messages += 1
+                    if mailbox.is_full and not mailbox.is_marked:
+                        self._mark_full(channel, mailbox)
         return missed
 
     def _has_no_room(self, channel: str, mailbox: Mailbox, now: float) -> bool:
         self._drop_expired(channel, mailbox, now)
         return mailbox.is_full
 
-    def _add(
-        self,
-        channel: str,
-        mailbox: Mailbox,
-        message: Message,
-        running: asyncio.AbstractEventLoop | None,
-    ) -> None:
-        self._messages += 1
-        mailbox.add(message)
-        if mailbox.is_full and not mailbox.is_marked and "!" in channel:
+    def _mark_full(self, channel: str, mailbox: Mailbox) -> None:
+        if "!" in channel:  # plain channels have no mark: see `store.occupancy`
             mailbox.is_marked = True
             self.full.add(channel)
             self.changed.add(channel)
-        if mailbox.receivers:
-            mailbox.call(running)
 
     def _mailbox(self, channel: str) -> Mailbox:
         mailbox = self._mailboxes[channel] = Mailbox(self._limit(channel))
@@ -115,6 +108,11 @@ class Mailboxes:
         mailbox = self._mailboxes.get(channel)
         return mailbox is not None and mailbox.is_served
 
+    def holds(self, channel: str) -> bool:
+        """Whether a message waits there."""
+        mailbox = self._mailboxes.get(channel)
+        return mailbox is not None and bool(mailbox.messages)
+
     def have_receivers(self, channels: Iterable[str]) -> bool:
         """Whether a coroutine waits on one of them, and only has not had its turn yet."""
         with self._lock:
@@ -125,10 +123,10 @@ class Mailboxes:
         self, channel: str, now: float, receiver: asyncio.Future[None] | None = None
     ) -> Message | None:
         """The oldest message of ``channel``, out of its mailbox; ``receiver`` is done waiting."""
-        mailbox = self._mailboxes.get(channel)
-        if mailbox is None or (receiver is None and not mailbox.messages):
-            return None
         with self._lock:
+            mailbox = self._mailboxes.get(channel)
+            if mailbox is None:
+                return None
             if receiver is not None:
                 mailbox.leave(receiver)
                 self._receivers -= 1

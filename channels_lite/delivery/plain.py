@@ -44,7 +44,8 @@ class AllMailboxes(Mailboxes):
             mailbox = self._mailboxes.get(name) or self._mailbox(name)
             for row, data in claimed:
                 mailbox.claimed[row.id] = row
-                self._add(name, mailbox, Message(row.id, data, row.expires_at), running)
+                mailbox.add(Message(row.id, data, row.expires_at), running)
+                self._messages += 1
 
     def plain_channels(self) -> set[str]:
         """Plain channels that somebody waits for."""

@@ -80,12 +80,12 @@ class Receiving:
         loop = asyncio.get_running_loop()
         receiver = None
         if self._taken >= PER_ITERATION:
-            self._taken = 0
             self._arm(channel, loop, is_new_name=is_new_name)  # it may never have to wait
-            await asyncio.sleep(0)
-            is_new_name |= self._is_new(channel)
+            is_new_name |= await self._yield_loop(channel)
         while True:
-            message = mailboxes.take(channel, self._clock.now(), receiver)
+            message = None
+            if receiver is not None or mailboxes.holds(channel):
+                message = mailboxes.take(channel, self._clock.now(), receiver)
             if mailboxes.changed:
                 self._mark()
             if message is not None:
@@ -99,9 +99,18 @@ class Receiving:
                 is_new_name = False
                 await receiver
             except BaseException:
-                if mailboxes.leave(channel, receiver) and "!" not in channel:
-                    self._claims.requeue()
+                self._leave(channel, receiver)
                 raise
+
+    def _leave(self, channel: str, receiver: asyncio.Future[None]) -> None:
+        if self._mailboxes.leave(channel, receiver) and "!" not in channel:
+            self._claims.requeue()
+
+    async def _yield_loop(self, channel: str) -> bool:
+        """Lets the other coroutines run.  Whether the name is new after it."""
+        self._taken = 0
+        await asyncio.sleep(0)
+        return self._is_new(channel)
 
     def _is_new(self, channel: str) -> bool:
         """Takes its name as this process's.  Whether it was not before: rows may wait already.

@@ -24,7 +24,7 @@ from channels_lite.delivery.stats import Stats
 from channels_lite.errors import InvalidMessage
 from channels_lite.layers.engine import Engine
 from channels_lite.layers.parts import Parts
-from channels_lite.names import require_valid
+from channels_lite.names import fault_of
 from channels_lite.process import enter
 from channels_lite.serializers import SerializerDoesNotExist, UndecodableMessage, registry
 from channels_lite.store import Store, upkeep
@@ -130,14 +130,18 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     def require_valid_channel_name(self, name: object, receive: bool = False) -> bool:
         """True, or ``TypeError`` that says what is wrong."""
-        require_valid("Channel", name, self.channel_name_regex, self.MAX_NAME_LENGTH)
+        fault = fault_of(name, self.channel_name_regex, self.MAX_NAME_LENGTH)
+        if fault:
+            raise TypeError(f"{self.invalid_name_error.format('Channel')} {fault}")
         if receive and "!" in str(name) and not str(name).endswith("!"):
             raise TypeError("Specific channel names in receive() must end at the !")
         return True
 
     def require_valid_group_name(self, name: object) -> bool:
         """True, or ``TypeError`` that says what is wrong."""
-        require_valid("Group", name, self.group_name_regex, self.MAX_NAME_LENGTH)
+        fault = fault_of(name, self.group_name_regex, self.MAX_NAME_LENGTH)
+        if fault:
+            raise TypeError(f"{self.invalid_name_error.format('Group')} {fault}")
         return True
 
     async def new_channel(self, prefix: str = "specific") -> str:

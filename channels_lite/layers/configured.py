@@ -9,9 +9,11 @@ from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS
 from django.utils.module_loading import import_string
 
+from channels_lite import process
 from channels_lite.layers.base import BaseSQLiteChannelLayer
+from channels_lite.layers.engine import Engine
 
-__all__ = ["database_of", "layer_databases", "misnamed_layers", "our_layers"]
+__all__ = ["database_of", "databases_in_use", "layer_databases", "misnamed_layers", "our_layers"]
 
 
 def our_layers() -> dict[str, Mapping[str, Any]]:
@@ -49,6 +51,11 @@ def layer_databases() -> list[str]:
     layers = our_layers()
     order = sorted(layers, key=lambda alias: alias != "default")
     return list(dict.fromkeys(database_of(layers[alias]) for alias in order))
+
+
+def databases_in_use() -> set[str]:
+    """Aliases of those that layers of this process use, named in the settings or made in code."""
+    return {engine.config.database for engine in process.members(Engine)}
 
 
 def database_of(layer: Mapping[str, Any]) -> str:

@@ -16,8 +16,8 @@ from channels_lite import clock, process
 from channels_lite.layers.parts import Parts
 from channels_lite.loops import call_on, is_ending, settle
 from channels_lite.store import Execute, Outcome, sql, upkeep
-from channels_lite.store.django import transaction_of_caller
-from channels_lite.wake.hooks import hooks
+from channels_lite.store.django import open_connections, transaction_of_caller
+from channels_lite.wake.hooks import attach_django, hooks
 
 __all__ = ["Engine"]
 
@@ -28,6 +28,9 @@ class Engine(Parts):
     def __init__(self, **what: Any) -> None:
         super().__init__(**what)
         process.add(self)
+        # Those to come are hooked when they are opened.
+        for connection in open_connections(self.config.database):
+            attach_django(connection)
 
     async def flush(self) -> None:
         """See `base.BaseSQLiteChannelLayer.flush`, as for those that follow."""

@@ -37,6 +37,7 @@ class NotifyChannelLayer(BaseSQLiteChannelLayer):
             parts.interval,
             parts.presence,
             take_frames=parts.reader.take_frames,
+            journal=lambda: parts.store.journal,
             is_woken_in_vain=lambda: parts.availability.is_woken_in_vain,
             sidecar=lambda: parts.source.sidecar,
             token=lambda: parts.token,

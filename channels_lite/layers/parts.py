@@ -240,7 +240,7 @@ class Parts:
         interval = self.config.polling_interval or (
             0.1 if self.waiter.reason else self._default_interval
         )
-        idle = time.monotonic() - self.availability.last_message
+        idle = ticks() - self.availability.last_message
         return interval * (10 if idle > self.config.polling_idle_timeout else 1)
 
     def woken(self, signs: frozenset[int]) -> None:

@@ -84,10 +84,11 @@ def draw(alias: str, taken: Snapshot, before: Snapshot | None = None) -> Rendera
     groups = _table("group", "members")
     for group in taken.groups:
         groups.add_row(group.name, str(group.members))
-    processes = _table("process", "pid", "received", "now", "missed", "plain channels")
+    processes = _table("process", "pid", "received", "now", "missed", "as of", "plain channels")
     for process in taken.processes:
         pid = (str(process.pid) if process.pid else "?") if process.is_alive else "killed"
-        counts = str(process.received), f"{process.rate:.0f}/s", str(process.full)
+        as_of = "" if process.age is None else f"{process.age:.0f} s ago"
+        counts = str(process.received), f"{process.rate:.0f}/s", str(process.full), as_of
         processes.add_row(process.token, pid, *counts, ", ".join(process.channels))
     tables = [each for each in (processes, channels, groups) if each.row_count]
     return Together(totals, *(Padding(each, (1, 0, 0, 0)) for each in tables))

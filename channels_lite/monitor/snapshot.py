@@ -92,6 +92,8 @@ class Process:
     received: int
     rate: float
     full: int
+    #: Seconds since it said so; None: it has said nothing.
+    age: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +226,8 @@ def processes_of(sidecar: Path) -> list[Process]:
         if path.name[0] not in ".@" and path.suffix not in (FRAMES, FULL, REPORT):
             token, is_alive, report = path.name, not is_stale(path), report_of(path)
             rate = report.rate if is_alive and now < report.until else 0.0
-            told = report.received, rate, report.full
+            age = now - report.at if report.at else None
+            told = report.received, rate, report.full, age
             found.append(Process(token, is_alive, pids.get(token), listening.get(token, []), *told))
     return found
 

@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db import Error as DjangoError
@@ -71,6 +72,10 @@ class Store(Protocol):
 
     def __init__(self, alias: str, pool_size: int) -> None:
         """For database ``alias``; ``pool_size`` connections at most, where there are several."""
+
+    @property
+    def journal(self) -> str:
+        """See `connection.Source.journal`."""
 
     def submit(self, work: Work[T], done: Done[T], *, size: int = 0) -> None:
         """Runs ``work``, each statement of which is a transaction, and calls ``done``.
@@ -184,11 +189,16 @@ def refuse(error: Exception, alias: str, *, is_reading: bool = False) -> Outcome
             'OPTIONS["timeout"] allows, or at all for a transaction that had read before it wrote '
             '(which OPTIONS["transaction_mode"] = "IMMEDIATE" mends); nothing was written'
         )
+    elif "no such table" in text and not apps.is_installed("channels_lite"):
+        ours = ImproperlyConfigured(
+            f"database {alias!r} lacks the tables of channels_lite, which is not installed: add "
+            f"'channels_lite' to INSTALLED_APPS, and run {migrate_command(alias)}"
+        )
     elif any(lack in text for lack in ("no such table", "no such column", "has no column")):
         ours = ImproperlyConfigured(
             f"database {alias!r} lacks the tables of channels_lite ({text}): "
-            f"run {migrate_command(alias)}, or manage.py check --deploy if that has nothing to "
-            "apply"
+            f"run {migrate_command(alias)}, or manage.py check --deploy --tag channels_lite if "
+            "that has nothing to apply"
         )
     elif "not a database" in text:
         ours = ImproperlyConfigured(

@@ -7,6 +7,7 @@ import os
 import sqlite3
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from django.db import connections
 
@@ -31,6 +32,16 @@ MAX_MILLISECONDS = 2**31 - 1
 _abandoned: list[Any] = []
 
 
+def _path_of(name: str) -> str:
+    """The path in a ``NAME``, read as SQLite reads its URIs (sqlite.org/uri.html)."""
+    if not name.startswith("file:"):
+        return name
+    path = name[len("file:") :].partition("#")[0].partition("?")[0]
+    if path.startswith("//"):  # an authority, which is "" or "localhost"
+        path = "/" + path[2:].partition("/")[2]
+    return os.fsdecode(unquote_to_bytes(path))
+
+
 class Source:
     """Where an alias's database is, and how to connect to it.
 
@@ -45,6 +56,8 @@ class Source:
         self._settings: dict[str, Any] = connections.settings[alias]
         self._path_of: tuple[object, Path, bytes] = (None, Path(), b"")
         self._file: tuple[int, int] | None = None
+        #: What ``PRAGMA journal_mode`` says, as "wal" or "delete"; "": nothing was opened yet.
+        self.journal = ""
 
     @property
     def _options(self) -> dict[str, Any]:
@@ -53,10 +66,7 @@ class Source:
     def _resolved(self) -> tuple[object, Path, bytes]:
         name = self._settings["NAME"]
         if self._path_of[0] is not name:
-            file = str(name)
-            if file.startswith("file:"):
-                file = file[len("file:") :].partition("?")[0]
-            path = Path(file).resolve()
+            path = Path(_path_of(str(name))).resolve()
             self._path_of = (name, path, os.fsencode(f"{path}-wake"))
         return self._path_of
 
@@ -155,9 +165,16 @@ class Source:
             for command in str(commands).split(";"):
                 connection.execute(command).fetchall()
                 connection.execute(busy_timeout).fetchall()
+            self.journal = _journal(connection)
             return
+        self.journal = _journal(connection)
         # Read first: setting it, even to what it is, asks for locks that another may hold.
-        if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
-            connection.execute("PRAGMA journal_mode = WAL").fetchall()
+        if self.journal != "wal":
+            [(self.journal,)] = connection.execute("PRAGMA journal_mode = WAL")
         for command in PRAGMAS:
             connection.execute(command).fetchall()
+
+
+def _journal(connection: sqlite3.Connection) -> str:
+    [(mode,)] = connection.execute("PRAGMA journal_mode")
+    return str(mode)

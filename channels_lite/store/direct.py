@@ -65,6 +65,11 @@ class DirectStore:
         self._is_paused = False
         self._lines: dict[asyncio.AbstractEventLoop, deque[Attempt[Any]]] = {}
 
+    @property
+    def journal(self) -> str:
+        """What the last connection has found."""
+        return self._source.journal
+
     def _new_worker(self) -> Worker:
         return Worker("channels-lite-store", self._do_in_thread, self._refused, idle=IDLE)
 

@@ -193,6 +193,12 @@ def remember(connection: Any, **kwargs: object) -> None:
     _connections[threading.get_ident(), connection.alias] = weakref.ref(connection)
 
 
+def open_connections(alias: str) -> list[Any]:
+    """Those that any thread of this process has to this database."""
+    known = [reference() for key, reference in list(_connections.items()) if key[1] == alias]
+    return [each for each in known if each is not None and each.connection is not None]
+
+
 connection_created.connect(remember, dispatch_uid="channels_lite.transactions")
 
 

@@ -26,6 +26,11 @@ class QueuedStore:
         self._gate = Gate()
         self._checkpointer = Checkpointer(self._source, self._gate)
 
+    @property
+    def journal(self) -> str:
+        """What the last connection has found."""
+        return self._source.journal
+
     def submit(self, work: Work[T], done: Done[T], *, size: int = 0) -> None:
         """Queues ``work``; ``done`` is called in the thread that does it."""
         self._submit(self._attempt(work, done, write=False))

@@ -14,7 +14,7 @@ import tempfile
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -236,13 +236,44 @@ class ChannelLayerMixin(_TestCase):
         self.sent.assert_nothing_sent(channel_or_group)
 
 
-class LiveServerMixin(_TestCase):
-    """Leaves no files behind: ``class LiveTests(LiveServerMixin, ChannelsLiveServerTestCase)``.
+class _OnTestDatabases:
+    """A server's process, whose databases are those of the test, however Python starts it.
 
+    A forked one has them; one that is started by "spawn" or "forkserver", Linux's from Python 3.14
+    on, reads the project's settings again, and Channels tells it of ``default`` alone.
+    """
+
+    def __init__(self, process: Callable[..., Any]) -> None:
+        self._process = process
+
+    def __call__(self, *args: Any, setup: Callable[[], object], **kwargs: Any) -> Any:
+        names = {alias: str(connections.settings[alias]["NAME"]) for alias in connections}
+        return self._process(*args, setup=partial(_use_databases, names, setup), **kwargs)
+
+
+def _use_databases(names: Mapping[str, str], setup: Callable[[], object]) -> None:
+    setup()
+    for alias, name in names.items():
+        connections.settings[alias]["NAME"] = name
+
+
+class LiveServerMixin(_TestCase):
+    """For Channels' live server: ``class LiveTests(LiveServerMixin, ChannelsLiveServerTestCase)``.
+
+    Its process uses the test's databases, however Python starts it, and leaves no files behind.
     Channels ends the server by a signal, at which it cannot tidy up: its FIFO and its socket stay.
     ``-wal`` and ``-shm`` stay as well if Django, whose connection is to be the last one, deletes
     the database while a layer of this process has it open.
     """
+
+    #: Channels' own, as ``DaphneProcess``.
+    ProtocolServerProcess: Any
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        """Starts the server."""
+        cls.ProtocolServerProcess = _OnTestDatabases(cls.ProtocolServerProcess)
+        super().setUpClass()
 
     @classmethod
     def tearDownClass(cls) -> None:

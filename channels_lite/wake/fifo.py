@@ -47,6 +47,8 @@ class Report(msgspec.Struct, array_like=True):
     full: int = 0
     #: Of ``time.monotonic()``, which all processes share: then it says so again, unless it stopped.
     until: float = 0.0
+    #: When it said so, by the same clock; 0: it has said nothing.
+    at: float = 0.0
 
 
 class SidecarRefused(OSError):

@@ -19,7 +19,7 @@ import sqlite3
 import sys
 import threading
 from contextlib import closing
-from typing import Any
+from typing import Any, cast
 
 from channels_lite.process import call_in_child
 from channels_lite.store.connection import Source
@@ -71,7 +71,8 @@ class Hooks:
         return ""
 
     def _try_hooks(self) -> str:
-        with closing(sqlite3.connect(":memory:")) as scratch:
+        # Not by connect(), which may be wrapped.
+        with closing(sqlite3.Connection(":memory:")) as scratch:
             if hasattr(scratch, "enable_load_extension"):
                 self._by_extension = True
                 if self._is_proven(scratch):
@@ -119,7 +120,11 @@ class Hooks:
         """From now on, rows that ``connection`` commits wake their readers.  Returns why not."""
         if self.hook_reason:
             return self.hook_reason
-        pointer = self._pointer(connection)
+        own = _own(connection)
+        if own is None:
+            kind = type(connection)
+            return f"{kind.__module__}.{kind.__qualname__} hides Python's own connection"
+        pointer = self._pointer(own)
         if not pointer:
             return "the connection belongs to another copy of SQLite than Python's own"
         failed = self._lib.clw_attach(pointer, sidecar)
@@ -140,12 +145,21 @@ class Hooks:
         self._lock = threading.Lock()
 
 
+def _own(connection: Any) -> sqlite3.Connection | None:
+    """Python's own connection: instrumentations wrap it, and say it is one of Python's class."""
+    while connection is not None:
+        if issubclass(type(connection), sqlite3.Connection):
+            return cast("sqlite3.Connection", connection)
+        connection = getattr(connection, "__wrapped__", None)
+    return None
+
+
 hooks = Hooks()
 call_in_child(hooks.after_fork)
 
 
 def attach_django(connection: Any) -> None:
-    """Hooks a new connection of Django's, if it is to a file."""
+    """Hooks a connection of Django's, if it is to a file; once is enough."""
     if connection.is_in_memory_db():
         return
     reason = hooks.attach(connection.connection, Source(connection.alias).sidecar_bytes)

@@ -27,6 +27,12 @@ __all__ = ["Listener"]
 
 logger = logging.getLogger(__name__)
 
+NO_FIFO = "it cannot be reached by a FIFO: "
+# Its commits call no hook of SQLite's once they can be read.
+NO_LOG = (
+    "the database has a rollback journal; add PRAGMA journal_mode = WAL to its "
+    'OPTIONS["init_command"]'
+)
 # Seconds between two looks while somebody floods the FIFO.
 FLOOD_PAUSE = 0.01
 
@@ -43,6 +49,7 @@ class Listener:
         presence: Presence,
         *,
         take_frames: Callable[[], None],
+        journal: Callable[[], str],
         is_woken_in_vain: Callable[[], bool],
         sidecar: Callable[[], Path],
         token: Callable[[], str],
@@ -50,6 +57,7 @@ class Listener:
         self.reason = hooks.reason
         self._woken = woken
         self._take_frames = take_frames
+        self._journal = journal
         self._is_woken_in_vain = is_woken_in_vain
         self._presence = presence
         self._clock = PollWaiter(look, tick, interval, self.reason)
@@ -85,8 +93,11 @@ class Listener:
         return (loop not in self._clock.loops and self._clock.watch(loop)) or is_new
 
     def _watch_fifo(self, loop: asyncio.AbstractEventLoop) -> bool:
+        if self._is_told_of_no_commit:
+            self._fall_back(NO_LOG)
+            return True
         if not self._presence.open():
-            self._fall_back(self._presence.reason)
+            self._fall_back(NO_FIFO + self._presence.reason)
             return True
         try:
             with self._lock:
@@ -100,11 +111,15 @@ class Listener:
                 if self._frames is not None and not self._has_stopped_frames:
                     loop.add_reader(self._frames.fd, self._take_frames)
         except (OSError, NotImplementedError) as error:
-            self._fall_back(str(error))
+            self._fall_back(NO_FIFO + str(error))
         return True
 
+    @property
+    def _is_told_of_no_commit(self) -> bool:
+        return self._journal() not in ("", "wal")
+
     def _fall_back(self, reason: str) -> None:
-        self.reason = self._clock.reason = f"it cannot be reached by a FIFO: {reason}"
+        self.reason = self._clock.reason = reason
         self._say_why()
         self._let_go(lambda: None)
         self._tick_anew()
@@ -143,15 +158,18 @@ class Listener:
     def listen(self, channel: str) -> None:
         """R1 for a plain channel: adds a name to the FIFO."""
         if not self.reason and not self._presence.listen(channel):
-            self._fall_back(self._presence.reason)
+            self._fall_back(NO_FIFO + self._presence.reason)
 
     def tidy(self, channels: set[str]) -> bool:
         """Sees that it can still be reached.  True: the loops have to `watch` anew."""
         if self.reason:
             return self._try_again()
+        if self._is_told_of_no_commit:  # it was another file before
+            self._fall_back(NO_LOG)
+            return False
         former = self._presence.tidy(channels)
         if self._presence.reason:
-            self._fall_back(self._presence.reason)
+            self._fall_back(NO_FIFO + self._presence.reason)
             return False
         if former is not None:
             self._let_go(lambda: former)
@@ -166,7 +184,7 @@ class Listener:
 
     def _try_again(self) -> bool:
         """What could not be made may have been a matter of the moment."""
-        if hooks.reason or not self._presence.is_due:
+        if hooks.reason or self._is_told_of_no_commit or not self._presence.is_due:
             return False
         if not self._presence.open():
             return False

@@ -123,7 +123,7 @@ class Presence:
             self._reported_at = now
             if rate or last.rate or full != last.full:
                 until = now + 2 * max(REPORT_EVERY, self._interval())
-                self._last_report = Report(received, rate, full, until)
+                self._last_report = Report(received, rate, full, until, now)
                 self.fifo.report(self._last_report)
 
     def stale(self, every: float) -> set[str] | None:

@@ -527,6 +527,7 @@ def describe() -> dict[str, Any]:
     return {
         "prefix": layer.client_prefix,
         "reason": layer._engine.waiter.reason,
+        "interval": layer.look_interval,
         "pid": os.getpid(),
         "python": sys.version,
     }

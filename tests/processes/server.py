@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import Any
 
 from asgiref.sync import async_to_sync
@@ -69,7 +70,8 @@ class Room(AsyncJsonWebsocketConsumer):
 
     async def connect(self) -> None:
         await super().connect()
-        await self.send_json({"pid": os.getpid()})
+        # Of some servers, on a Python without a GIL, the workers are threads.
+        await self.send_json({"worker": f"{os.getpid()}.{threading.get_ident()}"})
 
     async def receive_json(self, content: Any, **kwargs: Any) -> None:
         if "stream" in content:

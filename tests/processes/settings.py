@@ -12,6 +12,15 @@ if os.environ.get("TEST_WITHOUT_HOOKS"):
 
     Hooks._is_proven = lambda self, scratch: False  # type: ignore[method-assign]
 
+if os.environ.get("TEST_INSTRUMENTED"):
+    from opentelemetry.instrumentation.sqlite3 import SQLite3Instrumentor
+
+    # By the address in the object, as on a Python without load_extension.
+    from channels_lite.wake.hooks import Hooks
+
+    Hooks._extension_path = staticmethod(lambda: "nowhere")  # type: ignore[method-assign]
+    SQLite3Instrumentor().instrument()
+
 FOLDER = os.environ["TEST_FOLDER"]
 SECRET_KEY = "only for tests"
 USE_TZ = True

@@ -6,6 +6,7 @@ import json
 import sqlite3
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,46 @@ def test_unhooked_writer_is_found_by_the_fallback(start, folder: Path):
         )
     connection.close()
     assert receiver.received()["received"] == {"type": "foreign"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "file:{}/%64efault.sqlite3",
+        "file:{}/default.sqlite3#part",
+        "file://{}/default.sqlite3?mode=rwc#part",
+        "file://localhost{}/default.sqlite3",
+    ],
+)
+def test_every_uri_of_the_file_leads_to_it(start, folder: Path, name):
+    """A process that names the database by a URI wakes those that name it by its path."""
+    receiver = start()
+    writer = start("core.SQLiteChannelLayer", TEST_NAME=name.format(folder))
+    receiver.do("receive", channel="jobs")
+    writer.do("create_event", channel="jobs", message={"type": "job"})
+    assert receiver.received()["received"] == {"type": "job"}
+
+
+def test_rollback_journal_is_polled(start, folder: Path):
+    """Its commits call no hook: the layer looks ten times per second, and says so once."""
+    options = json.dumps({"init_command": "PRAGMA synchronous = NORMAL"})
+    own = {"TEST_OPTIONS": options, "TEST_CONFIG": '{"polling_interval": null}'}
+    with closing(sqlite3.connect(folder / "default.sqlite3")) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE").fetchall()
+    receiver, writer = start(**own), start("core.SQLiteChannelLayer", **own)
+    receiver.do("receive", channel="jobs")
+    assert "rollback journal" in receiver.do("describe")["reason"]
+    assert receiver.do("describe")["interval"] == 0.1
+    writer.do("create_event", channel="jobs", message={"type": "job"})
+    receiver.do("receive", channel="more")
+    assert receiver.received()["received"] == {"type": "job"}
+    receiver.end()
+    assert (folder / "0.log").read_text().count("rollback journal") == 1
+
+
+def test_instrumented_connections_wake(start):
+    """What OpenTelemetry wraps is Python's own connection all the same."""
+    receiver, writer = (start(TEST_INSTRUMENTED="1") for _ in range(2))
+    receiver.do("receive", channel="jobs")
+    writer.do("create_event", channel="jobs", message={"type": "job"})
+    assert receiver.received()["received"] == {"type": "job"}

@@ -36,8 +36,8 @@ SINGLE = "daphne"
 WAITING = "hypercorn"
 
 
-async def connected(port: str, server: Server) -> tuple[ClientConnection, int]:
-    """A client, and the process that serves it; the server may still be starting."""
+async def connected(port: str, server: Server) -> tuple[ClientConnection, str]:
+    """A client, and the worker that serves it; the server may still be starting."""
     while True:
         assert server.is_running(), server.log.read_text()
         try:
@@ -45,19 +45,19 @@ async def connected(port: str, server: Server) -> tuple[ClientConnection, int]:
         except (ConnectionError, EOFError):
             await asyncio.sleep(0.05)
             continue
-        return client, json.loads(await client.recv())["pid"]
+        return client, json.loads(await client.recv())["worker"]
 
 
 async def two_clients(servers: dict[str, Server]) -> list[ClientConnection]:
-    """One client in each of two processes."""
-    clients: dict[int, ClientConnection] = {}
+    """One client in each of two workers."""
+    clients: dict[str, ClientConnection] = {}
     while len(clients) < 2:
         for port, server in servers.items():
-            client, pid = await connected(port, server)
-            if pid in clients:
+            client, worker = await connected(port, server)
+            if worker in clients:
                 await client.close()
             else:
-                clients[pid] = client
+                clients[worker] = client
     return list(clients.values())
 
 

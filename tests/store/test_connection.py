@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+
 from django.db import connections
 
 from channels_lite.store.connection import Source
-
-
-class Recording:
-    """In the place of a connection."""
-
-    def __init__(self) -> None:
-        self.commands: list[str] = []
-
-    def execute(self, command):
-        self.commands.append(command.strip())
-        return self
-
-    def fetchall(self):
-        return []
 
 
 def test_no_command_of_init_command_makes_the_next_one_wait(database, monkeypatch):
@@ -29,9 +18,12 @@ def test_no_command_of_init_command_makes_the_next_one_wait(database, monkeypatc
     }
     monkeypatch.setitem(connections.settings["channels"], "OPTIONS", options)
     for timeout, expected in ((0, 0), (None, 9000), (1e9, 2**31 - 1)):
-        recording = Recording()
-        Source("channels").set_up(recording, timeout)
+        commands: list[str] = []
+        with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+            connection.set_trace_callback(commands.append)
+            Source("channels").set_up(connection, timeout)
         wait = f"PRAGMA busy_timeout = {expected}"
-        assert recording.commands == [
-            "PRAGMA busy_timeout = 5000", wait, "PRAGMA journal_mode = WAL", wait
+        assert [command.strip() for command in commands] == [
+            "PRAGMA busy_timeout = 5000", wait, "PRAGMA journal_mode = WAL", wait,
+            "PRAGMA journal_mode",
         ]  # fmt: skip

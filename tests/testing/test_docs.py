@@ -119,6 +119,17 @@ def test_live_server_beside_fresh_layers(project: Path):
 
 @needs_live_server
 @pytest.mark.parametrize("runner", [("manage", "test", "shop.test_live"), ("pytest", "shop")])
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_live_server_that_is_not_forked(project: Path, runner: tuple[str, ...], method: str):
+    """Its process has the test's databases, of which Python has told it nothing."""
+    (project / "sitecustomize.py").write_text(
+        f"import multiprocessing\nmultiprocessing.set_start_method({method!r})\n"
+    )
+    ran(project, *runner)
+
+
+@needs_live_server
+@pytest.mark.parametrize("runner", [("manage", "test", "shop.test_live"), ("pytest", "shop")])
 def test_live_server_leaves_nothing(project: Path, runner: tuple[str, ...]):
     """After the page's live server no file of its channels is left."""
     ran(project, *runner)

@@ -4,4 +4,5 @@ import sys
 from django.core.management import execute_from_command_line
 
 os.environ["DJANGO_SETTINGS_MODULE"] = "shop.settings"
-execute_from_command_line(sys.argv)
+if __name__ == "__main__":  # processes that are not forked import it again
+    execute_from_command_line(sys.argv)

@@ -1,0 +1,51 @@
+"""Which connections are hooked, within one process."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.db import connections
+from django.test import override_settings
+
+from channels_lite.layers.notify import NotifyChannelLayer
+from channels_lite.models import Event
+from channels_lite.wake.hooks import hooks
+from tests.conftest import received
+
+
+@override_settings(CHANNEL_LAYERS={})
+@pytest.mark.parametrize("is_open", [True, False], ids=["opened before", "opened after"])
+async def test_layer_that_only_code_knows(database, is_open):
+    """Rows of the ORM wake the receivers of a layer that CHANNEL_LAYERS does not name."""
+
+    @sync_to_async
+    def touch():
+        connections["channels"].close()
+        if is_open:
+            connections["channels"].ensure_connection()
+
+    @sync_to_async
+    def create(data):
+        Event.objects.using("channels").create(channel_name="jobs", data=data)
+
+    await touch()
+    layer = NotifyChannelLayer(database="channels", polling_interval=60)
+    receiving = asyncio.ensure_future(received(layer, "jobs"))
+    while not layer._engine.mailboxes.is_served("jobs"):  # noqa: ASYNC110 - it is a few iterations
+        await asyncio.sleep(0)
+    await create(layer.serialize({"type": "job"}))
+    assert await receiving == {"type": "job"}
+    await layer.close()
+
+
+def test_connection_that_is_hidden_is_named():
+    """What wraps Python's connection and does not show it is in the reason."""
+
+    class Hidden:
+        pass
+
+    assert hooks.attach(Hidden(), b"") == (  # type: ignore[arg-type]
+        f"{__name__}.{Hidden.__qualname__} hides Python's own connection"
+    )
