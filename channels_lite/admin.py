@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pprint import pformat
 from typing import Any
 
+import django
 from asgiref.sync import async_to_sync, sync_to_async
 from channels.exceptions import ChannelFull
 from channels.layers import channel_layers
@@ -113,6 +114,7 @@ class EventAdmin(_ReadOnly):
             "opts": self.opts,
             "layers": list(our_layers()),
             "layer": self._asked(request),
+            "breadcrumbs_are_a_list": django.VERSION >= (6, 1),
         }
         return TemplateResponse(request, "admin/channels_lite/live.html", context)
 

@@ -125,6 +125,49 @@ async def test_recipes(chat: Project):
         await client.close()
 
 
+async def test_recipes_of_streams(chat: Project):
+    """A worker's tokens and a job's progress reach the browser; presence is counted."""
+    steps = blocks(DOCS / "recipes.md")
+    for _ in ("notes", "answers"):  # up to each worker, which runs then
+        await asyncio.to_thread(chat.follow, steps)
+    await asyncio.to_thread(chat.follow, steps)
+    await asyncio.to_thread(chat.start, servers()[0])
+    address = f"127.0.0.1:{chat.port}"
+    async with AsyncExitStack() as stack:
+        client = await asyncio.wait_for(enter(chat), STARTING)
+        await client.close()
+
+        async def opened(path: str) -> ClientConnection:
+            url = f"ws://{address}/ws/{path}/"
+            return await stack.enter_async_context(connect(url, origin=f"http://{address}"))
+
+        async def heard(client: ClientConnection) -> dict[str, object]:
+            return json.loads(await asyncio.wait_for(client.recv(), TIMEOUT))
+
+        asking, second_tab = await opened("answers/seven"), await opened("answers/seven")
+        await asking.send(json.dumps({"prompt": "Why?"}))
+        for each in (asking, second_tab):
+            said = [await heard(each) for _ in range(4)]
+            words = ("You", "asked:", "Why?")
+            assert said == [*({"token": word} for word in words), {"done": True}]
+        here = await opened("here")
+        assert await heard(here) == {"here": 1}
+        async with connect(f"ws://{address}/ws/here/", origin=f"http://{address}"):
+            assert await heard(here) == {"here": 2}
+        assert await heard(here) == {"here": 1}
+        reader, writer = await asyncio.open_connection("127.0.0.1", chat.port)
+        writer.write(b"GET /jobs/7/ HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        await asyncio.wait_for(reader.readuntil(b": you are in\n\n"), TIMEOUT)
+        await asyncio.to_thread(
+            chat.run, 'python manage.py shell -c "from chat.jobs import run; run(7)"'
+        )
+        for percent in (0, 50, 100):
+            line = f'data: <progress value="{percent}" max="100"></progress>\n\n'
+            await asyncio.wait_for(reader.readuntil(line.encode()), TIMEOUT)
+        await asyncio.wait_for(reader.readuntil(b"event: done\n"), TIMEOUT)
+        writer.close()
+
+
 def test_rolled_back_note_is_not_told_of(chat: Project):
     """The recipe sends nothing for a note whose transaction is rolled back."""
     chat.follow(blocks(DOCS / "recipes.md"))

@@ -1,4 +1,4 @@
-// The live page: one event a second, drawn as it comes.
+// The live page: one event per second, drawn as it comes.
 "use strict";
 
 (() => {
@@ -42,6 +42,7 @@
 
   const plot = () => {
     const highest = Math.max(...latencies, 0.001);
+    tile("highest", `${(1000 * highest).toFixed(2)} ms`);
     const step = 600 / (KEPT - 1);
     line.setAttribute(
       "points",
@@ -61,9 +62,12 @@
     tile("size", bytes(taken.size));
     tile("log_size", bytes(taken.log_size));
     tile("latency", `${(1000 * taken.latency).toFixed(2)} ms`);
-    latencies.push(taken.latency);
-    latencies.splice(0, latencies.length - KEPT);
-    plot();
+    if (last) {
+      // The first message finds everything cold: it would flatten all others.
+      latencies.push(taken.latency);
+      latencies.splice(0, latencies.length - KEPT);
+      plot();
+    }
     fill("channels", taken.channels.map((channel) => channelRow(channel, seconds)));
     fill("groups", taken.groups.map((group) => [group.name, group.members]));
     fill(
@@ -85,6 +89,7 @@
     page.classList.toggle("is-wrong", isWrong);
   };
 
+  say("Connecting ...", false);
   const source = new EventSource(page.dataset.stream);
   source.onmessage = (event) => {
     const taken = JSON.parse(event.data);
