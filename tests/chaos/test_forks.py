@@ -96,7 +96,7 @@ async def test_26_preloaded_workers(gunicorn, layer, start, folder):
         await connect_to_both(address, clients)
         await talk(clients, count)
         killed, lost = clients.popitem()
-        os.kill(int(killed.partition(".")[0]), signal.SIGKILL)
+        os.kill(killed, signal.SIGKILL)
         await lost.wait_closed()
         await connect_to_both(address, clients)
         assert killed not in clients

@@ -46,7 +46,7 @@ async def connected(address: str):
         except (ConnectionError, EOFError):
             await asyncio.sleep(0.05)
             continue
-        return client, json.loads(await client.recv())["worker"]
+        return client, int(json.loads(await client.recv())["worker"].partition(".")[0])
 
 
 async def both_processes_serve(address: str) -> None:
