@@ -48,15 +48,25 @@ class Clock:
         #: When its ticks began, in seconds since 1970; None: the table was not asked yet.
         self.began_at: float | None = None
         self.generation = 0
+        #: The same as the table has last said; None: it never has.
+        self._last_began_at: float | None = None
 
     def now(self) -> float:
         """Seconds since 1970; 0 as long as the table was not asked."""
         return 0.0 if self.began_at is None else self.began_at + ticks()
 
+    def origin(self) -> float:
+        """When ticks began, for a generation that this process begins.
+
+        As in the one before: what was sent in between goes by that, and the wall clock may have
+        been set since.  Where there was none, by the wall clock.
+        """
+        return time.time() - ticks() if self._last_began_at is None else self._last_began_at
+
     def set(self, began_at: float, generation: int = 0) -> None:
         """What the table said."""
         global _latest  # noqa: PLW0603 - for rows that are made without a layer
-        self.began_at = began_at
+        self.began_at = self._last_began_at = began_at
         self.generation = generation
         _latest = self
 

@@ -19,7 +19,7 @@ from functools import partial
 
 from django.core.exceptions import ImproperlyConfigured
 
-from channels_lite.clock import Clock, boot_id, ticks
+from channels_lite.clock import Clock, boot_id
 from channels_lite.delivery.cursors import Cursors
 from channels_lite.delivery.frames import FrameSender
 from channels_lite.delivery.mailboxes import Mailboxes
@@ -85,7 +85,8 @@ class Generations:
         return now
 
     async def _ask(self) -> None:
-        boot, began_at, is_alone = boot_id(), time.time() - ticks(), not self._are_others_alive()
+        boot, began_at = boot_id(), self._clock.origin()
+        is_alone = not self._are_others_alive()
 
         def operation(execute: Execute, batch: sql.Batch) -> upkeep.Boot:
             with batch.transaction(execute):

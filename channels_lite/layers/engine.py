@@ -6,7 +6,6 @@ What it consists of meanwhile is in `parts`; forks and the exit are told by `pro
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -36,7 +35,7 @@ class Engine(Parts):
         """See `base.BaseSQLiteChannelLayer.flush`, as for those that follow."""
         if self.clock.began_at is None:
             await self.generations.ask()
-        boot, began_at = clock.boot_id(), time.time() - clock.ticks()
+        boot, began_at = clock.boot_id(), self.clock.origin()
 
         def operation(execute: Execute, batch: sql.Batch) -> sql.FlushMark:
             with batch.transaction(execute):

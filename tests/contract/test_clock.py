@@ -33,6 +33,21 @@ async def test_setting_the_wall_clock_changes_nothing(make_layer, monkeypatch, d
     assert await is_empty(sender, "late")
 
 
+async def test_emptied_table_goes_on_by_the_same_clock(make_layer, database, monkeypatch):
+    """What is sent just after manage.py flush is delivered, though the wall clock was set before."""
+    layer = make_layer()
+    await layer.send("jobs", {"type": "before"})
+    assert await received(layer, "jobs") == {"type": "before"}
+    wall = time.time
+    monkeypatch.setattr(time, "time", lambda: wall() + 86400)
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("DELETE FROM channels_lite_event")
+        connection.execute("DELETE FROM channels_lite_boot")
+        connection.execute("UPDATE sqlite_sequence SET seq = 0")
+    await layer.send("jobs", {"type": "after"})
+    assert await received(layer, "jobs") == {"type": "after"}
+
+
 @pytest.mark.skipif(not clock.boot_id(), reason="this system has no name for a boot")
 async def test_reboot_purges_what_was_before(make_layer, database, monkeypatch, tmp_path):
     """Messages of an earlier boot, and its processes' memberships, are gone.  Fault 39."""
