@@ -49,7 +49,7 @@ class Clock:
         self.began_at: float | None = None
         self.generation = 0
         #: The same as the table has last said; None: it never has.
-        self._last_began_at: float | None = None
+        self.last_began_at: float | None = None
 
     def now(self) -> float:
         """Seconds since 1970; 0 as long as the table was not asked."""
@@ -61,12 +61,12 @@ class Clock:
         As in the one before: what was sent in between goes by that, and the wall clock may have
         been set since.  Where there was none, by the wall clock.
         """
-        return time.time() - ticks() if self._last_began_at is None else self._last_began_at
+        return time.time() - ticks() if self.last_began_at is None else self.last_began_at
 
     def set(self, began_at: float, generation: int = 0) -> None:
         """What the table said."""
         global _latest  # noqa: PLW0603 - for rows that are made without a layer
-        self.began_at = self._last_began_at = began_at
+        self.began_at = self.last_began_at = began_at
         self.generation = generation
         _latest = self
 

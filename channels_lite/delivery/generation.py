@@ -110,8 +110,9 @@ class Generations:
             if began_at is None:
                 self._clock.forget(generation)
             else:
-                if self._clock.began_at is not None and self._clock.began_at != began_at:
-                    self._mailboxes.shift(began_at - self._clock.began_at)
+                before = self._clock.last_began_at
+                if before is not None and before != began_at:
+                    self._mailboxes.shift(began_at - before)
                 self._clock.set(began_at, generation)
             if self._cursors.generation != generation:
                 self._cursors.begin(generation)

@@ -34,7 +34,7 @@ async def test_setting_the_wall_clock_changes_nothing(make_layer, monkeypatch, d
 
 
 async def test_emptied_table_goes_on_by_the_same_clock(make_layer, database, monkeypatch):
-    """What is sent just after manage.py flush is delivered, though the wall clock was set before."""
+    """What is sent just after manage.py flush is delivered, though the wall clock was set."""
     layer = make_layer()
     await layer.send("jobs", {"type": "before"})
     assert await received(layer, "jobs") == {"type": "before"}
@@ -46,6 +46,21 @@ async def test_emptied_table_goes_on_by_the_same_clock(make_layer, database, mon
         connection.execute("UPDATE sqlite_sequence SET seq = 0")
     await layer.send("jobs", {"type": "after"})
     assert await received(layer, "jobs") == {"type": "after"}
+
+
+async def test_expired_stays_expired_by_another_clock(make_layer, database, monkeypatch):
+    """A message in memory expires when it should, though a generation with another clock began."""
+    layer = make_layer()
+    channel = await layer.new_channel()
+    await layer.send(channel, {"type": "expired"})
+    ticks = clock.ticks
+    monkeypatch.setattr(clock, "ticks", lambda: ticks() + 61)
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("DELETE FROM channels_lite_boot")
+        connection.execute("UPDATE sqlite_sequence SET seq = 0")
+    await layer.send("jobs", {"type": "tells that the row is gone"})
+    await make_layer().send("other", {"type": "begins the generation"})
+    assert await is_empty(layer, channel)
 
 
 @pytest.mark.skipif(not clock.boot_id(), reason="this system has no name for a boot")
