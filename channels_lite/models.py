@@ -109,7 +109,7 @@ class Event(models.Model):
     expires_at = UnixTimeField(default=in_a_minute)
     # Up to and including the "!" of a process-local channel.
     channel_name: models.CharField[str, str] = models.CharField(max_length=100)
-    # Behind the "!": one part, or those of all a group's members in that process, by commas.
+    # Behind the "!": one part, or those of all members that a group has there, separated by commas.
     recipients: models.TextField[str, str] = models.TextField(default="", blank=True)
     data: models.BinaryField[bytes, bytes] = models.BinaryField()
     # To members of a group, which miss it when they are full; else its sender was told that it is

@@ -14,8 +14,8 @@ __all__ = ["ChannelsRouter"]
 class ChannelsRouter:
     """Sends the models of ``channels_lite`` to the database that the layers' CONFIG names.
 
-    With layers on several databases, their tables are migrated into each; the models are read
-    and written where the layer ``"default"`` keeps its messages, unless ``using()`` says other.
+    With layers on several databases, their tables are migrated into each.  The models are read
+    and written in the database of the layer ``"default"``; ``using()`` names another one.
     """
 
     def db_for_read(self, model: type[models.Model], **hints: Any) -> str | None:

@@ -61,7 +61,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     #: Where rows are.
     store_class: ClassVar[type[Store]]
-    #: Seconds between two looks, unless CONFIG says other.
+    #: Seconds between two looks where CONFIG sets none.
     default_interval: ClassVar[float] = 0.1
 
     # ASCII only, and no newline at the end, which the expressions in channels.layers let through.

@@ -92,7 +92,7 @@ class Trial:
         return statistics.median(taken) / 2
 
     async def throughput(self, count: int, senders: int) -> float:
-        """Messages a second, both ways together, of ``senders`` that make round trips at once."""
+        """Messages per second, both ways together, of ``senders`` that make round trips at once."""
 
         async def work() -> None:
             await self.latency(self.own, max(1, count // senders))

@@ -15,7 +15,7 @@ __all__ = ["Source"]
 
 logger = logging.getLogger(__name__)
 
-# Unless OPTIONS["init_command"] says other; those of channels-lite 0.4.0, but for mmap_size: a file
+# Where OPTIONS["init_command"] is not set; those of channels-lite 0.4.0, but for mmap_size: a file
 # that somebody cuts, or an error of the disk, would kill the process (sqlite.org/mmap.html).
 # journal_mode comes first: it is the one that a foreign lock can refuse.
 PRAGMAS = (

@@ -153,7 +153,7 @@ READ_BYTES = 256 * 1024
 class Envelope:
     """A message on its way to the channels of one process, or to a plain channel."""
 
-    #: Its non-local name, and the local parts behind it, by commas.
+    #: Its non-local name, and the local parts of the channels, separated by commas.
     name: str
     recipients: str
     #: The full name of the one channel that it is for; "": it is for members of a group, and those
@@ -242,7 +242,7 @@ def insert_all(execute: Execute, batch: Batch, envelopes: Iterable[Envelope]) ->
 
 
 class Member(NamedTuple):
-    """Members of a group: a non-local name, and the local parts behind it, by commas."""
+    """Members of a group: a non-local name, and their local parts, separated by commas."""
 
     name: str
     recipients: str

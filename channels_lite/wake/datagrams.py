@@ -56,7 +56,7 @@ QUEUE = _queue()
 class Frame(msgspec.Struct, array_like=True):
     """A message to channels of one process."""
 
-    #: Their non-local name, and the local parts behind it, by commas.
+    #: Their non-local name, and the local parts of the channels, separated by commas.
     name: str
     recipients: str
     data: bytes

@@ -81,7 +81,9 @@ class Listener:
 
     def _say_why(self) -> None:
         warn_once(
-            logger, "the notify layer polls, with all its promises but speed: %s", self.reason
+            logger,
+            "the notify layer polls; messages arrive later, and nothing else changes: %s",
+            self.reason,
         )
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> bool:

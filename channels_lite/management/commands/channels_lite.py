@@ -158,7 +158,7 @@ def _count(text: str) -> int:
 
 
 async def _measure(entry: Mapping[str, Any], count: int) -> dict[str, float]:
-    """Milliseconds one way (median, one message after the other); messages a second."""
+    """Milliseconds one way (median, one message after the other); messages per second."""
     async with trial(entry) as running:
         await running.latency(running.own, max(1, count // 10))  # warm
         latency = await running.latency(running.own, count)
