@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import enum
 import uuid
-from datetime import timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from types import SimpleNamespace
 
+import freezegun
 import msgspec
 import pytest
 from django.http import QueryDict
@@ -102,6 +103,10 @@ class Token(bytes):
     pass
 
 
+class Price(Decimal):
+    pass
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_subclasses_come_back_as_their_base(name):
     """With what is stored in them, whatever their methods make of it; enumerations among them."""
@@ -120,6 +125,21 @@ def test_subclasses_come_back_as_their_base(name):
             "e": b"x",
         }
     )
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_frozen_time_travels_as_real_time_does(name):
+    """What a test that freezes time sends arrives as it would without; and so does a memoryview."""
+    serializer = registry.get_serializer(name)
+    moment = datetime(2031, 1, 2, 3, 4, 5, 6, tzinfo=timezone.utc)
+    real = {"a": [moment, moment.date(), timedelta(hours=1), Decimal("1.5")], "b": b"x"}
+    with freezegun.freeze_time(moment):
+        frozen = {
+            "a": [datetime.now(timezone.utc), date.today(), timedelta(hours=1), Price("1.5")],
+            "b": memoryview(b"x"),
+        }
+        arrived = serializer.deserialize(serializer.serialize(frozen))
+    assert arrived == serializer.deserialize(serializer.serialize(real))
 
 
 def test_serializer_of_the_configuration_page(monkeypatch):
