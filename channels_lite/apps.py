@@ -33,12 +33,13 @@ class ChannelsLiteConfig(AppConfig):
 
 def hook_connection(connection: Any, **kwargs: object) -> None:
     """Lets rows that Django inserts wake their receivers, from the connection's start."""
+    if connection.vendor != "sqlite":
+        return
     from channels_lite.layers.configured import (  # noqa: PLC0415 - settings must be ready
         databases_in_use,
         layer_databases,
     )
     from channels_lite.wake.hooks import attach_django  # noqa: PLC0415
 
-    holds_messages = connection.alias in {*layer_databases(), *databases_in_use()}
-    if connection.vendor == "sqlite" and holds_messages:
+    if connection.alias in databases_in_use() or connection.alias in layer_databases():
         attach_django(connection)

@@ -95,8 +95,6 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             make_waiter=self.make_waiter,
         )
         self._numbers = itertools.count()
-        #: Messages received without waiting, so that no other coroutine had its turn.
-        self._taken = 0
         # At exit `process` sees to it.
         weakref.finalize(self, process.drop, self._engine).atexit = False
 
