@@ -5,8 +5,9 @@ membership at once, a jump back none for as long.  The kernel's clock since boot
 on while the machine sleeps, and is one for all processes.
 So: times are seconds since 1970 as the wall clock had it when the database was first used since
 the machine was booted, and go on from there by the kernel's clock; the table
-``channels_lite_boot`` says so to all processes.  It also tells a reboot, which no message is
-meant to survive: a power failure may undo the deletion of one that was delivered.
+``channels_lite_boot`` says so to all processes, and if it was emptied, a file in the sidecar
+directory.  The table also tells a reboot, which no message is meant to survive: a power failure may
+undo the deletion of one that was delivered.
 
 Where the system has no such clock (it is Linux's), times are the wall clock's.
 """
@@ -55,13 +56,15 @@ class Clock:
         """Seconds since 1970; 0 as long as the table was not asked."""
         return 0.0 if self.began_at is None else self.began_at + ticks()
 
-    def origin(self) -> float:
+    def origin(self, others: float | None = None) -> float:
         """When ticks began, for a generation that this process begins.
 
         As in the one before: what was sent in between goes by that, and the wall clock may have
-        been set since.  Where there was none, by the wall clock.
+        been set since.  Else as ``others`` have it; else by the wall clock.
         """
-        return time.time() - ticks() if self.last_began_at is None else self.last_began_at
+        if self.last_began_at is not None:
+            return self.last_began_at
+        return time.time() - ticks() if others is None else others
 
     def set(self, began_at: float, generation: int = 0) -> None:
         """What the table said."""

@@ -106,6 +106,7 @@ class Window:
 
     def withdraw(self, weight: int) -> None:
         """So much, of what was added last, was not sent after all."""
+        self.credit += weight
         self.newer.weight -= weight
         if self.newer.weight < 0:  # the first of it is in the older half
             self.older.weight += self.newer.weight

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import socket
 import threading
 from collections.abc import Callable, Iterable
 
@@ -80,30 +81,53 @@ class FrameSender:
             self._last_rows.clear()
             self.backpressure.forget()
 
-    def send(self, envelopes: Iterable[Envelope]) -> None:
+    def send(self, envelopes: Iterable[Envelope]) -> set[str]:
         """Hands over what it can, and marks it so; those to one process in one datagram.
 
-        Those to channels that are known to be full it marks as refused.  Never waits, never raises:
-        what remains is for the table.
+        Those to channels that are known to be full it marks as refused.  Returns the tokens of
+        processes whose sockets are full, and soon may not be; what else remains is for the table.
+        Never waits, never raises.
         """
         by_token: dict[str, list[Envelope]] = {}
         for envelope in envelopes:
             if envelope.name.endswith("!"):
                 by_token.setdefault(token_of(envelope.name), []).append(envelope)
         by_token.pop(self._token, None)
+        full = set()
         with self._lock:
             for token, those in by_token.items():
-                self._send_to(token, those)
+                if self._send_to(token, those):
+                    full.add(token)
+        return full
 
-    def _send_to(self, token: str, envelopes: list[Envelope]) -> None:
+    def _send_to(self, token: str, envelopes: list[Envelope]) -> bool:
+        """Whether the process may soon make room for those that remain."""
         peer = self._peers.get(token) or self._connect(token)
         if peer is None:
-            return
-        frames: list[Frame] = []
-        sent: list[Envelope] = []
-        size = 0
+            return False
         number = self._last + 1
-        last_rows, generation = self._last_rows, self._clock.generation
+        admitted = self._admit(envelopes, number)
+        if not admitted:
+            return False
+        try:
+            peer.send(self._frames(admitted), number)
+        except OSError as error:
+            self.backpressure.withdraw(admitted)
+            if error.errno == errno.EAGAIN:
+                return not peer.stands_still
+            if error.errno not in (errno.ENOBUFS, errno.EMSGSIZE):
+                self._forget(token)  # it has gone
+            return False
+        self._last = number
+        peer.stands_still = False
+        for envelope in admitted:
+            envelope.is_settled = True
+        return False
+
+    def _admit(self, envelopes: list[Envelope], number: int) -> list[Envelope]:
+        """Those that go into one datagram, this one.  Marks the refused."""
+        admitted: list[Envelope] = []
+        size = 0
         for envelope in envelopes:
             size += len(envelope.data) + len(envelope.recipients) + len(envelope.name) + OVERHEAD
             if size > MAX_DATAGRAM:
@@ -115,38 +139,37 @@ class FrameSender:
                 if not is_admitted:
                     envelope.is_settled = envelope.is_refused = True
                     continue
-            after = last_rows.get(envelope.name, 0)
-            times = envelope.created_at, envelope.expires_at
-            is_group = not envelope.channel
-            frames.append(
-                Frame(
-                    envelope.name,
-                    envelope.recipients,
-                    envelope.data,
-                    *times,
-                    after,
-                    generation,
-                    is_group,
-                )
-            )
-            sent.append(envelope)
-        if not frames:
-            return
-        if self._transmit(token, peer, frames):
-            for envelope in sent:
-                envelope.is_settled = True
-        else:
-            self.backpressure.withdraw(sent)
+            admitted.append(envelope)
+        return admitted
 
-    def _transmit(self, token: str, peer: Peer, frames: list[Frame]) -> bool:
-        try:
-            peer.send(frames, self._last + 1)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.ENOBUFS, errno.EMSGSIZE):
-                self._forget(token)  # it has gone
-            return False
-        self._last += 1
-        return True
+    def _frames(self, envelopes: list[Envelope]) -> list[Frame]:
+        last_rows, generation = self._last_rows, self._clock.generation
+        return [
+            Frame(
+                envelope.name,
+                envelope.recipients,
+                envelope.data,
+                envelope.created_at,
+                envelope.expires_at,
+                last_rows.get(envelope.name, 0),
+                generation,
+                not envelope.channel,
+            )
+            for envelope in envelopes
+        ]
+
+    def duplicate(self, token: str) -> socket.socket | None:
+        """A second descriptor of the socket to a process, if there is one."""
+        with self._lock:
+            peer = self._peers.get(token)
+            return None if peer is None else peer.duplicate()
+
+    def give_up(self, token: str) -> None:
+        """A process has made no room for a while: do not wait for it until it has."""
+        with self._lock:
+            peer = self._peers.get(token)
+            if peer is not None:
+                peer.stands_still = True
 
     def _connect(self, token: str) -> Peer | None:
         peer = connect(f"{self._sidecar()}/{token}{FRAMES}")

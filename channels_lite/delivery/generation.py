@@ -29,6 +29,7 @@ from channels_lite.loops import soon
 from channels_lite.store import Execute, Outcome, Store, sql, upkeep
 from channels_lite.store.django import transaction_of_caller
 from channels_lite.store.occupancy import Occupancy
+from channels_lite.wake.presence import Presence
 
 __all__ = ["Generations"]
 
@@ -53,7 +54,8 @@ class Generations:
         frames: FrameSender,
         occupancy: Occupancy,
         outgoing: Outgoing,
-        are_others_alive: Callable[[], bool],
+        presence: Presence | None,
+        begin_use: Callable[[], None],
         look: Callable[[], None],
     ) -> None:
         self._database = database
@@ -64,8 +66,10 @@ class Generations:
         self._frames = frames
         self._occupancy = occupancy
         self._outgoing = outgoing
-        #: Processes other than this one, whatever they call the machine's boot.
-        self._are_others_alive = are_others_alive
+        #: Where other processes are; None: there can be none.
+        self._presence = presence
+        #: Called before the table is asked.
+        self._begin_use = begin_use
         self._look = look
         self._lock = threading.Lock()
         self._begin_again_at = 0.0
@@ -85,8 +89,11 @@ class Generations:
         return now
 
     async def _ask(self) -> None:
-        boot, began_at = boot_id(), self._clock.origin()
-        is_alone = not self._are_others_alive()
+        self._begin_use()
+        boot, presence = boot_id(), self._presence
+        # Whatever others call the machine's boot: containers have ids of their own.
+        is_alone = presence is None or not presence.are_others_alive()
+        began_at = self._clock.origin(presence.origin(boot) if presence and boot else None)
 
         def operation(execute: Execute, batch: sql.Batch) -> upkeep.Boot:
             with batch.transaction(execute):
@@ -99,6 +106,8 @@ class Generations:
         if known is None:
             known = await self._outgoing.write(operation)
         self.begin(known.generation, known.began_at)
+        if presence and boot and presence.origin(boot) != known.began_at:
+            presence.keep_origin(boot, known.began_at)
 
     def begin(self, generation: int, began_at: float | None = None) -> None:
         """Works with this generation from now on; without ``began_at`` the clock is to be asked."""

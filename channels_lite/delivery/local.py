@@ -41,35 +41,49 @@ class Local:
         self._cursors = cursors
         self._arrivals = arrivals
         self._handed_over = 0
+        #: So many that they are to have it now.
+        self.owes_turn = False
 
     def takes(self, name: str) -> bool:
         """Whether this process itself receives there, and has read what it was sent before."""
         if not name.endswith(self._names_end):
             return False
         last = self._frames.last_row(name)
-        if last > self._cursors.seen(name):
+        if last and last > self._cursors.seen(name):
             return False
         if last or self._arrivals.are_waiting:
             self._arrivals.deliver(None)  # what was sent before is on its way into the mailbox
         return True
 
-    async def put(self, channels: list[str], message: Message) -> int:
-        """Puts the message into the mailboxes of these.  Returns how many are full and miss it."""
+    def put(self, channels: list[str], message: Message) -> list[str]:
+        """Puts the message into the mailboxes of these, `SLICE` at most.  Returns the full ones.
+
+        Then await `settle`; not needed if there are none, unless ``owes_turn``.
+        """
+        self._handed_over += len(channels)
+        self.owes_turn = self._handed_over >= PER_ITERATION
+        return self._mailboxes.put(channels, message, self._clock.now())
+
+    async def settle(self, full: list[str], message: Message) -> int:
+        """Lets receivers make room in those that are full.  Returns how many miss the message."""
+        if full and self._mailboxes.have_receivers(full):
+            # Those that wait have been called, and make room when they have their turn.
+            await self.yield_loop()
+            full = self._mailboxes.put(full, message, self._clock.now())
+        if self.owes_turn:
+            await self.yield_loop()
+        return len(full)
+
+    async def put_all(self, channels: list[str], message: Message) -> int:
+        """Puts the message into the mailboxes of all these.  Returns how many miss it."""
         missed = 0
         while channels:
             now, channels = channels[:SLICE], channels[SLICE:]
-            full = self._mailboxes.put(now, message, self._clock.now())
-            if full and self._mailboxes.have_receivers(full):
-                # Those that wait have been called, and make room when they have their turn.
-                await self.yield_loop()
-                full = self._mailboxes.put(full, message, self._clock.now())
-            missed += len(full)
-            self._handed_over += len(now)
-            if self._handed_over >= PER_ITERATION:
-                await self.yield_loop()
+            missed += await self.settle(self.put(now, message), message)
         return missed
 
     async def yield_loop(self) -> None:
         """Lets the other coroutines run: nothing else in handing over does."""
         self._handed_over = 0
+        self.owes_turn = False
         await asyncio.sleep(0)

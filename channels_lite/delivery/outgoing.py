@@ -136,7 +136,7 @@ class Outgoing:
         loop = asyncio.get_running_loop()
         outbox = self._outboxes.get(loop)
         if outbox is None:
-            outbox = Outbox(loop, self._store, self._batch_of, self._frames.send, self._put_batch)
+            outbox = Outbox(loop, self._store, self._batch_of, self._frames, self._put_batch)
             with self._lock:
                 # Loops come and go by the thousand under async_to_sync.
                 known = {each: box for each, box in self._outboxes.items() if not each.is_closed()}

@@ -55,8 +55,11 @@ class Sending:
         name, recipient = split(channel)
         is_callers = transaction_of_caller(self._database) is not None
         tell_committed()
-        if not is_callers and self._local.takes(name):
-            missed = await self._local.put([channel], Message(0, data, now + expiry, now))
+        local = self._local
+        if not is_callers and local.takes(name):
+            message = Message(0, data, now + expiry, now)
+            full = local.put([channel], message)
+            missed = await local.settle(full, message) if full or local.owes_turn else 0
         else:
             envelope = sql.Envelope(name, recipient, channel, data, now, now + expiry)
             send = self._outgoing.insert if is_callers else self._outgoing.send
@@ -65,7 +68,7 @@ class Sending:
             self._stats.full += 1
             signals.send(signals.channel_full, self._database, channel=channel, group=None, count=1)
             # A sender that tries again at once would hold the loop.
-            await self._local.yield_loop()
+            await local.yield_loop()
             return False
         self._stats.sent += 1
         return True
@@ -97,7 +100,7 @@ class Sending:
             for member in members:
                 if local.takes(member.name):
                     channels = channels_of(member.name, member.recipients)
-                    missed += await local.put(channels, message)
+                    missed += await local.put_all(channels, message)
                 else:
                     away.append(member)
             if away:

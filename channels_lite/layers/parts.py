@@ -131,7 +131,8 @@ class Parts:
             frames=self.frames,
             occupancy=occupancy,
             outgoing=self.outgoing,
-            are_others_alive=self._begin_use,
+            presence=self.presence,
+            begin_use=self._begin_use,
             look=self._look,
         )
         local = Local(
@@ -222,13 +223,12 @@ class Parts:
     def _tidy(self, channels: set[str]) -> bool:
         return self.waiter.tidy(channels)
 
-    def _begin_use(self) -> bool:
-        """Before the table is asked for the first time.  Whether other processes are alive."""
+    def _begin_use(self) -> None:
+        """Before the table is asked for the first time."""
         self._is_used = True
         self.source.opened()
-        return self.presence is not None and (
-            self.presence.open() and self.presence.are_others_alive()
-        )
+        if self.presence is not None:
+            self.presence.open()
 
     def _forget_use(self) -> None:
         """The next use asks the table again, and makes this process's name."""

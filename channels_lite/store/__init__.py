@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -161,7 +161,9 @@ def perform(
     ``transaction`` is what it runs in, None for a transaction a statement.
     """
     try:
-        with transaction or nullcontext():
+        if transaction is None:
+            return Outcome(work(execute))
+        with transaction:
             value = work(execute)
     except (sqlite3.Error, DjangoError) as error:
         return refuse(error, alias)

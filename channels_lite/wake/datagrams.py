@@ -165,6 +165,8 @@ class Peer:
     def __init__(self, path: str) -> None:
         self._socket = _socket()
         self._datagrams: deque[int] = deque(maxlen=QUEUE)
+        #: It has left its queue full for a while.
+        self.stands_still = False
         try:
             with _address(path) as address:
                 self._socket.connect(address)
@@ -185,6 +187,10 @@ class Peer:
             # No more than these find a place in its queue.
             return self._datagrams[0] - 1 if len(self._datagrams) == QUEUE else 0
         return last
+
+    def duplicate(self) -> socket.socket:
+        """A second descriptor of the socket, to wait for room by."""
+        return self._socket.dup()
 
     def close(self) -> None:
         """Closes the socket."""

@@ -5,7 +5,8 @@ process that uses it, named by its token; ``@channel/token`` is a second name (a
 each plain channel it waits on.  Senders need no list of processes: the name says where to write.
 Beside the FIFO, ``token.received`` says how many messages the process has received, for those who
 watch; ``token.full/`` holds an empty file for each of its channels that is full; ``.upkeep`` says
-which process took the last turn at the upkeep, and when.
+which process took the last turn at the upkeep, and when; ``.clock`` is the clock of those that are
+here (see `channels_lite.clock`), for the table that says so may be emptied.
 
 A name without a reader (``ENXIO``) belongs to the dead, whatever killed it; the upkeep removes it,
 with what the dead have left in the tables.  So the name must not exist before its reader does: it
@@ -29,6 +30,7 @@ from channels_lite.names import FRAMES, FULL, REPORT, mark_path
 __all__ = ["Fifo", "Report", "SidecarRefused", "is_stale", "report_of"]
 
 UPKEEP = ".upkeep"
+CLOCK = ".clock"
 # How often something is made in a directory that others remove when it is empty.
 TRIES = 100
 # Bytes read at once; a Linux pipe holds as many.
@@ -202,6 +204,19 @@ class Fifo:
         _write(mark, self._token.encode())
         return True
 
+    def origin(self, boot_id: str) -> float | None:
+        """When the ticks of this boot began, as processes here have it; None: none has said so."""
+        with suppress(OSError, ValueError):  # nobody has, or somebody else wrote it
+            name, began_at = msgspec.json.decode(
+                _read(self._sidecar / CLOCK), type=tuple[str, float]
+            )
+            return began_at if name == boot_id else None
+        return None
+
+    def keep_origin(self, boot_id: str, began_at: float) -> None:
+        """Says so."""
+        _write(self._sidecar / CLOCK, msgspec.json.encode((boot_id, began_at)))
+
     def stale(self) -> set[str]:
         """The tokens of processes that have died without removing their names."""
         return {
@@ -228,7 +243,11 @@ class Fifo:
             fifo = path.with_name(path.stem.strip("."))
             if fifo.name in tokens or not fifo.exists():
                 _remove_with_content(path)
-        elif path.name.startswith(".") and path.stat().st_mtime < time.time() - MAKING:
+        elif (
+            path.name.startswith(".")
+            and path.name != CLOCK
+            and path.stat().st_mtime < time.time() - MAKING
+        ):
             _remove(path)
 
     def close(self) -> None:
@@ -243,8 +262,9 @@ class Fifo:
             _remove_with_content(self._path.with_suffix(FULL))
             if self.is_in_place():
                 _remove(self._path)
-            if [path.name for path in self._sidecar.iterdir()] == [UPKEEP]:
-                _remove(self._sidecar / UPKEEP)
+            left = {path.name for path in self._sidecar.iterdir()}
+            for name in left if left <= {UPKEEP, CLOCK} else ():
+                _remove(self._sidecar / name)
             _remove_directory(self._sidecar)
 
     def abandon(self) -> None:

@@ -157,6 +157,15 @@ class Presence:
         except OSError:  # nobody has ever been here
             return False
 
+    def origin(self, boot_id: str) -> float | None:
+        """When the ticks of this boot began, as processes here have it; None: none has said so."""
+        fifo = self.fifo
+        return None if fifo is None else fifo.origin(boot_id)
+
+    def keep_origin(self, boot_id: str, began_at: float) -> None:
+        """Says so to those that begin a generation."""
+        self._with_fifo(lambda fifo: fifo.keep_origin(boot_id, began_at))
+
     def mark(self, channel: str) -> None:
         """Tells senders that ``channel`` is full."""
         self._with_fifo(lambda fifo: fifo.mark(channel))
