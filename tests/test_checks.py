@@ -101,7 +101,7 @@ def test_missing_router(database, settings):
     [
         (None, "0001_initial"),
         (b"", "0001_initial"),
-        (b"these are my notes", "no SQLite database"),
+        (b"these are my notes", "not a SQLite database"),
     ],
 )
 def test_missing_tables(tmp_path, content, said):

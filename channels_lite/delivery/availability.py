@@ -71,7 +71,7 @@ class Availability:
         if isinstance(error, ImproperlyConfigured):
             self._fail_receivers(error)
         elif str(error) not in self._errors.values():
-            logger.warning("looking for messages failed, and goes on: %s", error)
+            logger.warning("reading messages failed, and will be retried: %s", error)
         if not self._errors:
             signals.send(signals.store_unavailable, self._database, error=error)
         self._errors[what] = str(error)

@@ -140,9 +140,7 @@ class Generations:
             try:
                 await self.ask()
             except (StoreUnavailable, ImproperlyConfigured) as error:
-                logger.warning(
-                    "the database cannot be used anew yet, and is tried again: %s", error
-                )
+                logger.warning("the database cannot be used yet, and will be retried: %s", error)
             else:
                 self._look()
 

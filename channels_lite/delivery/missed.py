@@ -49,8 +49,8 @@ class Missed:
         count = self._count(name, len(channels))
         if count:
             logger.warning(
-                "%d messages of groups were missed by full channels, as by %s, which holds %s; "
-                'CONFIG["channel_capacity"] = {"%s*": ...} makes room for so many messages',
+                "%d group messages were missed by full channels, for example by %s, which holds "
+                '%s; to hold more messages, set CONFIG["channel_capacity"] = {"%s*": ...}',
                 count,
                 example,
                 self._limit(example),
@@ -65,9 +65,9 @@ class Missed:
         count = self._count(f"sent to {name}", count)
         if count:
             logger.warning(
-                "%d messages of groups, as of %s, were missed by members that are full, or whose "
-                "process does not read, as by those on %s, each of which holds %s; "
-                'CONFIG["channel_capacity"] = {"%s*": ...} makes room for so many messages',
+                "%d group messages, for example of %s, were missed by members that are full, or "
+                "whose process does not read, for example on %s, where each holds %s; to hold more "
+                'messages, set CONFIG["channel_capacity"] = {"%s*": ...}',
                 count,
                 group,
                 example,

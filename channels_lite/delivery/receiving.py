@@ -122,7 +122,7 @@ class Receiving:
         name = split(channel)[0]
         if not name.endswith(self._names_end):
             raise ForeignChannel(
-                f"{channel} is another process's: only what made a channel by new_channel() can "
-                "receive on it"
+                f"{channel} belongs to another process or layer: only the layer that created a "
+                "channel with new_channel() can receive on it"
             )
         return self._cursors.own(name)

@@ -28,7 +28,7 @@ class NotifyChannelLayer(BaseSQLiteChannelLayer):
                 parts.sweeper.look,
                 parts.sweeper.tick,
                 parts.interval,
-                "an in-memory database is of one process",
+                "an in-memory database belongs to one process",
             )
         return Listener(
             parts.woken,

@@ -181,13 +181,15 @@ def refuse(error: Exception, alias: str, *, is_reading: bool = False) -> Outcome
     text = str(error)
     if "is locked" in text and is_reading:
         ours: Exception = StoreUnavailable(
-            f"database {alias!r} is locked: another connection is writing, or was stopped meanwhile"
+            f"database {alias!r} is locked: another connection is writing, or was stopped while "
+            "it wrote"
         )
     elif "is locked" in text:
         ours = StoreUnavailable(
-            f"database {alias!r} stayed locked by another writer for longer than its "
-            'OPTIONS["timeout"] allows, or at all for a transaction that had read before it wrote '
-            '(which OPTIONS["transaction_mode"] = "IMMEDIATE" mends); nothing was written'
+            f"database {alias!r} stayed locked by another connection for longer than its "
+            'OPTIONS["timeout"], or this transaction has read before its first write, and another '
+            'connection has written since (OPTIONS["transaction_mode"] = "IMMEDIATE" fixes that); '
+            "nothing was written"
         )
     elif "no such table" in text and not apps.is_installed("channels_lite"):
         ours = ImproperlyConfigured(
@@ -197,18 +199,19 @@ def refuse(error: Exception, alias: str, *, is_reading: bool = False) -> Outcome
     elif any(lack in text for lack in ("no such table", "no such column", "has no column")):
         ours = ImproperlyConfigured(
             f"database {alias!r} lacks the tables of channels_lite ({text}): "
-            f"run {migrate_command(alias)}, or manage.py check --deploy --tag channels_lite if "
-            "that has nothing to apply"
+            f"run {migrate_command(alias)}; if that has nothing to apply, run manage.py check "
+            "--deploy --tag channels_lite"
         )
     elif "not a database" in text:
         ours = ImproperlyConfigured(
-            f'DATABASES[{alias!r}]["NAME"] is a file, but no SQLite database ({text}): name another'
+            f'DATABASES[{alias!r}]["NAME"] is a file, but not a SQLite database ({text}): use '
+            "another file"
         )
     elif "unable to open" in text:
         name = connections.settings[alias]["NAME"]
         ours = StoreUnavailable(
-            f"database {alias!r}: {text}: see that {str(name)!r} is a file, that its directory is "
-            "there, and that this user may write to both"
+            f"database {alias!r}: {text}: check that {str(name)!r} is a file, that its directory "
+            "exists, and that this user may write to both"
         )
     elif is_reading:
         ours = StoreUnavailable(f"database {alias!r} cannot be read: {text}")

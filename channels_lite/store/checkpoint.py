@@ -40,7 +40,7 @@ LARGE_LOG = 16_000
 KEPT = 4 * GROWTH
 # Works between two looks at the log's size.
 EVERY = 32
-FAILED = "checkpoint of %s failed, the next one may do: %s"
+FAILED = "checkpoint of %s failed, and will be retried: %s"
 
 
 class Checkpointer:
@@ -123,8 +123,8 @@ def _checkpoint(source: Source) -> bool:
                 return False  # who checkpoints without asking: SQLite itself, in a commit
             if frames - moved > LARGE_LOG:
                 logger.warning(
-                    "the log of %s holds %d pages that cannot be moved into it: some connection "
-                    "has been reading, in one transaction, for long",
+                    "the log of %s holds %d pages that cannot be moved into the database: a "
+                    "connection has been reading in one transaction for a long time",
                     source.path,
                     frames - moved,
                 )

@@ -114,7 +114,7 @@ class Source:
         if None in (self._file, found) or found == self._file:
             return False
         self._file = None
-        logger.warning("database %r was replaced while in use: opening it anew", self.alias)
+        logger.warning("database %r was replaced while in use; opening it again", self.alias)
         return True
 
     @property

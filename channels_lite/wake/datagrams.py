@@ -130,7 +130,7 @@ class FrameReceiver:
                 datagram = self._socket.recv(MAX_DATAGRAM)
             except OSError as error:
                 if error.errno != errno.EAGAIN:
-                    logger.warning("reading what was handed over failed: %s", error)
+                    logger.warning("reading from the socket failed: %s", error)
                 break
             if not datagram:  # empty, or shut down
                 break
@@ -138,7 +138,7 @@ class FrameReceiver:
                 found = _decoder.decode(datagram)
                 frames += [frame for frame in found if frame.name.endswith(self._names_end)]
             except ValueError as error:  # msgspec's
-                logger.error("%d bytes that are no frames were dropped: %s", len(datagram), error)
+                logger.error("%d bytes that are not frames were dropped: %s", len(datagram), error)
         return frames
 
     def close(self) -> list[Frame]:

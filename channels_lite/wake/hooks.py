@@ -51,8 +51,8 @@ class Hooks:
                     self._is_loaded = True
                     if self._hook_reason and not self._reason:
                         logger.warning(
-                            "only what the layers send wakes receivers; rows that anything else "
-                            "inserts are found by the fallback look: %s",
+                            "only sends of the layers wake receivers; rows that other code inserts "
+                            "wait for the fallback read: %s",
                             self._hook_reason,
                         )
         return self._reason
@@ -66,7 +66,7 @@ class Hooks:
         try:
             from channels_lite.wake import _wakeup  # noqa: PLC0415 - may not have been built
         except ImportError as error:
-            return f"the C extension is not there ({error}); pip install channels-lite[notify]"
+            return f"the C extension is missing ({error}); pip install channels-lite[notify]"
         self._lib = _wakeup.lib
         return ""
 
@@ -165,4 +165,4 @@ def attach_django(connection: Any) -> None:
     reason = hooks.attach(connection.connection, Source(connection.alias).sidecar_bytes)
     if reason:
         # Receivers find these rows by their fallback look; the notify layer warns of the cause.
-        logger.info("rows inserted on database %r wake nobody: %s", connection.alias, reason)
+        logger.info("rows inserted on database %r wake no receiver: %s", connection.alias, reason)

@@ -27,7 +27,7 @@ __all__ = ["Listener"]
 
 logger = logging.getLogger(__name__)
 
-NO_FIFO = "it cannot be reached by a FIFO: "
+NO_FIFO = "this process cannot be woken through a FIFO: "
 # Its commits call no hook of SQLite's once they can be read.
 NO_LOG = (
     "the database has a rollback journal; add PRAGMA journal_mode = WAL to its "
@@ -179,7 +179,7 @@ class Listener:
         frames = self._frames
         if (frames is None and self._loops) or (frames is not None and not frames.is_in_place()):
             if frames is not None:
-                logger.warning("the socket in %s is gone; making it anew", self._sidecar())
+                logger.warning("the socket in %s was deleted; creating it again", self._sidecar())
             self._let_go(lambda: None)
             return True
         return False

@@ -50,7 +50,7 @@ class PollWaiter:
         if self._presence is not None and not self._presence.open():
             warn_once(
                 logger,
-                "this process has no name beside the database, so others cannot tell when it is "
+                "this process has no FIFO beside the database, so others cannot tell when it is "
                 "killed, and its channels stay in their groups until they expire: %s",
                 self._presence.reason,
             )

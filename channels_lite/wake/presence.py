@@ -63,7 +63,7 @@ class Presence:
                 self._refuse(error)
                 return False
             if self.reason:
-                logger.info("this process has a name beside the database again")
+                logger.info("this process has its FIFO beside the database again")
             self.reason = ""
             self._reported_at = time.monotonic()
         return True
@@ -106,7 +106,7 @@ class Presence:
             except OSError as error:  # another user's now
                 self._refuse(error)
                 return None
-            logger.warning("the FIFO in %s is gone; making it anew", self._sidecar())
+            logger.warning("the FIFO in %s was deleted; creating it again", self._sidecar())
             self.fifo = None
         fifo.close()
         self.open()

@@ -43,7 +43,7 @@ def manage(folder):
     [
         ({}, 0, "sleep until they are woken"),
         (CORE, 1, "look every 0.1 s"),
-        (POLLING, 1, "the C extension is not there"),
+        (POLLING, 1, "the C extension is missing"),
     ],
     ids=["notify", "core", "polling"],
 )
@@ -118,7 +118,7 @@ def test_bench_measures_two_processes(manage):
 @pytest.mark.parametrize("subcommand", ["status", "doctor", "bench"])
 @pytest.mark.parametrize(
     ("content", "expected"),
-    [(None, "migrate"), (b"", "migrate"), (b"these are my notes" * 100, "no SQLite database")],
+    [(None, "migrate"), (b"", "migrate"), (b"these are my notes" * 100, "not a SQLite database")],
 )
 def test_what_is_no_database_is_said(manage, folder, subcommand, content, expected):
     """A missing file, one without tables, one that is something else: the mend, and no file."""
