@@ -55,7 +55,7 @@ def test_doctor_sends_messages(manage, folder, environment, code, expected):
     assert said.count(" ms to another process") == 3
     assert expected in said
     if code:
-        assert "to mend" in complaint
+        assert "to fix" in complaint
     findings = json.loads(manage("doctor", "--json", **environment)[1])
     assert {"layer", "SQLite", "extension", "journal", "self-test"} <= {
         each["subject"] for each in findings
@@ -142,12 +142,12 @@ def test_what_is_no_database_is_said(manage, folder, subcommand, content, expect
         (["bench", "--redis", "redis://127.0.0.1:1"], {}, "redis: "),
         ([], {}, "arguments are required"),
         (["status", "--watch", "-1"], {}, "must be above 0"),
-        (["status", "--json", "--watch", "1"], {}, "--watch draws tables"),
+        (["status", "--json", "--watch", "1"], {}, "cannot be used together"),
         (["bench", "--count", "0"], {}, "must be 1 or more"),
         (["doctor"], {"TEST_LAYER": "notif.NotifyChannelLayer"}, "cannot be imported"),
         (["status"], {"TEST_NAME": ":memory:"}, "is in memory"),
         (["status"], {"TEST_NAME": "/nowhere/channels.sqlite3"}, "no directory: make it"),
-        (["doctor"], {"TEST_NAME": "/tmp"}, "to mend"),
+        (["doctor"], {"TEST_NAME": "/tmp"}, "to fix"),
         (["bench"], {"TEST_CONFIG": '{"capacity": 0}'}, r"CONFIG['capacity'] is 0"),
     ],
 )
@@ -167,5 +167,5 @@ def test_locked_database_is_said(manage, folder, start):
     options = {"TEST_OPTIONS": '{"timeout": 0.2}'}
     status, said, complaint = manage("doctor", **options)
     assert (status, "Traceback" in complaint) == (1, False)
-    assert "see who holds its lock" in said
+    assert "find what holds its lock" in said
     assert manage("status", **options)[0] == 0
