@@ -120,8 +120,7 @@ class Mailbox:
             self._called.discard(future)
 
     def call(self, running: asyncio.AbstractEventLoop | None) -> None:
-        """Calls the receiver that has waited longest without a call.  ``running`` is the current
-        loop.
+        """Calls the receiver that has waited longest without a call; ``running`` is our loop.
 
         A receiver on a stopped loop is called only if there is no other: it may never continue.
         """

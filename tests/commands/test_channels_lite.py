@@ -42,7 +42,7 @@ def manage(folder):
     ("environment", "code", "expected"),
     [
         ({}, 0, "sleep until they are woken"),
-        (CORE, 1, "look every 0.1 s"),
+        (CORE, 1, "poll every 0.1 s"),
         (POLLING, 1, "the C extension is missing"),
     ],
     ids=["notify", "core", "polling"],
@@ -138,7 +138,7 @@ def test_what_is_no_database_is_said(manage, folder, subcommand, content, expect
 @pytest.mark.parametrize(
     ("arguments", "environment", "expected"),
     [
-        (["status", "--layer", "other"], {}, "CHANNEL_LAYERS has default"),
+        (["status", "--layer", "other"], {}, "its channels_lite layers: default"),
         (["bench", "--redis", "redis://127.0.0.1:1"], {}, "redis: "),
         ([], {}, "arguments are required"),
         (["status", "--watch", "-1"], {}, "must be above 0"),
@@ -146,9 +146,9 @@ def test_what_is_no_database_is_said(manage, folder, subcommand, content, expect
         (["bench", "--count", "0"], {}, "must be 1 or more"),
         (["doctor"], {"TEST_LAYER": "notif.NotifyChannelLayer"}, "cannot be imported"),
         (["status"], {"TEST_NAME": ":memory:"}, "is in memory"),
-        (["status"], {"TEST_NAME": "/nowhere/channels.sqlite3"}, "no directory: make it"),
+        (["status"], {"TEST_NAME": "/nowhere/channels.sqlite3"}, "does not exist: create it"),
         (["doctor"], {"TEST_NAME": "/tmp"}, "to fix"),
-        (["bench"], {"TEST_CONFIG": '{"capacity": 0}'}, r"CONFIG['capacity'] is 0"),
+        (["bench"], {"TEST_CONFIG": '{"capacity": 0}'}, "CONFIG['capacity'] must be a positive"),
     ],
 )
 def test_wrong_arguments_are_said(manage, arguments, environment, expected):
