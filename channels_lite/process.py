@@ -1,8 +1,8 @@
-"""What layers do when their process forks or ends.
+"""What layers do when their process forks or exits.
 
-Python's hooks for a fork are not called by every program that forks: uWSGI calls none by default,
-or the child's alone.  So each entry point asks whether this is still the same process, and a child
-begins anew then.
+Not every program that forks calls Python's fork hooks: uWSGI by default calls none, or only that of
+the child.  So each entry point checks that this is still the same process, and a child then resets
+its layers.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Linux's, since 4.14: the kernel gives a forked child an empty page instead of this one.
+# Of Linux 4.14 and later: in a forked child the page is empty.
 MADV_WIPEONFORK = 18
 
 
 class _ProcessId:
-    """True at 0 in this process, False in a forked child: a system call each time."""
+    """True at index 0 in this process, False in a forked child.  Costs a system call."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()
@@ -43,9 +43,9 @@ class _ProcessId:
 
 
 def _mark_of_this_process() -> mmap.mmap | _ProcessId:
-    """The same of a page of memory, where the kernel empties it: a tenth of the price."""
+    """The same as a page of memory, which costs a tenth, where the kernel supports it."""
     if sys.platform == "linux":
-        with suppress(OSError):  # a kernel or an emulation without it
+        with suppress(OSError):  # a kernel or an emulator without it
             page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             page.madvise(MADV_WIPEONFORK)
             page[0] = 1
@@ -54,58 +54,58 @@ def _mark_of_this_process() -> mmap.mmap | _ProcessId:
 
 
 class Member(Protocol):
-    """What belongs to one process, as a layer's engine does."""
+    """An object that belongs to one process, such as a layer's engine."""
 
     @property
     def loops(self) -> Iterable[asyncio.AbstractEventLoop]:
-        """Those on which it is used."""
+        """The loops on which it is used."""
 
     def pause(self) -> None:
         """Before a fork: returns when none of its threads is inside SQLite."""
 
     def resume(self) -> None:
-        """After it, in the parent."""
+        """After a fork, in the parent."""
 
     def after_fork(self) -> None:
-        """After it, in the child: lets go of what is the parent's, and begins anew."""
+        """After a fork, in the child: abandons the parent's resources, and starts again."""
 
     def leave(self) -> None:
         """At exit."""
 
     def drop(self) -> None:
-        """Nobody uses it any more, and nobody has closed it.  Waits for nothing."""
+        """Called if it is no longer used, and was not closed.  Waits for nothing."""
 
 
 _members: weakref.WeakSet[Member] = weakref.WeakSet()
-# What a child calls before its members begin anew.
+# A child calls these before it resets its members.
 _in_child: list[Callable[[], None]] = []
-# One fork at a time: between its two hooks the stores stand still.
+# One fork at a time: the stores pause between its two hooks.
 _forking = threading.Lock()
-# One thread of a child that nobody told of begins anew.
+# After a fork without hooks, one thread of the child resets the members.
 _entering = threading.Lock()
 # Read twice for each message.
 _is_this_process = _mark_of_this_process()
-# Of layers that were collected without having been closed.
+# Engines of layers that were garbage-collected without being closed.
 _dropped: deque[Member] = deque()
 
 
 def add(member: Member) -> None:
-    """From now on it is told of forks and of the exit, as long as somebody uses it."""
+    """Calls ``member`` at forks and at exit from now on, as long as it is referenced."""
     _members.add(member)
 
 
 def members(kind: type[T]) -> list[T]:
-    """Those of this kind that are in use."""
+    """The members of this kind that are in use."""
     return [each for each in list(_members) if isinstance(each, kind)]
 
 
 def call_in_child(callback: Callable[[], None]) -> None:
-    """Calls it in each forked child, before anything is used there."""
+    """Calls ``callback`` in each forked child, before anything is used there."""
     _in_child.append(callback)
 
 
 def enter() -> None:
-    """Call first at each entry point: notices a fork that nobody told of, and dropped layers."""
+    """Call first at each entry point: notices a fork without hooks, and dropped layers."""
     if not _is_this_process[0] or _dropped:
         _enter_anew()
 
@@ -118,9 +118,10 @@ def _enter_anew() -> None:
 
 
 def drop(member: Member) -> None:
-    """Its layer was collected: closes it in the next iteration of a loop, or at the next entry.
+    """The layer was garbage-collected: closes ``member`` in the next iteration of a loop, or at the
+    next entry.
 
-    Not at once: the garbage collector calls this within any allocation, with any lock taken.
+    Not at once: the garbage collector may call this within any allocation, while any lock is held.
     """
     _dropped.append(member)
     for loop in list(member.loops):
@@ -133,9 +134,9 @@ def _close_dropped() -> None:
         try:
             _dropped.popleft().drop()
         except IndexError:
-            return  # another thread was quicker
+            return  # another thread was faster
         except Exception:
-            logger.exception("a layer that was dropped could not leave in order; others see to it")
+            logger.exception("a dropped layer could not clean up; other processes will do so")
 
 
 @atexit.register
@@ -145,7 +146,7 @@ def _end() -> None:
         try:
             member.leave()
         except Exception:
-            logger.exception("a layer could not leave in order; others see to what it left")
+            logger.exception("a layer could not clean up at exit; other processes will do so")
 
 
 def _before_fork() -> None:

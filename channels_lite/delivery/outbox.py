@@ -1,13 +1,13 @@
-"""SEND: what a loop sends in one of its iterations goes out together.
+"""SEND: messages that a loop sends in one iteration go out together.
 
-Messages to processes that listen are handed over as frames: the first at once, those that follow
-in the same iteration in one datagram a process.  Those for a process whose socket is full wait for
-`room` there, in order.  The rest, and every other write, is one transaction: group commit.  It
-begins at the end of the iteration; what is written while it waits for a lock is in the next.
-Frames wait for no transaction.
+Messages to processes that listen are handed over as frames.  The first goes at once, and the
+following ones of the same iteration go in one datagram for each process.  Messages to a process
+whose socket is full wait for `room`, in order.  The rest, and every other write, is one transaction
+(group commit).  It begins at the end of the iteration.  Writes that arrive while it waits for a
+lock go into the next one.  Frames wait for no transaction.
 
-Committing the first write of an iteration at once, alone, brought nothing that could be measured
-(0.86 ms one way, not 0.81); a transaction for each message, a quarter of the throughput.
+Committing the first write of an iteration at once, alone, brought no measurable gain (0.86 ms one
+way, not 0.81).  A transaction for each message had a quarter of the throughput.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["Operation", "Outbox"]
 
 T = TypeVar("T")
 
-#: One write among those of a transaction; called again if the database was locked.
+#: One of the writes of a transaction; called again if the database was locked.
 Operation = Callable[[Execute, Batch], T]
 
 
@@ -46,14 +46,14 @@ class _Write(Generic[T]):
         return self.outcome.result()  # type: ignore[union-attr]
 
     def waits_only_for(self, tokens: Collection[str]) -> bool:
-        """Whether all that is not settled is for these processes."""
+        """Whether all its unsettled envelopes are for these processes."""
         return all(
             envelope.is_settled or token_of(envelope.name) in tokens for envelope in self.envelopes
         )
 
 
 class Outbox:
-    """The writes of one loop, on its thread; no lock."""
+    """The writes of one loop, on its thread, so without a lock."""
 
     def __init__(
         self,
@@ -71,13 +71,13 @@ class Outbox:
         self._put = put
         self._is_sending = False
         self._to_send: list[_Write[int]] = []
-        #: Those that wait for room, before all of ``_to_send``.
+        #: Writes that wait for room; they come before ``_to_send``.
         self._blocked: list[_Write[int]] = []
         self._room = Room(loop, frames.duplicate, frames.give_up, self._send)
         self._done: deque[_Write[Any]] = deque()
         self._waiting: list[_Write[Any]] = []
-        self._is_finishing = False  # there is a turn in the next iteration
-        self._is_open = False  # a transaction is under way, or about to begin
+        self._is_finishing = False  # more writes complete in the next iteration
+        self._is_open = False  # a transaction is running, or about to begin
 
     async def send(self, envelopes: Sequence[Envelope]) -> int:
         """Hands over or commits messages.  Returns how many channels and members missed one.
@@ -85,7 +85,7 @@ class Outbox:
         Raises ``StoreUnavailable`` if those that need a row cannot be stored.
         """
         if not self._is_sending:
-            # The first of an iteration goes at once: 0.1 ms less for a lone message.
+            # The first of an iteration goes at once, which saves a lone message 0.1 ms.
             self._is_sending = True
             self._loop.call_soon(self._send)
             if not self._blocked:
@@ -101,13 +101,13 @@ class Outbox:
             return await write.result()
         except asyncio.CancelledError:
             if self._blocked and all(each.future.cancelled() for each in self._blocked):
-                self._send()  # this loop may not run for long
+                self._send()  # the loop may stop soon
             raise
 
     async def write(self, operation: Operation[T]) -> T:
         """Commits ``operation``, with others.  Raises what it raises, or ``StoreUnavailable``.
 
-        Cancelled while it waits for a lock, it is not committed later, behind what was sent since.
+        If it is cancelled while it waits for a lock, it is not committed later.
         """
         write = _Write(operation, self._loop.create_future())
         self._waiting.append(write)
@@ -149,7 +149,7 @@ class Outbox:
             self._finish()
 
     def _finish(self) -> None:
-        """Lets those go on whose writes are done, a turn of them in each iteration."""
+        """Completes finished writes, a limited number in each iteration."""
         for _ in range(min(PER_ITERATION, len(self._done))):
             settle(self._done.popleft().future)
         self._is_finishing = bool(self._done)
@@ -194,7 +194,7 @@ class Outbox:
 
 
 def _missed(envelopes: Iterable[Envelope]) -> int | None:
-    """How many channels miss the message in these; None: it is not said of all of them yet."""
+    """How many channels miss the message; None while some envelopes are unsettled."""
     missed = 0
     for envelope in envelopes:
         if not envelope.is_settled:

@@ -1,12 +1,12 @@
-"""SEND: waits until a process has read some of what was handed over to it.
+"""SEND: a sender waits until a process has read some of the messages handed over to it.
 
-Facts: a socket's queue holds 11 datagrams, which a sender fills while the receiver has one turn;
-and a row, which could be put instead, costs both sides ten times a datagram, so that the receiver
-falls behind all the more.
-So: a sender waits for room, as long as a process that reads at all takes for a turn.  One that has
-made none by then is taken to stand still, and gets rows at once until a datagram goes out again.
+Facts: a socket's queue holds 11 datagrams, which a sender fills while its receiver has one turn.  A
+row instead costs both sides ten times as much as a datagram, so the receiver falls behind even more.
+So: a sender waits for room, for as long as a turn of a process that reads may take.  A process that
+makes no room in that time stands still.  Its messages become rows at once, until a datagram goes out
+again.
 
-Thread: that of the loop that sends.  No lock.
+Thread: that of the loop that sends, so without a lock.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ class Room:
         retry: Callable[[], None],
     ) -> None:
         self._loop = loop
-        #: A second descriptor of a process's socket, for the first one may be closed meanwhile.
+        #: A second descriptor of a process's socket, because the first one may be closed meanwhile.
         self._duplicate = duplicate
         self._give_up = give_up
-        #: Called when there may be room, or when it was waited for long enough.
+        #: Called when there may be room, and when the wait is over.
         self._retry = retry
         self._watched: dict[str, tuple[socket.socket, asyncio.TimerHandle]] = {}
 
     def watch(self, tokens: set[str]) -> None:
-        """From now on the sockets of these processes, and no others."""
+        """Waits for the sockets of these processes from now on, and for no others."""
         for token in self._watched.keys() - tokens:
             watched, timer = self._watched.pop(token)
             timer.cancel()
@@ -48,7 +48,7 @@ class Room:
             watched.close()
         for token in tokens - self._watched.keys():
             full = self._duplicate(token)
-            if full is None:  # it has gone just now
+            if full is None:  # the process is gone
                 self._loop.call_soon(self._retry)
                 continue
             self._loop.add_writer(full, self._retry)
