@@ -1,10 +1,10 @@
 """SEND: a sender waits until a process has read some of the messages handed over to it.
 
 Facts: a socket's queue holds 11 datagrams, which a sender fills while its receiver has one turn.  A
-row instead costs both sides ten times as much as a datagram, so the receiver falls behind even more.
+row instead costs both sides ten times as much as a datagram, so the receiver falls behind for good.
 So: a sender waits for room, for as long as a turn of a process that reads may take.  A process that
-makes no room in that time stands still.  Its messages become rows at once, until a datagram goes out
-again.
+makes no room in that time stands still.  Its messages become rows at once, until a datagram goes
+out again.
 
 Thread: that of the loop that sends, so without a lock.
 """
