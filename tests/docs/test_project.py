@@ -8,9 +8,11 @@ import re
 import shutil
 import subprocess
 import sysconfig
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
@@ -19,6 +21,7 @@ from websockets.exceptions import InvalidHandshake
 from tests.docs.pages import DOCS, ROOT, Block, blocks, filled
 from tests.docs.project import SERVES, TOOLS, Project
 from tests.processes.conftest import TIMEOUT, wait_until
+from tests.servers.conftest import free_port
 
 # Seconds until all processes of a server answer; each one imports Django.
 STARTING = 3 * TIMEOUT
@@ -97,6 +100,37 @@ async def test_servers(chat: Project, command: str):
             clients = [await stack.enter_async_context(client)]
         await clients[0].send(json.dumps({"text": "To all"}))
         await asyncio.gather(*(until_heard(each, "To all") for each in clients))
+
+
+@pytest.mark.skipif(shutil.which("uwsgi", path=TOOLS) is None, reason="no uWSGI")
+async def test_wsgi(chat: Project):
+    """What a sync view says under uWSGI, as on the deployment page, clients of the chat hear."""
+    (chat.folder / "chat/say.py").write_text(
+        "from asgiref.sync import async_to_sync\n"
+        "from channels.layers import get_channel_layer\n"
+        "from django.http import HttpResponse\n\n"
+        "def say(request):\n"
+        "    send = async_to_sync(get_channel_layer().group_send)\n"
+        "    send('room', {'type': 'chat.line', 'text': 'From a view'})\n"
+        "    return HttpResponse()\n"
+    )
+    with (chat.folder / "mysite/urls.py").open("a") as urls:
+        urls.write("from chat.say import say\nurlpatterns += [path('say/', say)]\n")
+    commands = [command for block in blocks(DOCS / "deployment.md") for command in block.commands]
+    [command] = [command for command in commands if command.startswith("uwsgi")]
+    port = free_port()
+    await asyncio.to_thread(chat.start, servers()[0])
+    await asyncio.to_thread(chat.start, command.replace("8001", port))
+    client = await asyncio.wait_for(enter(chat), STARTING)
+
+    def is_said() -> bool:
+        with suppress(URLError), urlopen(f"http://127.0.0.1:{port}/say/", timeout=TIMEOUT):
+            return True
+        return False
+
+    await asyncio.to_thread(wait_until, is_said)
+    await until_heard(client, "From a view")
+    await client.close()
 
 
 async def test_recipes(chat: Project):
