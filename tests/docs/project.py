@@ -19,7 +19,7 @@ from tests.processes.conftest import TIMEOUT
 TOOLS = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 #: Commands that go on until they are stopped.
 SERVES = re.compile(
-    r"(uvicorn|hypercorn|granian|gunicorn|daphne|uwsgi|litestream replicate) |"
+    r"(uvicorn|hypercorn|granian|gunicorn|daphne|uwsgi|celery|litestream replicate) |"
     r"python manage.py runworker "
 )
 #: What is not run, because the tests' own environment has what it would install.

@@ -10,6 +10,7 @@ import subprocess
 import sysconfig
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -130,6 +131,34 @@ async def test_wsgi(chat: Project):
 
     await asyncio.to_thread(wait_until, is_said)
     await until_heard(client, "From a view")
+    await client.close()
+
+
+@pytest.mark.skipif(find_spec("celery") is None, reason="Celery is not installed")
+async def test_celery(chat: Project):
+    """What a task of the deployment page says, in its worker, clients of the chat hear."""
+    (chat.folder / "mysite/celery.py").write_text(
+        "import os\n"
+        "from celery import Celery\n"
+        "os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'mysite.settings')\n"
+        "app = Celery('mysite', broker='filesystem://')\n"
+        "folders = ('data_folder_in', 'data_folder_out', 'control_folder')\n"
+        "app.conf.broker_transport_options = dict.fromkeys(folders, 'broker')\n"
+        "app.autodiscover_tasks(['chat'])\n"
+    )
+    (chat.folder / "mysite/__init__.py").write_text("from mysite.celery import app\n")
+    (chat.folder / "broker").mkdir()
+    steps = [block for block in blocks(DOCS / "deployment.md") if "shared_task" in block.code]
+    chat.follow(steps)
+    commands = [command for block in blocks(DOCS / "deployment.md") for command in block.commands]
+    [worker] = [command for command in commands if command.startswith("celery")]
+    await asyncio.to_thread(chat.start, servers()[0])
+    await asyncio.to_thread(chat.start, worker)
+    client = await asyncio.wait_for(enter(chat), STARTING)
+    message = {"type": "chat.line", "text": "From a task"}
+    tell = f"from chat.tasks import tell; tell.delay('room', {message})"
+    await asyncio.to_thread(chat.run, f'python manage.py shell -c "{tell}"')
+    await asyncio.wait_for(until_heard(client, "From a task"), STARTING)
     await client.close()
 
 
