@@ -1,4 +1,4 @@
-"""Django's admin: messages that wait, groups, and a live page.  Nothing here can be changed."""
+"""Django's admin: waiting messages, groups, and a live page.  Nothing here can be changed."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from channels_lite.serializers import UndecodableMessage
 
 __all__ = ["EventAdmin", "GroupMembershipAdmin"]
 
-# Seconds between two pictures of the live page.  After so many the browser asks anew: a server that
-# is to end waits for its streams.
+# Seconds between two updates of the live page.  After this many updates the browser asks again,
+# because a server that is stopped waits for its streams.
 EVERY = 1.0
 PICTURES = 10
 RETRY = f"retry: {1000 * EVERY:.0f}\n\n"
 
 
 class _ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]
-    """What the layers write is theirs; it may be looked at, and thrown away."""
+    """Rows that the layers write: the admin shows and deletes them, and changes none."""
 
     show_full_result_count = False
     list_per_page = 50
@@ -49,13 +49,13 @@ class _ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nor are they changed."""
+        """Messages are not changed."""
         return False
 
 
 @admin.register(Event)
 class EventAdmin(_ReadOnly):
-    """Rows that wait: to a channel, or to the members of a group in one process."""
+    """Waiting rows: for one channel, or for the members of a group in one process."""
 
     list_display = ("id", "channel", "created_at", "expires_at", "size")
     fields = ("channel_name", "recipients", "created_at", "expires_at", "message")
@@ -67,18 +67,18 @@ class EventAdmin(_ReadOnly):
 
     @admin.display(description=_("channel"), ordering="channel_name")
     def channel(self, event: Event) -> str:
-        """Its full name, where there is one."""
+        """The full name, if the row is for one channel."""
         members = event.recipients.count(",") + 1
         return f"{event.channel_name}{event.recipients if members == 1 else f' ({members})'}"
 
     @admin.display(description=_("bytes"))
     def size(self, event: Event) -> int:
-        """Of the encoded message."""
+        """The size of the encoded message."""
         return len(event.data)
 
     @admin.display(description=_("message"))
     def message(self, event: Event) -> str:
-        """As its receiver will have it."""
+        """The message as its receiver gets it."""
         for alias, entry in our_layers().items():
             if database_of(entry) == router.db_for_read(Event, instance=event):
                 try:
@@ -88,16 +88,17 @@ class EventAdmin(_ReadOnly):
         return "no layer uses this database"
 
     @admin.action(
-        description=_("Delete all messages of the selected ones' channels"), permissions=["delete"]
+        description=_("Delete all messages of the selected messages' channels"),
+        permissions=["delete"],
     )
     def purge_channels(self, request: HttpRequest, queryset: QuerySet[Event]) -> None:
-        """Of their process, for process-local channels."""
+        """For a process-local channel, deletes the messages of all such channels of its process."""
         names = set(queryset.values_list("channel_name", flat=True))
         deleted, _each = Event.objects.filter(channel_name__in=names).delete()
         self.message_user(request, f"{deleted} messages of {len(names)} channels deleted.")
 
     def get_urls(self) -> list[URLPattern]:
-        """The live page, and what it listens to."""
+        """Adds the live page and its stream."""
         view = self.admin_site.admin_view
         return [
             path("live/", view(self.live), name="channels_lite_live"),
@@ -106,7 +107,7 @@ class EventAdmin(_ReadOnly):
         ]
 
     def live(self, request: HttpRequest) -> HttpResponse:
-        """The page; its numbers come by `stream`."""
+        """The page, which gets its numbers from `stream`."""
         self._require_permission(request)
         context = {
             **self.admin_site.each_context(request),
@@ -119,7 +120,7 @@ class EventAdmin(_ReadOnly):
         return TemplateResponse(request, "admin/channels_lite/live.html", context)
 
     def stream(self, request: HttpRequest) -> StreamingHttpResponse:
-        """Server-Sent Events: one a second; under WSGI only one, and the browser asks again."""
+        """Server-sent events: one per second; under WSGI only one, and the browser asks again."""
         self._require_permission(request)
         alias = self._asked(request)
         last = request.headers.get("Last-Event-ID", "")
@@ -161,9 +162,9 @@ async def _pictures(alias: str, after: int) -> AsyncIterator[str]:
 
 
 async def _picture(alias: str, after: int) -> tuple[str, int]:
-    """One event: the snapshot, and how long a message takes.
+    """One event: the snapshot, and the time that a message takes.
 
-    Its id is the number of rows ever stored, which the browser repeats when it asks again.
+    Its id is the number of rows ever stored, which the browser sends when it asks again.
     """
     said: dict[str, Any]
     try:

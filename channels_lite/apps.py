@@ -1,4 +1,4 @@
-"""The Django app: hooks every connection to a database that a layer uses, registers the checks."""
+"""The Django app: hooks connections to the databases of layers, and registers the checks."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ class ChannelsLiteConfig(AppConfig):
 
     name = "channels_lite"
     verbose_name = "Channels on SQLite"
-    # Named here, for a project's own DEFAULT_AUTO_FIELD must not ask for a migration of ours.
+    # Set here, so that a project's DEFAULT_AUTO_FIELD does not require a migration of this app.
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Runs once, at Django's start."""
+        """Runs once, when Django starts."""
         from channels_lite import checks  # noqa: F401, PLC0415 - registers them
         from channels_lite.store.django import remember  # noqa: PLC0415 - listens from now on
 
         connection_created.connect(hook_connection, dispatch_uid="channels_lite.hook")
         for connection in connections.all():
-            if connection.connection is not None:  # another app was quicker
+            if connection.connection is not None:  # another app has opened it already
                 remember(connection)
                 hook_connection(connection)
 
 
 def hook_connection(connection: Any, **kwargs: object) -> None:
-    """Lets rows that Django inserts wake their receivers, from the connection's start."""
+    """Makes rows that Django inserts on ``connection`` wake their receivers."""
     if connection.vendor != "sqlite":
         return
     from channels_lite.layers.configured import (  # noqa: PLC0415 - settings must be ready

@@ -1,14 +1,14 @@
-"""System checks: what is wrong with the settings, before the first message.
+"""System checks: they report problems in the settings before the first message.
 
 Always: ``channels_lite.E001`` a layer that cannot be made; ``E002`` an in-memory database
 outside of tests; ``E003`` a database on a network file system; ``W001`` two layers on one database;
-``W002`` a router that writes ``Event`` elsewhere.
+``W002`` a router that writes ``Event`` to another database.
 
-With ``check --deploy``, which may look into the database and never writes to it: ``W003`` missing
-tables; ``W004`` a rollback journal; ``W005`` a disk that each message waits for; ``W006``
+With ``check --deploy``, which may read the database and never writes to it: ``W003`` missing
+tables; ``W004`` a rollback journal; ``W005`` each message waits for the disk; ``W006``
 ATOMIC_REQUESTS; ``W007`` CONN_MAX_AGE under ASGI; ``W008`` two copies of SQLite; ``W009`` a notify
-layer that polls; ``W010`` an ``init_command`` that works against the layers; ``I001`` a SQLite that
-may corrupt a database.
+layer that polls; ``W010`` an ``init_command`` that conflicts with the layers; ``I001`` a SQLite
+version that may corrupt a database.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ NETWORK = {
 
 
 def sqlite_databases() -> list[str]:
-    """Those that hold messages; what else CONFIG may name is for E001."""
+    """The databases that hold messages.  E001 reports other values in CONFIG."""
     return [
         alias
         for alias in layer_databases()
@@ -73,7 +73,7 @@ def sqlite_databases() -> list[str]:
 
 @register(TAG)
 def check_layers(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
-    """E001: makes each layer of ours, as Channels will."""
+    """E001: makes each of our layers, as Channels does."""
     faults = misnamed_layers()
     for alias in our_layers():
         try:
@@ -83,7 +83,7 @@ def check_layers(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
     return [
         Error(
             fault,
-            hint=f"Mend CHANNEL_LAYERS[{alias!r}] in your settings.",
+            hint=f"Fix CHANNEL_LAYERS[{alias!r}] in your settings.",
             id="channels_lite.E001",
         )
         for alias, fault in faults.items()
@@ -92,14 +92,14 @@ def check_layers(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
 
 @register(TAG)
 def check_databases(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
-    """E002: each process would have an in-memory database of its own."""
-    if hasattr(_TestState, "saved_data"):  # Django's tests run, and have made it so
+    """E002: each process would have its own in-memory database."""
+    if hasattr(_TestState, "saved_data"):  # Django's test runner has made it an in-memory one
         return []
     return [
         Error(
             f"Database {alias!r}, which a channel layer uses, is in memory: "
-            "processes would not hear each other.",
-            hint=f'Give DATABASES[{alias!r}]["NAME"] a file.',
+            "processes cannot receive each other's messages.",
+            hint=f'Set DATABASES[{alias!r}]["NAME"] to a file.',
             id="channels_lite.E002",
         )
         for alias in sqlite_databases()
@@ -109,12 +109,12 @@ def check_databases(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
 
 @register(TAG)
 def check_file_systems(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
-    """E003: SQLite's log needs memory that all processes share, so one machine."""
+    """E003: SQLite's log needs memory that all processes share, on one machine."""
     return [
         Error(
             f"Database {alias!r}, which a channel layer uses, is on a network file system "
             f"({kind}): SQLite's log does not work there.",
-            hint=f'Give DATABASES[{alias!r}]["NAME"] a path on a local disk.',
+            hint=f'Set DATABASES[{alias!r}]["NAME"] to a path on a local disk.',
             id="channels_lite.E003",
         )
         for alias in sqlite_databases()
@@ -124,7 +124,7 @@ def check_file_systems(app_configs: object, **kwargs: Any) -> list[CheckMessage]
 
 
 def file_system_of(path: Path) -> str:
-    """The type of file system it is on, as Linux has it; "" elsewhere."""
+    """The type of the file system of ``path``, by Linux's name; "" on other systems."""
     try:
         mounts = MOUNTS.read_text().splitlines()
     except OSError:
@@ -132,7 +132,7 @@ def file_system_of(path: Path) -> str:
     best, kind = "", ""
     for mount in mounts:
         point = mount.split()[4]
-        # The last one wins, for it covers those before it.
+        # The last mount wins, because it covers those before it.
         if len(point) >= len(best) and path.is_relative_to(point):
             best, kind = point, mount.partition(" - ")[2].split()[0]
     return kind
@@ -150,8 +150,8 @@ def check_shared(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
     return [
         Warning(
             f"The layers {', '.join(map(repr, layers))} keep their messages in one database, "
-            f"{file}: a group of one is a group of the other.",
-            hint="Give each layer a database of its own.",
+            f"{file}, so they share all channels and groups.",
+            hint="Give each layer its own database.",
             id="channels_lite.W001",
         )
         for file, layers in sharing.items()
@@ -161,7 +161,7 @@ def check_shared(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
 
 @register(TAG)
 def check_router(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
-    """W002: what is written by the models would not be where the layer looks."""
+    """W002: rows written through the models would not be where the layer reads."""
     from channels_lite.models import Event  # noqa: PLC0415 - not before the apps are ready
 
     databases = layer_databases()
@@ -179,22 +179,22 @@ def check_router(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
 
 @register(TAG, deploy=True)
 def check_tables(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
-    """W003: not without --deploy, for ``migrate`` runs the others before it makes the tables."""
+    """W003: only with --deploy, because ``migrate`` runs checks before it makes the tables."""
     found: list[CheckMessage] = []
     for alias in sqlite_databases():
         if is_in_memory(alias):
-            continue  # E002, but in tests
+            continue  # E002 reports it, except in tests
         try:
-            fault, mend = _lack(alias)
+            fault, fix = _lack(alias)
         except (DatabaseError, OSError) as error:
-            fault, mend = str(refuse(error, alias, is_reading=True).error), "As it says."
+            fault, fix = str(refuse(error, alias, is_reading=True).error), ""
         if fault:
-            found.append(Warning(fault, hint=mend, id="channels_lite.W003"))
+            found.append(Warning(fault, hint=fix, id="channels_lite.W003"))
     return found
 
 
 def _lack(alias: str) -> tuple[str, str]:
-    """What is not there, and what brings it; a file that is not there is not made."""
+    """What is missing, and how to fix it.  A missing file is not created."""
     is_there = Source(alias).path.exists()
     loader = MigrationLoader(connections[alias] if is_there else None, ignore_no_migrations=True)
     ours = {key for key in loader.disk_migrations or {} if key[0] == "channels_lite"}
@@ -206,19 +206,19 @@ def _lack(alias: str) -> tuple[str, str]:
     if not missing:
         return "", ""
     if len(missing) < len(tables):
-        mend = "Somebody dropped them: put a backup in its place, or delete the file and migrate."
-    else:  # the router kept them out as long as CONFIG named another database
-        mend = (
+        fix = "They were dropped: restore a backup, or delete the file and run migrate."
+    else:  # the router did not allow them while CONFIG named another database
+        fix = (
             f"Run manage.py migrate channels_lite zero --fake --database={alias}, and then "
             f"manage.py migrate channels_lite --database={alias}"
         )
     lacks = f"lacks the tables {', '.join(missing)}"
-    return f"Database {alias!r} is noted as migrated, and {lacks}.", mend
+    return f"Database {alias!r} is recorded as migrated, but {lacks}.", fix
 
 
 @register(TAG, deploy=True)
 def check_journal(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
-    """W004 and W005: what Django's connections are set to, where nothing of ours sets more."""
+    """W004 and W005: settings of Django's connections, where our layers set nothing more."""
     from channels_lite.layers.core import SQLiteChannelLayer  # noqa: PLC0415 - the same
 
     found: list[CheckMessage] = []
@@ -234,9 +234,9 @@ def check_journal(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
         if not is_set and not is_ours_to_set and not is_wal(alias):
             found.append(
                 Warning(
-                    f"Database {alias!r} has a rollback journal: who reads waits for who writes.",
+                    f"Database {alias!r} has a rollback journal: readers wait for writers.",
                     hint='Add PRAGMA journal_mode=WAL to its OPTIONS["init_command"] (Django 5.1); '
-                    "or run it once, for the file keeps it.",
+                    "or run it once: the setting stays in the file.",
                     id="channels_lite.W004",
                 )
             )
@@ -245,7 +245,8 @@ def check_journal(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
                 Warning(
                     f"Each message in database {alias!r} waits for the disk.",
                     hint='Add PRAGMA synchronous=NORMAL to its OPTIONS["init_command"] (Django '
-                    "5.1): in WAL mode only a power cut loses more. Or choose another layer.",
+                    "5.1): in WAL mode, it loses more only at a power failure. Or use another "
+                    "layer.",
                     id="channels_lite.W005",
                 )
             )
@@ -256,14 +257,14 @@ PRAGMA = re.compile(r"""\bpragma\s+(?:\w+\s*\.\s*)?(\w+)\s*[=(]\s*['"]?(\w+)""",
 
 
 def pragmas(alias: str) -> dict[str, str]:
-    """What ``OPTIONS["init_command"]`` sets, in lower case; the last word counts."""
+    """The settings in ``OPTIONS["init_command"]``, in lower case; the last one of a name wins."""
     options = connections.settings[alias].get("OPTIONS") or {}
     found = PRAGMA.findall(str(options.get("init_command", "")))
     return {name.lower(): value.lower() for name, value in found}
 
 
 def is_wal(alias: str) -> bool:
-    """Whether the file's header says so; True for none, which says nothing."""
+    """Whether the file's header says so.  True if there is no file, so nothing is reported."""
     try:
         if is_in_memory(alias) or not Source(alias).path.exists():
             return True
@@ -271,26 +272,26 @@ def is_wal(alias: str) -> bool:
             cursor.execute("PRAGMA journal_mode")
             return bool(cursor.fetchone() == ("wal",))
     except (DatabaseError, OSError):
-        return True  # W003 says so
+        return True  # W003 reports it
 
 
 @register(TAG, deploy=True)
 def check_init_command(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
-    """W010: what a new connection sets that keeps the others out."""
+    """W010: settings of a new connection that block other connections."""
     found: list[CheckMessage] = []
     for alias in sqlite_databases():
         commands = pragmas(alias)
         journal = commands.get("journal_mode", "wal")
         if commands.get("locking_mode") == "exclusive":
-            what = "locking_mode=EXCLUSIVE: one connection keeps all others out"
-        elif journal != "wal" and is_wal(alias):  # else W004 says so
-            what = f"journal_mode={journal.upper()}: who reads will wait for who writes"
+            what = "locking_mode=EXCLUSIVE: one connection locks out all others"
+        elif journal != "wal" and is_wal(alias):  # else W004 reports it
+            what = f"journal_mode={journal.upper()}: readers will wait for writers"
         else:
             continue
         found.append(
             Warning(
                 f'OPTIONS["init_command"] of database {alias!r} sets {what}.',
-                hint="Take that PRAGMA out of it.",
+                hint="Remove that PRAGMA.",
                 id="channels_lite.W010",
             )
         )
@@ -299,51 +300,52 @@ def check_init_command(app_configs: object, **kwargs: Any) -> list[CheckMessage]
 
 @register(TAG, deploy=True)
 def check_settings(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
-    """W006 and W007: settings of the database that mean more than they say."""
+    """W006 and W007: settings of the database with effects on the channels."""
     found: list[CheckMessage] = []
     for alias in sqlite_databases():
         options = connections.settings[alias]
         if options.get("ATOMIC_REQUESTS"):
             found.append(
                 Warning(
-                    f"ATOMIC_REQUESTS of database {alias!r} holds back what a view sends until it "
-                    "returns, and drops it if it fails.",
-                    hint="Give the messages a database of their own; or silence this, if it is "
-                    "what you want.",
+                    f"With ATOMIC_REQUESTS of database {alias!r}, messages that a view sends are "
+                    "delivered when it returns, and discarded if it fails.",
+                    hint="Give the channels a separate database. If you want this, silence the "
+                    "check.",
                     id="channels_lite.W006",
                 )
             )
         if options.get("CONN_MAX_AGE", 0) != 0 and getattr(settings, "ASGI_APPLICATION", None):
             found.append(
                 Warning(
-                    f"CONN_MAX_AGE of database {alias!r} keeps connections open in threads that, "
-                    "under ASGI, come and go.",
-                    hint="Set it to 0, as Django's documentation says for ASGI.",
+                    f"CONN_MAX_AGE of database {alias!r} keeps connections open in threads that "
+                    "start and end under ASGI.",
+                    hint="Set it to 0, as Django's documentation recommends for ASGI.",
                     id="channels_lite.W007",
                 )
             )
     return found
 
 
-# Packages with a SQLite of their own.
+# Packages that bring their own SQLite.
 COPIES = ["apsw", "pysqlcipher3", "pysqlite3", "sqlcipher3"]
 
 
 @register(TAG, deploy=True)
 def check_copies(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
-    """W008: a second SQLite in the process, which knows nothing of the first one's locks.
+    """W008: a second SQLite in the process, which does not know the locks of the first.
 
-    If it opens the same file and closes it, those are gone (sqlite.org/howtocorrupt.html 2.2.1).
+    If it opens and closes the same file, those locks are lost
+    (sqlite.org/howtocorrupt.html 2.2.1).
     """
-    # A project may have put one of them in the place of Python's; then there is one copy still.
+    # A project may have replaced Python's SQLite by one of these; then there is still one copy.
     loaded = [name for name in COPIES if name in sys.modules and sqlite3.__name__ != name]
     if not loaded or not layer_databases():
         return []
     return [
         Warning(
-            f"{loaded[0]} is loaded, with a SQLite of its own beside Python's. A file that both "
-            "open in one process can be corrupted.",
-            hint="Never open the channels' database with it; if you do not, silence this.",
+            f"{loaded[0]} is loaded, and brings a second SQLite into this process. A file that "
+            "both open can be corrupted.",
+            hint="Never open the channels' database with it. If you do not, silence this check.",
             id="channels_lite.W008",
         )
     ]
@@ -351,7 +353,7 @@ def check_copies(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
 
 @register(TAG, deploy=True)
 def check_wake_up(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
-    """W009: the extension is not there, or failed its test."""
+    """W009: the extension is missing, or failed its test."""
     from channels_lite.layers.notify import NotifyChannelLayer  # noqa: PLC0415 - the same
 
     backends = [import_string(entry["BACKEND"]) for entry in our_layers().values()]
@@ -368,20 +370,20 @@ def check_wake_up(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
 
 @register(TAG, deploy=True)
 def check_sqlite(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
-    """I001, with ``--deploy``: two checkpoints at once may corrupt the file.
+    """I001, with ``--deploy``: two checkpoints at the same time may corrupt the file.
 
     The bug is described at sqlite.org/wal.html#walresetbug.
-    The notify layer elects one process for them; Django's own connections do not.
+    The notify layer elects one process for checkpoints; Django's own connections do not.
     """
     version = sqlite3.sqlite_version_info
     if not layer_databases() or version >= (3, 51, 3):
         return []
     return [
         Info(
-            f"SQLite {sqlite3.sqlite_version} has a rare bug that can corrupt a database whose "
-            "log two connections reset at the same time.",
-            hint="3.51.3 mends it. The notify layer keeps clear of it where messages have a "
-            "database of their own.",
+            f"SQLite {sqlite3.sqlite_version} has a rare bug: if two connections reset the log of "
+            "a database at the same time, the database can be corrupted.",
+            hint="3.51.3 fixes it. The notify layer avoids it if the channels have a separate "
+            "database.",
             id="channels_lite.I001",
         )
     ]

@@ -1,14 +1,15 @@
-"""The clock that messages and memberships expire by.
+"""The clock by which messages and memberships expire.
 
-Facts: the wall clock is set, by people and by NTP; a jump forward would expire every message and
-membership at once, a jump back none for as long.  The kernel's clock since boot is never set, runs
-on while the machine sleeps, and is one for all processes.
-So: times are seconds since 1970 as the wall clock had it when the database was first used since
-the machine was booted, and go on from there by the kernel's clock; the table
-``channels_lite_boot`` says so to all processes.  It also tells a reboot, which no message is
-meant to survive: a power failure may undo the deletion of one that was delivered.
+Facts: people and NTP set the system clock.  A jump forward would expire every message and
+membership at once, and a jump back would expire none for as long.  The kernel's clock since boot is
+never set, continues while the machine sleeps, and is the same for all processes.
+So: the system clock counts once, when the database is first used after a boot.  From there, times
+follow the kernel's clock, as seconds since 1970.  The table ``channels_lite_boot`` gives the origin
+to all processes; if somebody empties it, a file in the sidecar directory does.  The table also
+reveals a reboot, which messages do not survive: a power failure may undo the deletion of a
+delivered message.
 
-Where the system has no such clock (it is Linux's), times are the wall clock's.
+Without such a clock, which only Linux has, times follow the system clock.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def boot_id() -> str:
-    """The name of this boot of the machine; "" where there is none."""
+    """The id of this boot of the machine; "" if there is none."""
     try:
         return BOOT_ID.read_text().strip()
     except OSError:
@@ -37,41 +38,43 @@ def _source() -> Callable[[], float]:
     return time.time
 
 
-#: Seconds, by the clock that is never set where there is one.
+#: Seconds since boot, if there is such a clock; else by the system clock.
 ticks = _source()
 
 
 class Clock:
-    """One layer's, and the generation of the table that it is of (`store.sql.Table`)."""
+    """The clock of one layer, and the table's generation that it belongs to (`store.sql.Table`)."""
 
     def __init__(self) -> None:
-        #: When its ticks began, in seconds since 1970; None: the table was not asked yet.
+        #: When its ticks began, in seconds since 1970; None: it was not read from the table yet.
         self.began_at: float | None = None
         self.generation = 0
-        #: The same as the table has last said; None: it never has.
+        #: The last ``began_at`` read from the table; None: there is none.
         self.last_began_at: float | None = None
 
     def now(self) -> float:
-        """Seconds since 1970; 0 as long as the table was not asked."""
+        """Seconds since 1970; 0 before the table was read."""
         return 0.0 if self.began_at is None else self.began_at + ticks()
 
-    def origin(self) -> float:
+    def origin(self, others: float | None = None) -> float:
         """When ticks began, for a generation that this process begins.
 
-        As in the one before: what was sent in between goes by that, and the wall clock may have
-        been set since.  Where there was none, by the wall clock.
+        The same as in the generation before, because messages sent meanwhile follow that, and the
+        system clock may have been set since.  Otherwise that of ``others``, or the system clock.
         """
-        return time.time() - ticks() if self.last_began_at is None else self.last_began_at
+        if self.last_began_at is not None:
+            return self.last_began_at
+        return time.time() - ticks() if others is None else others
 
     def set(self, began_at: float, generation: int = 0) -> None:
-        """What the table said."""
+        """Sets the values from the table."""
         global _latest  # noqa: PLW0603 - for rows that are made without a layer
         self.began_at = self.last_began_at = began_at
         self.generation = generation
         _latest = self
 
     def forget(self, generation: int) -> None:
-        """Another generation has begun; the table is to be asked again."""
+        """Another generation has begun; the next use reads the table again."""
         self.began_at = None
         self.generation = generation
 
@@ -80,5 +83,5 @@ _latest = Clock()
 
 
 def now() -> float:
-    """Seconds since 1970 for who has no layer at hand: by that which was used first or last."""
+    """Seconds since 1970, without a layer: by the clock that was set last, or the system clock."""
     return _latest.now() or time.time()

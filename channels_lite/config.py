@@ -1,6 +1,6 @@
-"""The ``CONFIG`` of a layer, checked once, at its construction.
+"""The ``CONFIG`` of a layer, checked once, when the layer is made.
 
-Every key is taken by all three layers, so that ``BACKEND`` alone chooses between them.
+All three layers take every key, so that ``BACKEND`` alone chooses between them.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def _is_keys(value: object) -> bool:
     return isinstance(value, (list, tuple)) and all(isinstance(key, (str, bytes)) for key in value)
 
 
-_SECONDS = (_is_number, "a number of seconds above 0")
-_COUNT = (_is_count, "a whole number above 0")
+_SECONDS = (_is_number, "a positive number of seconds")
+_COUNT = (_is_count, "a positive integer")
 _TEXT = (lambda value: isinstance(value, str), "a string")
 _FLAG = (lambda value: isinstance(value, bool), "True or False")
-_CAPACITIES = (_is_capacities, "a dict from glob or compiled pattern to a whole number above 0")
+_CAPACITIES = (_is_capacities, "a dict that maps globs or compiled patterns to positive integers")
 _KEYS = (_is_keys, "a list of strings or bytes")
 
 
@@ -51,52 +51,54 @@ def _key(default: Any, rule: tuple[Callable[[Any], bool], str]) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What ``CHANNEL_LAYERS[alias]["CONFIG"]`` may hold, with the defaults."""
+    """The keys of ``CHANNEL_LAYERS[alias]["CONFIG"]``, with their defaults."""
 
-    #: Alias in ``DATABASES`` of the database that holds the messages.
+    #: The alias in ``DATABASES`` of the database that holds the messages.
     database: str = _key(DEFAULT_DB_ALIAS, _TEXT)
     #: Seconds after which an unread message is dropped.
     expiry: float = _key(60, _SECONDS)
-    #: Messages that may wait on a channel before ``send`` raises ``ChannelFull``.  Left out: 100 on
-    #: a plain channel; on a process-local one as many as are 16 MiB.
+    #: The number of messages that may wait on a channel.  If the channel is full, ``send`` raises
+    #: ``ChannelFull``.  If this is ``None``, a plain channel holds 100 messages, and a
+    #: process-local channel holds 16 MiB of messages.
     capacity: int | None = _key(None, _COUNT)
-    #: Capacities by glob or compiled pattern of the channel's name; the first match counts.
+    #: Capacities of single channels.  Each key is a glob or a compiled pattern for the channel's
+    #: full name; the first match applies.
     channel_capacity: Mapping[str | re.Pattern[str], int] | None = _key(None, _CAPACITIES)
-    #: Seconds after its last ``group_add`` for which a channel stays in a group.
+    #: Seconds after which a channel leaves a group, counted from its last ``group_add``.
     group_expiry: float = _key(86400, _SECONDS)
-    #: Seconds between two looks.  Left out: 0.1 where the layer polls, and 5 for the fallback
-    #: look of the notify layer, which is woken otherwise.
+    #: Seconds between two reads of the table.  If this is ``None``, a layer that polls reads every
+    #: 0.1 s.  The notify layer reads when it is woken, and as a fallback every 5 s.
     polling_interval: float | None = _key(None, _SECONDS)
-    #: Seconds without a message after which the layer looks ten times less often.
+    #: Seconds without a message after which the layer polls ten times less often.
     polling_idle_timeout: float = _key(1800, _SECONDS)
-    #: Whether receivers delete what has expired.
+    #: Whether receivers delete expired messages.
     auto_trim: bool = _key(True, _FLAG)
-    #: Whether capacities hold at all.
+    #: Whether capacities are enforced.
     enforce_capacity: bool = _key(True, _FLAG)
-    #: Name in ``channels_lite.serializers.registry``.
+    #: The name of a serializer in ``channels_lite.serializers.registry``.
     serializer_format: str = _key("msgpack", _TEXT)
-    #: Fernet keys of any form; the first encrypts, each one decrypts.
+    #: Keys for encryption with Fernet, of any text.  The first key encrypts; all keys decrypt.
     symmetric_encryption_keys: list[str | bytes] | None = _key(None, _KEYS)
-    #: Connections, and threads, of the aio layer at most.
+    #: The maximum number of the aio layer's connections, each of which has a thread.
     pool_size: int = _key(10, _COUNT)
 
     @classmethod
     def of(cls, layer: str, values: Mapping[str, Any]) -> Config:
-        """Checks ``values``, the CONFIG of ``layer`` (its class's name for the messages).
+        """Checks ``values``, the CONFIG of ``layer`` (the name of its class, for error messages).
 
-        Raises ``ImproperlyConfigured`` that names the key and the mend.
+        Raises ``ImproperlyConfigured``, which names the key and the fix.
         """
         known = {item.name: item for item in fields(cls)}
         for name, value in values.items():
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
-                mend = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known)}."
-                raise ImproperlyConfigured(f"{layer}: unknown CONFIG key {name!r}; {mend}")
+                hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(known)}."
+                raise ImproperlyConfigured(f"{layer}: unknown CONFIG key {name!r}; {hint}")
             is_valid, what = known[name].metadata["rule"]
             is_default = value is None and known[name].default is None
             if not is_default and not is_valid(value):
                 raise ImproperlyConfigured(
-                    f"{layer}: CONFIG[{name!r}] is {value!r}, but must be {what}."
+                    f"{layer}: CONFIG[{name!r}] must be {what}, but is {value!r}."
                 )
         config = cls(**values)
         config._check_database(layer)
@@ -107,12 +109,12 @@ class Config:
             connection = connections[self.database]
         except ConnectionDoesNotExist:
             raise ImproperlyConfigured(
-                f"{layer}: CONFIG['database'] is {self.database!r}, which DATABASES does not have; "
-                f"it has {', '.join(sorted(connections))}."
+                f"{layer}: CONFIG['database'] is {self.database!r}, which is not in DATABASES; "
+                f"its aliases: {', '.join(sorted(connections))}."
             ) from None
         if connection.vendor != "sqlite":
             raise ImproperlyConfigured(
-                f"{layer}: database {self.database!r} is {connection.vendor}, but must be SQLite: "
-                "add an alias with the engine django.db.backends.sqlite3 for the channels, and "
-                "name it in CONFIG['database']."
+                f"{layer}: database {self.database!r} must be SQLite, but is {connection.vendor}; "
+                "add a database with the engine django.db.backends.sqlite3 to DATABASES, and "
+                "set CONFIG['database'] to its alias."
             )

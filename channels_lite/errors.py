@@ -1,14 +1,14 @@
-"""What the layers raise beside ``ChannelFull`` and ``MessageTooLarge``, which are Channels' own.
+"""Exceptions of the layers, besides Channels' own ``ChannelFull`` and ``MessageTooLarge``.
 
-``channels.exceptions.InvalidChannelLayerError`` and Django's ``ImproperlyConfigured`` tell of
-wrong settings.  Below::
+``channels.exceptions.InvalidChannelLayerError`` and Django's ``ImproperlyConfigured`` report wrong
+settings.  The others are::
 
     InvalidMessage (TypeError, AssertionError)
     ForeignChannel (ValueError, AssertionError)
     StoreUnavailable (django.db.OperationalError)
 
-The two that are an ``AssertionError`` as well are so because the layers people come from raise
-that, by ``assert``; ours are raised under ``python -O`` too.
+Two of them are also an ``AssertionError``, because other layers raise that, with ``assert``.  Ours
+are also raised under ``python -O``.
 """
 
 from django.db import OperationalError
@@ -17,12 +17,12 @@ __all__ = ["ForeignChannel", "InvalidMessage", "StoreUnavailable"]
 
 
 class InvalidMessage(TypeError, AssertionError):
-    """The message is no dict, or holds what cannot be encoded.  Nothing was written."""
+    """The message is not a dict, or contains an object that cannot be encoded.  It was not sent."""
 
 
 class ForeignChannel(ValueError, AssertionError):
-    """``receive()`` on a process-local channel that another process, or layer, made."""
+    """``receive()`` on a process-local channel that another process or layer created."""
 
 
 class StoreUnavailable(OperationalError):
-    """The database could not be read or written: locked for too long, full, read-only, gone."""
+    """The database cannot be read or written: locked for too long, full, read-only or gone."""

@@ -1,8 +1,8 @@
-"""Named places where the tests stop a process, to kill it or to let it go on.
+"""Named places where the tests stop a process, to kill it or to let it continue.
 
 Facts: the faults that lose messages lie between two instructions, and no stress test finds them
-twice.  So: each such place has a name, and costs a look into an empty dict (30 ns) elsewhere.
-Those in C are in csrc/wakeup.h.
+twice.  So: each such place has a name.  Outside tests it costs a check of an empty dict (30 ns).
+The places in C are in csrc/wakeup.h.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from collections.abc import Callable
 
 __all__ = ["POINTS", "actions", "reach"]
 
-#: Where they are, and what has happened there.
+#: The places, and what has happened there.
 POINTS = {
     "before_commit": "a transaction has written, and holds the write lock",
-    "after_commit": "messages are committed, and nobody was woken",
-    "after_claim": "rows were read, or claimed and so deleted, and nobody has them",
-    "after_drain": "the wake-up is used up, and nothing was looked for",
-    "after_frames": "what other processes handed over is out of the socket, and nobody has it",
-    "holding_checkpoint": "this process is elected, and the log is about to be checkpointed",
+    "after_commit": "messages are committed, and no receiver was woken",
+    "after_claim": "rows were read, or claimed and so deleted, and are not delivered yet",
+    "after_drain": "the wake-up was drained, and the table was not read yet",
+    "after_frames": "frames of other processes are out of the socket, and not delivered yet",
+    "holding_checkpoint": "this process is elected, and is about to checkpoint the log",
 }
 
-#: What happens at each instead of nothing.  Set by tests only.
+#: What to call at each place.  Only tests set it.
 actions: dict[str, Callable[[], object]] = {}
 
 
 def reach(point: str) -> None:
-    """Is called at each place."""
+    """Called at each place."""
     if actions and point in actions:
         actions[point]()

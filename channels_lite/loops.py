@@ -1,4 +1,4 @@
-"""Event loops come and go, are closed without a word, and have others' work to do."""
+"""Calls into event loops, which may be closed at any time."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 
 __all__ = ["PER_ITERATION", "call_on", "is_ending", "running_loop", "settle", "soon"]
 
-#: Messages that are dealt with in one iteration of a loop, for all other coroutines wait for them.
+#: Messages that one iteration of a loop handles, because all other coroutines wait meanwhile.
 PER_ITERATION = 16
 
 
 def is_ending() -> bool:
-    """Whether Python is at its exit handlers, when no thread can be started any more."""
+    """Whether Python runs its exit handlers, when no thread can be started any more."""
     return not threading.main_thread().is_alive()
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
-    """The loop of this thread, None outside of one."""
+    """The running loop of this thread, or None."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
@@ -27,7 +27,7 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 def call_on(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args: Any) -> bool:
-    """Calls ``callback`` on the loop's thread, at once if it is this one.  False: it is closed."""
+    """Calls ``callback`` on the loop's thread, at once if this is it.  False: it is closed."""
     if running_loop() is loop:
         callback(*args)
         return True
@@ -39,7 +39,7 @@ def call_on(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *a
 
 
 def soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> bool:
-    """Calls ``callback`` in the next iteration of the loop.  Any thread.  False: it is closed."""
+    """Calls ``callback`` in the loop's next iteration, from any thread.  False: it is closed."""
     try:
         if running_loop() is loop:
             loop.call_soon(callback)
@@ -51,6 +51,6 @@ def soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> boo
 
 
 def settle(future: asyncio.Future[None]) -> None:
-    """Lets the coroutine that waits for ``future`` go on, unless it was cancelled."""
+    """Lets the coroutine that waits for ``future`` continue, unless it was cancelled."""
     if not future.done():
         future.set_result(None)

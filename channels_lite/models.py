@@ -25,7 +25,7 @@ from channels_lite import clock
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-    # What is assigned, and what is read; at run time Django's field takes no parameters.
+    # The types of assigned and of read values; at run time Django's field takes no parameters.
     _Field = models.Field[datetime | float, datetime]
 else:
     _Field = models.Field
@@ -42,10 +42,10 @@ def _moment(text: str) -> datetime:
 
 
 class UnixTimeField(_Field):
-    """A moment, stored as seconds since 1970 UTC (REAL), seen as a ``datetime``.
+    """A moment, stored as seconds since 1970 UTC (REAL), and read as a ``datetime``.
 
-    Django stores a ``DateTimeField`` on SQLite in UTC or in local time, as ``USE_TZ`` says, so
-    two writers with different settings disagree by hours, and local time jumps twice a year.
+    Django stores a ``DateTimeField`` on SQLite in UTC or in local time, depending on ``USE_TZ``.
+    Two writers with different settings would disagree by hours, and local time jumps twice a year.
     A number means the same to every process, and to raw SQL: ``unixepoch() + 60``.
 
     Accepts a ``datetime`` (naive ones are in Django's current time zone) or a number.
@@ -58,7 +58,7 @@ class UnixTimeField(_Field):
         return "FloatField"
 
     def get_prep_value(self, value: Any) -> float | None:
-        """Seconds since 1970 from what an application assigned."""
+        """Seconds since 1970, from the value that an application assigned."""
         if isinstance(value, datetime):
             if django_timezone.is_naive(value):
                 value = django_timezone.make_aware(value)
@@ -68,14 +68,14 @@ class UnixTimeField(_Field):
     def from_db_value(
         self, value: float | None, expression: object, connection: BaseDatabaseWrapper
     ) -> datetime | None:
-        """A ``datetime``: aware with ``USE_TZ``, else naive local time, as Django's own are."""
+        """A ``datetime``: aware with ``USE_TZ``, else naive local time, like Django's own."""
         if value is None:
             return None
         moment = datetime.fromtimestamp(value, tz=timezone.utc)
         return moment if settings.USE_TZ else django_timezone.make_naive(moment)
 
     def to_python(self, value: Any) -> Any:
-        """From a form or a fixture: numbers and ISO 8601 text as well.
+        """Converts input of a form or a fixture, which may be a number or ISO 8601 text.
 
         Raises Django's ``ValidationError`` for other text.
         """
@@ -94,31 +94,31 @@ class UnixTimeField(_Field):
 
 
 def in_a_minute() -> float:
-    """When a message expires that does not say so: in 60 s, the layers' own default."""
+    """The default expiry of a message: in 60 s, as in the layers."""
     return clock.now() + 60.0
 
 
 class Event(models.Model):
-    """A message that waits for its receiver; the row is gone once it has been read.
+    """A message that waits for its receiver.  The row is deleted after it was read.
 
-    ``id`` grows in the order of commits and is never used again (Django's AUTOINCREMENT): a
-    receiver asks for what is behind the last id it saw.
+    ``id`` grows in the order of commits and is never reused (Django's AUTOINCREMENT): a receiver
+    reads the rows after the last id that it has read.
     """
 
     created_at = UnixTimeField(default=clock.now, editable=False)
     expires_at = UnixTimeField(default=in_a_minute)
     # Up to and including the "!" of a process-local channel.
     channel_name: models.CharField[str, str] = models.CharField(max_length=100)
-    # Behind the "!": one part, or those of all members that a group has there, separated by commas.
+    # The part after the "!"; or those of all the group's members in that process, with commas.
     recipients: models.TextField[str, str] = models.TextField(default="", blank=True)
     data: models.BinaryField[bytes, bytes] = models.BinaryField()
-    # To members of a group, which miss it when they are full; else its sender was told that it is
-    # accepted.  Has its default in SQL, too.
+    # Whether it is for members of a group, which miss it if they are full.  Otherwise the sender
+    # was told that it is accepted.  The default is also in SQL.
     is_group: models.BooleanField[bool, bool] = models.BooleanField(default=False)
 
     class Meta:
-        # Serves the look, the claim and the count; SQLite ends every index with the rowid, so
-        # it is sorted by id within a channel.  tests/store/test_sql.py holds the query plans.
+        # Used by the look, the claim and the count.  SQLite ends every index with the rowid, so
+        # it is sorted by id within a channel.  tests/store/test_sql.py checks the query plans.
         indexes = (models.Index(name="channels_lite_event_channel", fields=["channel_name"]),)
 
     def __str__(self) -> str:
@@ -134,7 +134,7 @@ class GroupMembership(models.Model):
     joined_at = UnixTimeField(default=clock.now, editable=False)
 
     class Meta:
-        # Its index also serves group_send.
+        # group_send uses its index, too.
         unique_together = (("group_name", "channel_name"),)
 
     def __str__(self) -> str:
@@ -142,18 +142,18 @@ class GroupMembership(models.Model):
 
 
 class Boot(models.Model):
-    """When the machine was last started, which is where all times are counted from.
+    """When the machine last booted, which is the origin of all times: see `channels_lite.clock`.
 
-    See `channels_lite.clock`.  And the last ``flush()``: messages with a lower id, and those
-    without a row that are older, are void in whosever memory.
+    Also the last ``flush()``: it voids messages with a lower id, and older messages without a row,
+    in the memory of every process.
     """
 
     boot_id = models.CharField(max_length=36)
     began_at = UnixTimeField()
     flushed_id = models.BigIntegerField(default=0)
     flushed_at = UnixTimeField(default=0)
-    # A random number, new with each row: another one, and ids may have begun again.  Has its
-    # default in SQL, too.
+    # A number that is new with each row: if it changes, ids may have started again.  The default is
+    # also in SQL.
     generation = models.BigIntegerField(default=0)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""``channels_lite.router.ChannelsRouter``, for messages in a database of their own."""
+"""``channels_lite.router.ChannelsRouter``, for messages in a separate database."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["ChannelsRouter"]
 
 
 class ChannelsRouter:
-    """Sends the models of ``channels_lite`` to the database that the layers' CONFIG names.
+    """Routes the models of ``channels_lite`` to the database that the layers' CONFIG names.
 
-    With layers on several databases, their tables are migrated into each.  The models are read
-    and written in the database of the layer ``"default"``; ``using()`` names another one.
+    If layers use several databases, each gets the tables.  The models are read and written in the
+    database of the layer ``"default"``; ``using()`` selects another one.
     """
 
     def db_for_read(self, model: type[models.Model], **hints: Any) -> str | None:
@@ -27,7 +27,7 @@ class ChannelsRouter:
     db_for_write = db_for_read
 
     def allow_migrate(self, db: str, app_label: str, **hints: Any) -> bool | None:
-        """Our tables go into the layers' databases, and nowhere else."""
+        """Allows our tables in the layers' databases only."""
         if app_label != "channels_lite":
             return None
         databases = layer_databases()

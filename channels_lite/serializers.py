@@ -1,8 +1,8 @@
 """ENCODE and DECODE: from a message to the bytes of its row, and back.
 
 ``registry`` holds the formats by name: "msgpack" (default), "msgpack_types" and "json".  Each reads
-what the others wrote, so that the format can be changed while messages wait.  Encryption is on top
-of any.
+what the others wrote, so the format can be changed while messages wait.  Encryption works with
+every format.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ __all__ = [
     "registry",
 ]
 
-# How JSON carries bytes, which the specification demands of every layer: an object with this one
-# key, and base64 in it.  A user's own object with that one key is boxed by the other.
+# How JSON carries bytes, which the specification requires of every layer: an object with this one
+# key, and base64 as its value.  A user's own object with only that key is wrapped with the other.
 _BYTES = "__bytes__"
 _OWN = "__dict__"
 
@@ -47,25 +47,25 @@ class SerializerDoesNotExist(KeyError):
 
 
 class UndecodableMessage(ValueError):
-    """A row holds what this layer cannot read: garbage, or encrypted with another key."""
+    """This layer cannot decode a message: it is garbage, or encrypted with another key."""
 
 
 def _again(
     make: Callable[..., object], parts: Callable[[Any], tuple[object, ...]], value: object
 ) -> object:
-    """``value``, of a subclass, made anew of its parts."""
+    """An instance of the plain class, made from the parts of ``value``, which is of a subclass."""
     return make(*parts(value))
 
 
-# A subclass arrives as the type that it is one of, with what is stored in it, whatever its methods
-# make of that: a QueryDict as lists.  msgspec does so with dict, list and tuple by itself.
+# An instance of a subclass arrives as the plain type, with the stored value, whatever its methods
+# return: a QueryDict as lists.  msgspec itself does so for dict, list and tuple.
 _PLAIN: dict[type, Callable[[Any], object]] = {
     str: str.__str__,
     int: int.__int__,
     float: float.__float__,
     bytes: lambda value: bytes(memoryview(value)),
     bytearray: lambda value: bytes(memoryview(value)),
-    # The classes of now: a test that freezes time puts others under their names.
+    # The real classes: a test that freezes time replaces the names in their module.
     Decimal: Decimal,
     datetime: partial(_again, datetime.combine, lambda value: (value, value.timetz())),
     date: partial(_again, date.fromordinal, lambda value: (value.toordinal(),)),
@@ -76,20 +76,20 @@ _PLAIN: dict[type, Callable[[Any], object]] = {
 
 
 def _plain(value: object) -> object:
-    """What msgspec does not take itself: subclasses, as SafeString, and lazy strings."""
+    """Converts what msgspec does not encode itself: subclasses, as SafeString, and lazy strings."""
     if isinstance(value, Promise):
         return str(value)
     for kind, as_plain in _PLAIN.items():
         if isinstance(value, kind):
             return as_plain(value)
     raise TypeError(
-        f"a message cannot carry {value!r} of type {type(value).__name__}; "
-        "it carries dict, list, str, bytes, int, float, bool and None"
+        f"a message cannot contain {value!r} of type {type(value).__name__}; "
+        "it can contain dict, list, str, bytes, int, float, bool and None"
     )
 
 
-# MessagePack's extension types of our own, by code: what they are, to text, and back.  A datetime
-# is a date as well, so it comes first.
+# Our MessagePack extension types, by code: the type, its conversion to text, and back.  A datetime
+# is also a date, so it comes first.
 _TYPES: dict[int, tuple[type, Callable[[Any], str], Callable[[str], object]]] = {
     1: (UUID, str, UUID),
     2: (Decimal, str, Decimal),
@@ -106,12 +106,12 @@ _TYPES: dict[int, tuple[type, Callable[[Any], str], Callable[[str], object]]] = 
 
 def _from_extension(code: int, data: memoryview) -> object:
     if code not in _TYPES:
-        raise ValueError(f"it has an extension type {code}, which is none of ours")
+        raise ValueError(f"it has the unknown extension type {code}")
     _, _, from_text = _TYPES[code]
     try:
         return from_text(str(data, "utf-8"))
     except (ArithmeticError, TypeError) as error:  # Decimal's, timedelta's
-        raise ValueError(f"it has a {_TYPES[code][0].__name__} that is none: {error}") from None
+        raise ValueError(f"it has an invalid {_TYPES[code][0].__name__}: {error}") from None
 
 
 _msgpack_encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
@@ -121,7 +121,7 @@ _json_decoder = msgspec.json.Decoder()
 
 
 class BaseMessageSerializer:
-    """A format.  Subclasses give ``as_bytes``; ``from_bytes`` may be replaced as well."""
+    """A format.  Subclasses define ``as_bytes``, and may override ``from_bytes``."""
 
     def __init__(self, symmetric_encryption_keys: Sequence[str | bytes] | None = None) -> None:
         self.crypter = _crypter(symmetric_encryption_keys) if symmetric_encryption_keys else None
@@ -131,13 +131,13 @@ class BaseMessageSerializer:
         raise NotImplementedError
 
     def from_bytes(self, data: bytes) -> Any:
-        """Decodes; every call gives a new object.  Raises ``ValueError``."""
-        if data[:1] == b"{":  # no message in MessagePack begins so: 0x7b is the number 123
+        """Decodes.  Every call returns a new object.  Raises ``ValueError``."""
+        if data[:1] == b"{":  # no message in MessagePack starts with it: 0x7b is the number 123
             return _unbox(_json_decoder.decode(data))
         return _msgpack_decoder.decode(data)
 
     def decrypt(self, data: bytes) -> bytes:
-        """Takes the encryption off, once for all members of a group.
+        """Decrypts, once for all members of a group.
 
         Raises ``UndecodableMessage``.
         """
@@ -149,14 +149,14 @@ class BaseMessageSerializer:
             return self.crypter.decrypt(data)
         except InvalidToken:
             raise UndecodableMessage("it is not encrypted with any of the layer's keys") from None
-        except Exception as error:  # noqa: BLE001 - a warning of base64's, where they are errors
+        except Exception as error:  # noqa: BLE001 - as a warning of base64, if warnings are errors
             raise UndecodableMessage(f"it cannot be decrypted: {error!r}") from None
 
     def decode(self, data: bytes) -> dict[str, Any]:
-        """From what ``decrypt`` gave to a message.  Raises ``UndecodableMessage``."""
+        """Decodes the result of ``decrypt``.  Raises ``UndecodableMessage``."""
         try:
             message = self.from_bytes(data)
-        except ValueError as error:  # msgspec's and UnicodeDecodeError are
+        except ValueError as error:  # includes msgspec's errors and UnicodeDecodeError
             raise UndecodableMessage(str(error)) from None
         except RecursionError:
             raise UndecodableMessage("it is nested too deeply") from None
@@ -165,14 +165,14 @@ class BaseMessageSerializer:
         return message
 
     def encode(self, message: dict[str, Any]) -> bytes:
-        """What ``decode`` takes.  Raises ``InvalidMessage`` for what the format cannot carry."""
+        """The input of ``decode``.  Raises ``InvalidMessage`` if the format cannot encode it."""
         try:
             return self.as_bytes(message)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise InvalidMessage(f"the message cannot be encoded: {error}") from error
 
     def encrypt(self, data: bytes) -> bytes:
-        """What leaves the process: ``data`` under the first key, if there is one."""
+        """Encrypts ``data`` with the first key, if there is one, before it leaves the process."""
         return data if self.crypter is None else self.crypter.encrypt(data)
 
     def serialize(self, message: dict[str, Any]) -> bytes:
@@ -185,7 +185,7 @@ class BaseMessageSerializer:
 
 
 class MsgPackSerializer(BaseMessageSerializer):
-    """MessagePack by msgspec: small, fast, keeps every type of the specification."""
+    """MessagePack, with msgspec: small, fast, and keeps every type of the specification."""
 
     def as_bytes(self, message: dict[str, Any]) -> bytes:
         """One MessagePack map."""
@@ -193,9 +193,9 @@ class MsgPackSerializer(BaseMessageSerializer):
 
 
 class MsgPackTypesSerializer(MsgPackSerializer):
-    """MessagePack that gives UUID, Decimal and datetime's types back as what they were.
+    """MessagePack that keeps UUID, Decimal and the types of ``datetime``.
 
-    In the other formats they become text.  A walk through each message is the price.
+    In the other formats they become text.  This format costs a walk through each message.
     """
 
     def as_bytes(self, message: dict[str, Any]) -> bytes:
@@ -215,7 +215,7 @@ def _to_extensions(value: Any) -> Any:
 
 
 class JSONSerializer(BaseMessageSerializer):
-    """JSON, to be read by other programs; bytes are boxed as ``{"__bytes__": "<base64>"}``."""
+    """JSON, for other programs to read.  Bytes become ``{"__bytes__": "<base64>"}``."""
 
     def as_bytes(self, message: dict[str, Any]) -> bytes:
         """One JSON object, in UTF-8."""
@@ -250,7 +250,7 @@ def _unbox(value: Any) -> Any:
 
 
 def _crypter(keys: Sequence[str | bytes]) -> MultiFernet:
-    """Fernet under all keys; each may be any text, as in the Redis layers: it is hashed first."""
+    """Fernet with all keys.  A key may be any text, as in the Redis layers: it is hashed first."""
     try:
         from cryptography.fernet import Fernet, MultiFernet  # noqa: PLC0415 - an extra
     except ImportError:
@@ -267,7 +267,7 @@ def _crypter(keys: Sequence[str | bytes]) -> MultiFernet:
 
 
 class SerializersRegistry:
-    """Formats by the name that ``CONFIG["serializer_format"]`` gives."""
+    """Formats by name, as in ``CONFIG["serializer_format"]``."""
 
     def __init__(self) -> None:
         self._classes: dict[str, type[BaseMessageSerializer]] = {}
@@ -277,7 +277,7 @@ class SerializersRegistry:
         format: str,  # noqa: A002 - 0.4.0's name
         serializer_class: type[BaseMessageSerializer],
     ) -> None:
-        """Adds a format, or replaces one.  Raises ``TypeError`` for another kind of class."""
+        """Adds or replaces a format.  Raises ``TypeError`` for any other class."""
         if not issubclass(serializer_class, BaseMessageSerializer):
             raise TypeError(f"{serializer_class!r} must be a subclass of BaseMessageSerializer")
         self._classes[format] = serializer_class

@@ -17,8 +17,9 @@ HEAD = """\
 
 <!-- Written by docs/reference.py from channels_lite/config.py; `make docs` does. -->
 
-The keys of `CHANNEL_LAYERS[alias]["CONFIG"]`. All three layers take all of them, and none is
-needed. A wrong key or value is an error at the start, [`channels_lite.E001`](checks.md).
+This page describes the keys of `CHANNEL_LAYERS[alias]["CONFIG"]`. All three layers take all keys,
+and every key is optional. A layer with an unknown key or a wrong value does not start, and
+`manage.py check` reports it as [`channels_lite.E001`](checks.md).
 
 ```python
 CHANNEL_LAYERS = {
@@ -37,14 +38,15 @@ CHANNEL_LAYERS = {
 TAIL = """\
 ## The database
 
-What the alias in `DATABASES` says holds for the layers' connections, too:
+The layers' connections follow the settings of their alias in `DATABASES`:
 
-* `OPTIONS["timeout"]`: seconds to wait for a lock, then `StoreUnavailable`. Left out: {timeout:g};
-  on Django's own connections, as inside `atomic()`, 5.
-* `OPTIONS["init_command"]`: what a new connection runs. Left out, the notify and aio layers run
-  the statements below. A `busy_timeout` in it does not count: the layers wait by themselves.
-* `OPTIONS["transaction_mode"]`: Django's own; `"IMMEDIATE"` for a database that models share with
-  messages.
+* `OPTIONS["timeout"]`: the seconds to wait for a lock. Then the layer raises `StoreUnavailable`.
+  The default is {timeout:g}, or 5 on Django's own connections, as inside `atomic()`.
+* `OPTIONS["init_command"]`: the statements that a new connection runs. By default the notify and
+  aio layers run the statements below. A `busy_timeout` in it has no effect, because the layers
+  retry locks themselves.
+* `OPTIONS["transaction_mode"]`: Django's own option. Use `"IMMEDIATE"` for a database that models
+  share with messages.
 
 ```sql
 {pragmas}
@@ -52,22 +54,25 @@ What the alias in `DATABASES` says holds for the layers' connections, too:
 """
 
 MESSAGES = """
-## What a message carries
+## Message content
 
-A dict of dicts, lists, strings, bytes, whole numbers of 64 bits, floats, booleans and `None`,
-nested as you like, of up to 64 MiB. Tuples and sets arrive as lists. In every format:
+A message is a dict of up to 64 MiB. It may contain dicts, lists, strings, bytes, 64-bit integers,
+floats, booleans and `None`, nested to any depth. In every format:
 
-* A subclass arrives as the type that it is derived from, with what is stored in it: `SafeString`
-  as a string, a member of an `IntEnum` as a number, a `QueryDict` as a dict of lists.
-* A lazy string, as `gettext_lazy` makes it, arrives as its text in the sender's language.
-* Anything else, such as a model or a queryset, raises `InvalidMessage` in the sender. With
-  `"msgpack_types"` UUIDs, decimals and datetimes arrive as what they are; in the other formats they
+* Tuples and sets arrive as lists.
+* An instance of a subclass arrives as the type that the class derives from, with the stored value.
+  A `SafeString` arrives as a string, a member of an `IntEnum` as a number, a `QueryDict` as a dict
+  of lists.
+* A lazy string, such as that of `gettext_lazy`, arrives as its text in the sender's language.
+* With `"msgpack_types"`, UUIDs, decimals and datetimes arrive unchanged. In the other formats they
   arrive as text.
+* Any other object, such as a model or a queryset, raises `InvalidMessage` in the sender.
 
-## Serializers of your own
+## Custom serializers
 
-Subclass one of ours, or `BaseMessageSerializer`, and register it when Django starts, as in the
-`ready` of an `AppConfig`. Then `"serializer_format": "compressed"` names it.
+Subclass a serializer of channels-lite, or `BaseMessageSerializer`. Register the class when Django
+starts, for example in the `ready` method of an `AppConfig`. Select the class with
+`"serializer_format": "compressed"`, its registered name.
 
 ```python
 import zlib
@@ -89,12 +94,13 @@ class CompressedSerializer(MsgPackSerializer):
 registry.register_serializer("compressed", CompressedSerializer)
 ```
 
-`from_bytes` raises `ValueError` for what it cannot read; the layer drops that message and logs why.
+`from_bytes` must raise `ValueError` for data that it cannot decode. The layer then drops that
+message, and logs the reason.
 """
 
 
 def comments() -> dict[str, str]:
-    """What the ``#:`` lines above each key say, in one line of Markdown."""
+    """The ``#:`` comment above each key, as one line of Markdown."""
     source = Path(config.__file__).read_text()
     [keys] = [node for node in ast.parse(source).body
               if isinstance(node, ast.ClassDef) and node.name == "Config"]  # fmt: skip

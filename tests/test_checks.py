@@ -101,7 +101,7 @@ def test_missing_router(database, settings):
     [
         (None, "0001_initial"),
         (b"", "0001_initial"),
-        (b"these are my notes", "no SQLite database"),
+        (b"these are my notes", "not a SQLite database"),
     ],
 )
 def test_missing_tables(tmp_path, content, said):
@@ -125,8 +125,8 @@ def test_tables_that_the_router_kept_out(database):
     """W003 also where migrations are noted as applied, as before CONFIG named this database."""
     assert checks.check_tables(None) == []
     for table, mend in (
-        ("event", "delete the file and migrate"),
-        ("boot", "delete the file and migrate"),
+        ("event", "delete the file and run migrate"),
+        ("boot", "delete the file and run migrate"),
         ("groupmembership", "zero --fake --database=channels"),
     ):
         with closing(sqlite3.connect(database)) as connection:

@@ -23,12 +23,12 @@ from tests.conftest import TIMEOUT, use_database
     ("config", "said"),
     [
         ({"capacty": 3}, "unknown CONFIG key 'capacty'; did you mean 'capacity'?"),
-        ({"capacity": "3"}, r"CONFIG\['capacity'\] is '3', but must be a whole number above 0"),
-        ({"capacity": True}, "must be a whole number above 0"),
-        ({"expiry": 0}, "must be a number of seconds above 0"),
-        ({"channel_capacity": {"a*": 0}}, "must be a dict from glob or compiled pattern"),
+        ({"capacity": "3"}, r"CONFIG\['capacity'\] must be a positive integer, but is '3'"),
+        ({"capacity": True}, "must be a positive integer"),
+        ({"expiry": 0}, "must be a positive number of seconds"),
+        ({"channel_capacity": {"a*": 0}}, "must be a dict that maps globs or compiled patterns"),
         ({"symmetric_encryption_keys": "secret"}, "must be a list of strings or bytes"),
-        ({"database": "elsewhere"}, "which DATABASES does not have; it has channels, default"),
+        ({"database": "elsewhere"}, "which is not in DATABASES; its aliases: channels, default"),
         ({"serializer_format": "pickle"}, "no serializer 'pickle'; there are json, msgpack"),
     ],
 )
@@ -43,7 +43,7 @@ def test_other_database_engines_are_refused(monkeypatch):
     from django.db import connections
 
     monkeypatch.setattr(type(connections["default"]), "vendor", "oracle")
-    with pytest.raises(ImproperlyConfigured, match="is oracle, but must be SQLite"):
+    with pytest.raises(ImproperlyConfigured, match="must be SQLite, but is oracle"):
         NotifyChannelLayer()
 
 

@@ -1,11 +1,11 @@
-"""DELIVERY: which way a message goes, and that it is delivered once, in order, if there is room.
+"""DELIVERY: the path of a message; it is delivered once, in order, if there is room.
 
-Out: `sending` (to whom), `local` (into a mailbox) or `outgoing` (away), `outbox`, which tries
-`frames` and else makes rows; `backpressure`.
+Out: `sending` (the recipients), `local` (into a mailbox) or `outgoing` (to other processes),
+`outbox`, which tries `frames` and otherwise writes rows; `backpressure`.
 In: `reader` (looks) or `claims` (plain channels), `cursors`, `arrivals`, `mailboxes` and `plain`,
-`receiving`.  Beside them: `capacity`, `groups`, `generation`, `sweeper`, `availability`, `missed`,
+`receiving`.  Also: `capacity`, `groups`, `generation`, `sweeper`, `availability`, `missed`,
 `stats`.
 
-Imports `store` and `wake`, and nothing of `layers`.  Runs on the loops that send and receive;
-what comes back from the store may be on a thread of the store's.
+Imports `store` and `wake`, but not `layers`.  Runs on the sending and receiving loops.  Callbacks
+of the store may run on a thread of the store.
 """

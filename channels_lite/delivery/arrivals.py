@@ -1,11 +1,10 @@
-"""RECEIVE, before the mailboxes: puts rows and frames in one order.
+"""RECEIVE, before the mailboxes: puts rows and frames into one order.
 
-A frame that names a row which was not read yet is held until a look has read it; one of a later
-generation of the table until a look has read that generation.  What is in order goes into
-the mailboxes in slices, for a message to five thousand members of this process must not hold the
-loop.
+If a frame names a row that was not read yet, it is held until a look has read the row.  A frame of
+a later generation is held until a look has read that generation.  Messages in order go into the
+mailboxes in slices, because a message to five thousand members must not block the loop.
 
-Thread: any.  One lock guards both lines, so what is behind in a line stays behind.
+Thread: any.  One lock guards both queues, so each keeps its order.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ SLICE = 256
 
 
 class Arrivals:
-    """The frames that are held, and the messages that are on their way into the mailboxes."""
+    """The held frames, and the messages on their way into the mailboxes."""
 
     def __init__(
         self,
@@ -49,18 +48,18 @@ class Arrivals:
         self._clock = clock
         self._stats = stats
         self._missed = missed
-        #: Returns None for what is to be dropped; None: messages are not encrypted.
+        #: Returns None for a message to drop; None: messages are not encrypted.
         self._decrypt = decrypt
         self._lock = threading.Lock()
-        #: Frames that come after a row still to be read, and those behind them.
+        #: Frames that come after a row still to be read, and the frames behind them.
         self._held: list[Frame] = []
-        #: How many were held and let go so far.
+        #: The number of frames released so far.
         self._let_go = 0
         self._ready: deque[Arrival] = deque()
 
     @property
     def holds(self) -> bool:
-        """Whether a look has to come before some frame."""
+        """Whether a frame waits for a look."""
         return bool(self._held)
 
     @property
@@ -69,13 +68,13 @@ class Arrivals:
         return bool(self._ready)
 
     def mark(self) -> int:
-        """For a look that begins now: the rows that frames until here come after it finds."""
+        """For a look that begins now: it finds every row that the frames up to here wait for."""
         with self._lock:
             return self._let_go + len(self._held)
 
     def take_frames(self, receive: Callable[[int | None], list[Frame]]) -> None:
-        """Takes in what other processes have handed over, a turn of it."""
-        with self._lock:  # in the order of sending, whichever loop is called
+        """Takes in frames of other processes, a limited number at a time."""
+        with self._lock:  # in the order of sending, on any loop
             frames = receive(PER_ITERATION)
             if self._held:
                 self._held += frames
@@ -99,12 +98,13 @@ class Arrivals:
         mark: int | None,
         committed: int,
     ) -> bool:
-        """Takes in what a look has found, and the frames before and between the rows.
+        """Takes in the rows of a look, and the frames before and between these rows.
 
-        ``read`` says which of them were not read before, and that they are now: within the lock,
-        for no frame may come in between.  ``mark`` is what `mark` was when the look began; None: it
-        has not found all rows.  ``committed`` is `sql.Look.committed`: of later rows nobody knows
-        yet, whatever a frame says.  Returns whether there were any rows.
+        ``read`` returns the rows that were not read before, and records them as read.  It is called
+        within the lock, so that no frame comes in between.  ``mark`` is the value of `mark` when
+        the look began; None: it has not found all rows.  ``committed`` is `sql.Look.committed`:
+        later rows may still be uncommitted, whatever a frame says.  Returns whether there were any
+        rows.
         """
         with self._lock:
             rows = read()
@@ -132,7 +132,7 @@ class Arrivals:
         return bool(rows)
 
     def deliver(self, most: int | None = SLICE) -> bool:
-        """Puts messages into their mailboxes, to ``most`` channels.  Returns whether more wait."""
+        """Puts messages into at most ``most`` mailboxes.  Returns whether more wait."""
         with self._lock:
             missed = self._deliver(most, self._clock.now())
         if missed:
@@ -160,10 +160,10 @@ class Arrivals:
         return frame.generation is None or frame.generation == self._cursors.generation
 
     def _is_due(self, frame: Frame, rows: Mapping[str, list[Row]] | None = None) -> bool:
-        """Whether it comes after no row but what was read, or is among ``rows``."""
+        """Whether the row that it comes after was read, or is among ``rows``."""
         generation, now = frame.generation, self._cursors.generation
         if generation is not None and generation != now:
-            # One sent under a former generation comes before all rows of this one.
+            # A frame of an earlier generation comes before all rows of this one.
             return generation < now
         if not frame.after:
             return True
@@ -173,7 +173,7 @@ class Arrivals:
     def _add_frame(self, frame: Frame, now: float) -> None:
         created_at, expires_at = frame.created_at, frame.expires_at
         if not self._is_of_now(frame):
-            # By another clock than ours, and on its way for a moment.
+            # It follows another clock, and was on its way only for a moment.
             created_at, expires_at = now, now + frame.expires_at - frame.created_at
         if expires_at <= now:
             self._stats.expired += 1
@@ -193,13 +193,13 @@ class Arrivals:
         if data is None:
             return
         message = Message(row.id, data, row.expires_at)
-        # A group's message of a former version does not say that it is one.
+        # Group messages of previous versions do not have the flag.
         is_group = row.is_group or "," in row.recipients
         self._ready.append((channels_of(name, row.recipients), message, is_group))
 
 
 def channels_of(name: str, recipients: str) -> list[str]:
-    """Full names of the channels that a row or a frame is for."""
+    """The full names of the channels of a row or a frame."""
     if "," not in recipients:
         return [name + recipients]
     return [name + recipient for recipient in recipients.split(",")]

@@ -1,4 +1,4 @@
-"""RECEIVE: whether looks and claims work, and whether they bring anything.
+"""RECEIVE: whether looks and claims work, and whether they find messages.
 
 Thread: any, without a lock: a count that is off by one does no harm.
 """
@@ -19,13 +19,13 @@ __all__ = ["CLAIMS", "LOOKS", "Availability"]
 logger = logging.getLogger(__name__)
 
 LOOKS, CLAIMS = "looks", "claims"
-# Looks without a row after which wake-ups are no longer believed at once.  A few are in order:
-# one look takes what several wake-ups were for, or another process takes what this one was.
+# Looks without a row after which wake-ups are handled with a delay.  A few are normal: one look
+# handles several wake-ups, or another process takes the row.
 FRUITLESS = 200
 
 
 class Availability:
-    """The last error of looks and claims, and when a message last came."""
+    """The last error of looks and claims, and when a message last arrived."""
 
     def __init__(
         self, database: str, stats: Stats, fail_receivers: Callable[[Exception], None]
@@ -33,25 +33,25 @@ class Availability:
         self._database = database
         self._stats = stats
         self._fail_receivers = fail_receivers
-        #: The last errors of looks and of claims: either may work while the other does not.
+        #: The last errors of looks and of claims; one may work while the other fails.
         self._errors: dict[str, str] = {}
         self._fruitless = 0
-        #: Whether it was the clock that asked for the look under way.
+        #: Whether the current look is a timed one.
         self.is_by_clock = False
-        #: When a message last came, by `clock.ticks`, which no test freezes.
+        #: When a message last arrived, by `clock.ticks`, which no test freezes.
         self.last_message = ticks()
 
     @property
     def is_woken_in_vain(self) -> bool:
-        """Whether many wake-ups have brought nothing: somebody else writes them."""
+        """Whether many wake-ups found no row, because another program writes to the FIFO."""
         return self._fruitless > FRUITLESS
 
     def has_heard(self) -> None:
-        """A message came."""
+        """A message arrived."""
         self.last_message = ticks()
 
     def worked(self, what: str, *, has_found: bool) -> None:
-        """``what``, LOOKS or CLAIMS, did, and has found something or not."""
+        """``what``, LOOKS or CLAIMS, worked, and whether it found a message."""
         self.has_no_error(what)
         by_clock, self.is_by_clock = self.is_by_clock, False
         if has_found:
@@ -62,16 +62,16 @@ class Availability:
             self._fruitless += 1
 
     def has_no_error(self, what: str) -> None:
-        """``what`` works, or nobody needs it."""
+        """``what`` works, or is not needed."""
         if self._errors.pop(what, None) is not None and not self._errors:
             signals.send(signals.store_available, self._database)
 
     def failed(self, what: str, error: BaseException) -> None:
-        """``what`` did."""
+        """``what`` failed."""
         if isinstance(error, ImproperlyConfigured):
             self._fail_receivers(error)
         elif str(error) not in self._errors.values():
-            logger.warning("looking for messages failed, and goes on: %s", error)
+            logger.warning("reading messages failed, and will be retried: %s", error)
         if not self._errors:
             signals.send(signals.store_unavailable, self._database, error=error)
         self._errors[what] = str(error)

@@ -1,19 +1,19 @@
-"""SEND: how much is on its way to other processes and may not have been read yet.
+"""SEND: how much is on its way to other processes and may be unread.
 
-A channel's mailbox is the judge of its capacity, and it is in another process.  So a sender keeps
-to two rules, each for itself:
+A channel's mailbox decides whether the channel is full, and it is in another process.  So each
+sender follows two rules:
 
-* A direct message is refused while its channel has a mark, which says that its mailbox is full, and
-  while as much as the channel's capacity is on its way there.  The mark is looked for at the first
-  message to a channel and whenever a sixteenth of its capacity was sent.
-* Rows for one process are bounded by bytes, far above what is usual: a process that is stopped
-  must not fill the disk.  That bound is no channel's capacity.
+* It refuses a direct message while the channel has a mark, which says that its mailbox is full, and
+  while messages worth the channel's capacity are on their way there.  It checks for the mark at the
+  first message to a channel, and after each sixteenth of the capacity.
+* Rows for one process are limited by bytes, far above usual amounts, because a stopped process must
+  not fill the disk.  This limit is no channel's capacity.
 
-What was sent is known to be read when the socket has no more than the datagrams that were sent
-later, or the table no row as old, or when it has expired.  That is asked only when half of what may
-be on its way was sent; so a message that meets no full channel pays for a look-up and an addition.
+A message counts as read when the socket holds only later datagrams, when the table has no row as
+old, or when it has expired.  The sender checks this only after it has sent half of what may be on
+its way.  So a message to a channel that is not full costs a look-up and an addition.
 
-Thread: any.  The lock of the sender of frames guards all windows, too.
+Thread: any.  The lock of the frame sender also guards all windows.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from channels_lite.store.sql import Envelope
 
 __all__ = ["Admission", "Backpressure"]
 
-#: Bytes of rows, and of what each is beside its data, that a sender may have on their way to one
+#: The maximum bytes of rows, including their overhead, that a sender may have on their way to one
 #: process.
 TRANSPORT = Limit(64 * 1024 * 1024, is_bytes=True)
-# Looks for a mark for each capacity's worth sent.
+# Checks for a mark for each capacity sent.
 MARK_SHARE = 16
-# Channels and processes remembered at most.
+# The maximum number of remembered channels and processes.
 MAX_WINDOWS = 10_000
 
 #: From a non-local name to the id of its oldest row; None: it has none.
@@ -40,7 +40,7 @@ Oldest = Callable[[str], "int | None"]
 
 
 class Half:
-    """Some of what was sent to one place, and the last message of it."""
+    """A part of what was sent to one destination, and its last message."""
 
     __slots__ = ("datagram", "expires_at", "name", "row", "weight")
 
@@ -53,24 +53,24 @@ class Half:
 
 
 class Window:
-    """What was sent to one place and may be unread, in an older and a newer half."""
+    """What was sent to one destination and may be unread, in an older and a newer half."""
 
     __slots__ = ("_unchecked", "credit", "is_marked", "limit", "newer", "older")
 
     def __init__(self, limit: Limit) -> None:
         self.limit = limit
         self.older, self.newer = Half(), Half()
-        #: How much more may be sent without a question to anybody.
+        #: How much more may be sent without a check.
         self.credit = 0
-        #: Whether the mailbox was said to be full; and what could be sent since that was asked,
-        #: below 0: it is to be asked.
+        #: Whether the last check found a mark; and how much may have been sent since that check;
+        #: below 0: a check is due.
         self.is_marked = False
         self._unchecked = -1
 
     def has_room(self, weight: int, beside: int, is_read: Callable[[Half], bool]) -> bool:
-        """Whether so much more may be on its way, beside what is about to be.
+        """Whether ``weight`` more may be on its way, in addition to ``beside`` of the same batch.
 
-        A first message always may.
+        The first message always may.
         """
         amount = self.limit.amount
         if self.newer.weight * 2 >= amount and is_read(self.older):
@@ -92,9 +92,9 @@ class Window:
         return self.older.weight + self.newer.weight
 
     def add(self, weight: int, envelope: Envelope, datagram: int, row: int) -> None:
-        """Takes note of what was sent."""
+        """Records what was sent."""
         if self.newer.weight and not self.older.weight:
-            self.older, self.newer = self.newer, Half()  # so that it is known to be read first
+            self.older, self.newer = self.newer, Half()  # so that it counts as read first
         half = self.newer
         half.weight += weight
         if row:
@@ -105,14 +105,15 @@ class Window:
         self.credit -= weight
 
     def withdraw(self, weight: int) -> None:
-        """So much, of what was added last, was not sent after all."""
+        """``weight`` of what was added last was not sent after all."""
+        self.credit += weight
         self.newer.weight -= weight
         if self.newer.weight < 0:  # the first of it is in the older half
             self.older.weight += self.newer.weight
             self.newer.weight = 0
 
     def give_credit(self) -> None:
-        """For what needs no question: until half of it is sent, or the mark is due again."""
+        """Allows sends without a check, until half is sent, or the mark must be checked again."""
         amount = self.limit.amount
         until_half = (amount + 1) // 2 - self.newer.weight
         self.credit = max(0, min(amount - self._on_its_way, until_half, amount // MARK_SHARE))
@@ -120,7 +121,7 @@ class Window:
 
     @property
     def must_look(self) -> bool:
-        """Whether it is time to look for the mark."""
+        """Whether to check for the mark now."""
         return (
             self.is_marked
             or self._unchecked < 0
@@ -128,7 +129,7 @@ class Window:
         )
 
     def looked(self, *, is_marked: bool) -> bool:
-        """What the look has found.  True: the mailbox was full, and has room again."""
+        """Records the result of the check.  True: the mailbox was full, and has room again."""
         is_open_again = self.is_marked and not is_marked
         if is_open_again:
             self.older, self.newer = self.newer, Half()
@@ -147,24 +148,24 @@ class Backpressure:
         read_up_to: Callable[[str], int],
         lock: threading.Lock,
     ) -> None:
-        #: Of a channel's full name.
+        #: The limit of a channel, by its full name.
         self._limit = limit
-        #: Whether a channel's process says that it is full.
+        #: Whether a channel has a mark.
         self._has_mark = has_mark
-        #: The number of the last datagram that a process, by its token, has read for sure.
+        #: The number of the last datagram that a process, by its token, has certainly read.
         self._read_up_to = read_up_to
         self._lock = lock
         #: By channel, for direct messages; and by token, for rows.
         self._channels: dict[str, Window | None] = {}
         self._processes: dict[str, Window | None] = {}
-        #: The id below which there is no row of a name any more.
+        #: The id below which a name has no row any more.
         self._oldest: dict[str, int] = {}
 
     def admit(self, envelope: Envelope, datagram: int) -> bool | None:
-        """Takes note of a direct message that is about to be sent, in this datagram.
+        """Records a direct message that is about to be sent in this datagram.
 
-        False: its channel is full.  None: as much as its capacity may be on its way; the table may
-        know better.  Call it, and `withdraw`, with the lock.
+        False: its channel is full.  None: its capacity may be on its way, and only the table can
+        tell.  Call it, and `withdraw`, with the lock.
         """
         window = self._channels.get(envelope.channel) or self._window(envelope.channel)
         if window is None:
@@ -186,14 +187,14 @@ class Backpressure:
         return is_admitted
 
     def withdraw(self, envelopes: Iterable[Envelope]) -> None:
-        """They were not sent after all."""
+        """The envelopes were not sent after all."""
         for envelope in envelopes:
             window = self._window(envelope.channel) if envelope.channel else None
             if window is not None:
                 window.withdraw(window.limit.weight(envelope.data))
 
     def admits(self, envelope: Envelope, beside: int, now: float, oldest: Oldest) -> bool:
-        """Whether there is room for the row of a direct message, beside others of the batch."""
+        """Whether there is room for a direct message's row, in addition to others of the batch."""
         with self._lock:
             window = self._window(envelope.channel)
             if window is None:
@@ -206,13 +207,13 @@ class Backpressure:
         self, window: Window, envelope: Envelope, beside: int, is_read: Callable[[Half], bool]
     ) -> bool | None:
         has_room = window.has_room(window.limit.weight(envelope.data), beside, is_read)
-        # After it: what is known to be read is in the mailbox, which may be full now.
+        # Check the mark after that: messages that were read are in the mailbox, which may be full.
         if window.must_look and window.looked(is_marked=self._has_mark(envelope.channel)):
             has_room = True
         return False if window.is_marked else has_room or None
 
     def has_transport(self, envelope: Envelope, beside: int, now: float, oldest: Oldest) -> bool:
-        """Whether a row may be put, by all rows of its process."""
+        """Whether a row may be written, given all rows for its process."""
         with self._lock:
             window = self._processes.get(token_of(envelope.name))
             is_read = self._reads(envelope.name, now, oldest)
@@ -220,12 +221,12 @@ class Backpressure:
             return window is None or window.has_room(weight, beside, is_read)
 
     def weight(self, envelope: Envelope) -> int:
-        """What a direct message counts for."""
+        """How much a direct message counts."""
         window = self._channels.get(envelope.channel)
         return 0 if window is None else window.limit.weight(envelope.data)
 
     def put(self, envelope: Envelope, row: int) -> None:
-        """Takes note of a row."""
+        """Records a row."""
         with self._lock:
             token = token_of(envelope.name)
             process = self._processes.get(token)
@@ -238,7 +239,7 @@ class Backpressure:
                 window.add(window.limit.weight(envelope.data), envelope, 0, row)
 
     def forget(self) -> None:
-        """Ids have begun again: nothing that was sent before is still on its way.
+        """Ids have started again, so no earlier message is still on its way.
 
         Call it with the lock.
         """
@@ -256,7 +257,7 @@ class Backpressure:
 
     @staticmethod
     def _remember(windows: dict[str, Window | None], key: str, window: Window | None) -> None:
-        if len(windows) >= MAX_WINDOWS:  # the one that was made longest ago
+        if len(windows) >= MAX_WINDOWS:  # drops the oldest one
             del windows[next(iter(windows))]
         windows[key] = window
 
@@ -277,7 +278,7 @@ class Backpressure:
 
 
 class Admission:
-    """What one transaction adds: it counts when that is committed."""
+    """What one transaction adds.  It counts when the transaction is committed."""
 
     def __init__(self, backpressure: Backpressure, now: float) -> None:
         self._backpressure = backpressure

@@ -1,17 +1,17 @@
-"""CAPACITY: how much may wait on a channel; whether it does is for `mailboxes` to judge.
+"""CAPACITY: how much may wait on a channel.  `mailboxes` decides whether a channel is full.
 
-Each channel has a capacity of its own, by its full name, and one judge: its mailbox in the process
-that receives on it.  The specification lets the channels of a process share a capacity and leaves
-open how it is counted; but one message to each of four hundred idle channels must not find the
-fourth hundred full because their process was busy for a moment.  What lies between sender and
-mailbox, sockets and the table, is transport (`backpressure`), whose bound is no channel's
-capacity.
+Each channel has its own capacity, by its full name.  Its mailbox, in the receiving process, alone
+decides whether it is full.  The specification allows the channels of a process to share a capacity,
+and does not define how it is counted.  But if a sender sends one message to each of four hundred
+idle channels, none of them must be full only because their process was busy for a moment.  Sockets
+and the table, between sender and mailbox, are transport (`backpressure`), and their limit is no
+channel's capacity.
 
-A plain channel's mailbox is the table, for all processes share it: see `store.occupancy`.
+A plain channel's mailbox is the table, because all processes share it: see `store.occupancy`.
 
-Unless CONFIG says how many messages, a process-local channel is bounded by bytes: a language
-model's answer, a token a message, soon has more than a hundred, and a consumer that sends them to
-a room it is a member of takes none of them before its handler ends.
+If CONFIG sets no number of messages, a process-local channel is limited by bytes.  A language
+model's answer, with one token per message, soon has more than a hundred messages.  A consumer that
+sends them to its own room receives none of them before its handler ends.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from typing import NamedTuple
 
 __all__ = ["Capacities", "Limit"]
 
-#: Messages that may wait on a plain channel, unless CONFIG says how many.
+#: Messages that may wait on a plain channel, if CONFIG does not set a number.
 PLAIN = 100
-#: Bytes that may wait on a process-local channel, unless CONFIG says how many messages; and what a
-#: message counts for beside its data.
+#: Bytes that may wait on a process-local channel, if CONFIG does not set a number of messages; and
+#: the bytes that a message counts in addition to its data.
 LOCAL = 16 * 1024 * 1024
 OVERHEAD = 256
-# A channel that was full takes messages again when an eighth of its capacity is free: the mark that
-# tells senders would come and go with every message otherwise.
+# A full channel accepts messages again when an eighth of its capacity is free.  Otherwise the mark
+# for senders would come and go with every message.
 REOPEN_SHARE = 8
 
 
@@ -40,12 +40,12 @@ class Limit(NamedTuple):
     is_bytes: bool
 
     def weight(self, data: bytes) -> int:
-        """What a message with this data counts for."""
+        """How much a message with this data counts."""
         return len(data) + OVERHEAD if self.is_bytes else 1
 
     @property
     def share(self) -> int:
-        """What has to be free in a place that was full until it takes messages again."""
+        """How much must be free before a full channel accepts messages again."""
         return max(1, self.amount // REOPEN_SHARE)
 
     def __str__(self) -> str:
@@ -53,7 +53,7 @@ class Limit(NamedTuple):
 
 
 class Capacities:
-    """From a channel's full name to its `Limit`; None: there is none."""
+    """The `Limit` of a channel, by its full name; None: there is none."""
 
     def __init__(
         self,
@@ -64,14 +64,14 @@ class Capacities:
     ) -> None:
         self._patterns = patterns
         self._are_enforced = are_enforced
-        #: The least number of messages that fill a process-local channel; None: it is bytes.
+        #: The smallest number of messages that fills a process-local channel; None: set in bytes.
         set_ones = [each for _, each in patterns] + ([] if capacity is None else [capacity])
         self.smallest = min(set_ones, default=None)
         self._plain = Limit(capacity or PLAIN, is_bytes=False)
         self._local = Limit(LOCAL, is_bytes=True) if capacity is None else self._plain
 
     def __call__(self, channel: str) -> Limit | None:
-        """The first pattern that matches counts."""
+        """The limit of ``channel``.  The first pattern that matches applies."""
         if not self._are_enforced:
             return None
         for pattern, capacity in self._patterns:
@@ -80,6 +80,6 @@ class Capacities:
         return self._local if "!" in channel else self._plain
 
     def messages(self, channel: str) -> int | None:
-        """The same of a plain channel, whose limit is always a number of messages."""
+        """The limit of a plain channel, which is always a number of messages."""
         limit = self(channel)
         return None if limit is None else limit.amount

@@ -1,14 +1,14 @@
-"""RECEIVE, from plain channels: rows that several processes may take, so one has to claim them.
+"""RECEIVE, from plain channels: several processes may take their rows, so each row is claimed.
 
-A claim takes the write lock, which another program may hold for long; so claims are queued
-apart, and nobody waits for them but the receivers of these channels.  It asks only about channels
-that were woken for or are due: somebody has just begun to receive there, or the clock says so.
+A claim takes the write lock, which another program may hold for long.  So claims have their own
+queue, and only receivers on plain channels wait for them.  A claim asks only about channels with a
+wake-up, channels on which a coroutine has just started to wait, and at each interval all channels.
 
-A claimed row that nobody here waits for any more is given back at once, whatever becomes of the
-loop that its receiver was on; until that is done no claim begins, so that it finds the row in its
+If no coroutine here waits for a claimed row any more, it is requeued at once, even if the loop of
+its receiver has ended.  No claim begins until that is done, so the next claim finds the row in its
 old place.
 
-Thread: any.  One lock guards what is due and what is under way.
+Thread: any.  One lock guards the due channels and the current claim.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["Claims"]
 
 
 class Claims:
-    """What is claimed and given back."""
+    """Claims and requeues rows."""
 
     def __init__(
         self,
@@ -54,15 +54,15 @@ class Claims:
         self._is_in_memory = is_in_memory
         self._lock = threading.Lock()
         self._due: set[str] = set()
-        #: The loop that began the claim under way.
+        #: The loop that began the current claim.
         self._claiming: asyncio.AbstractEventLoop | None = None
-        #: Rows that could not be given back; and how many times some are being given back now.
+        #: Rows that could not be requeued; and the number of current requeues.
         self._unwanted: list[tuple[str, Claimed]] = []
         self._requeues = 0
         self.is_open = True
 
     def woken(self, signs: frozenset[int]) -> None:
-        """Somebody has put a row into a channel with one of these signs; 0 is for any."""
+        """A row was written to a channel with one of these signs; 0 means any channel."""
         channels = self._mailboxes.plain_channels()
         if 0 not in signs:
             channels = {each for each in channels if sign_of(each) in signs}
@@ -70,11 +70,11 @@ class Claims:
             self.ask(channels)
 
     def ask(self, channels: Iterable[str]) -> None:
-        """Claims for those that wait on these channels.  On a running loop; one at a time."""
+        """Claims for receivers on these channels.  Call it on a running loop.  One at a time."""
         loop = asyncio.get_running_loop()
         with self._lock:
             self._due.update(channels)
-            # A loop that has stopped may never go on.
+            # A stopped loop may never continue.
             is_claiming = self._claiming is not None and self._claiming.is_running()
             if is_claiming or self._requeues or not self.is_open or not self._due:
                 return
@@ -104,7 +104,7 @@ class Claims:
                 whole = [(row, data) for row, data in opened if data is not None]
                 if len(whole) < len(rows):
                     with self._lock:
-                        self._due.add(name)  # what was dropped is nobody's message
+                        self._due.add(name)  # a dropped message serves no receiver
                 self._mailboxes.put_claimed(name, whole)
             if outcome.error is not None:
                 self._availability.failed(CLAIMS, outcome.error)
@@ -114,17 +114,14 @@ class Claims:
             with self._lock:
                 if self._claiming is loop:
                     self._claiming = None
-                # After an error the clock asks again, for all.
+                # After an error, the timer asks again, for all channels.
                 again = bool(self._due) and outcome.error is None
         self.requeue()
         if again:
             soon(loop, partial(self.ask, ()))
 
     def requeue(self, done: Callable[[], object] = lambda: None) -> None:
-        """Gives back what was claimed and nobody here waits for any more, if there is any.
-
-        ``done`` is called then.
-        """
+        """Requeues claimed rows for which no coroutine waits any more.  Then calls ``done``."""
         unwanted = self._mailboxes.unwanted()
         with self._lock:
             unwanted += self._unwanted
@@ -145,7 +142,7 @@ class Claims:
         with self._lock:
             self._requeues -= 1
             if outcome.error is not None:
-                self._unwanted += unwanted  # the clock tries again
+                self._unwanted += unwanted  # the timer tries again
             is_due = bool(self._due) and not self._requeues
         if outcome.error is None:
             self._wake({name for name, _ in unwanted})

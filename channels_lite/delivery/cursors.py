@@ -1,10 +1,11 @@
-"""RECEIVE: what this process has read of the table.
+"""RECEIVE: what this process has read from the table.
 
-Rows of process-local channels are read without a claim, for no other process may read them; so this
-process remembers up to where it has, until it has told the table, which deletes them.
+Rows of process-local channels are read without a claim, because no other process may read them.  So
+this process remembers up to which id it has read, until it acknowledges the rows, which deletes
+them.
 
-Ids mean something within one generation of the table only (`store.sql.Table`): when it ends, by
-``manage.py flush`` or a file that was restored, the cursors end with it.
+Ids are valid only within one generation of the table (`store.sql.Table`).  When it ends, with
+``manage.py flush`` or a restored file, the cursors end with it.
 
 Thread: any.  One lock guards it all.
 """
@@ -17,34 +18,34 @@ from channels_lite.store.sql import Acknowledgement, FlushMark, Look, Looked, Ro
 
 __all__ = ["Cursors"]
 
-# Non-local names that a look asks for one by one; with more it asks which names have rows at all.
+# The number of names that a look reads one by one; with more, it asks which names have rows.
 NAMES = 16
 
 
 class Cursors:
-    """The cursors of this process, and what it is through with."""
+    """The cursors of this process, and the rows to acknowledge."""
 
     def __init__(self, token: str) -> None:
         self._token = token
         self._lock = threading.Lock()
         #: Non-local names of this process's channels.
         self._names: set[str] = set()
-        #: The id up to which rows of each name were read and are not deleted yet.
+        #: The id up to which rows of each name were read, and are not deleted yet.
         self._cursors: dict[str, int] = {}
-        #: The same, whether deleted or not.
+        #: The id up to which rows of each name were read, whether deleted or not.
         self._seen: dict[str, int] = {}
-        #: The highest of them all; and the last id of the table when a look last came back.
+        #: The highest of all these ids; and the last id of the table after the last look.
         self._last = self._committed = 0
-        #: Names with rows to delete, by the id of the last one; and how many rows that are.
+        #: The id of the last row to delete of each name; and the number of these rows.
         self._read: dict[str, int] = {}
         self.unacknowledged = 0
-        #: The generation that the cursors are of.
+        #: The generation of the cursors.
         self.generation = 0
         #: The last flush that this process knows of.
         self.flushed = FlushMark(0, 0.0)
 
     def own(self, name: str) -> bool:
-        """Takes a name as this process's.  True if it was not before."""
+        """Registers a name of this process.  True if it is new."""
         if name in self._names:
             return False
         with self._lock:
@@ -52,11 +53,11 @@ class Cursors:
         return True
 
     def seen(self, name: str) -> int:
-        """The id of the last row of ``name`` that this process has read, or looked for in vain."""
+        """The id up to which this process has read rows of ``name``, or knows there are none."""
         return self._seen.get(name, 0)
 
     def ask(self, now: float, *, deletes: bool) -> Look:
-        """What the next look is to read, and whether it deletes what it reads."""
+        """The next look: what to read, and whether to delete what it reads."""
         with self._lock:
             names = None if len(self._names) > NAMES else tuple(self._names)
             return Look(
@@ -71,19 +72,19 @@ class Cursors:
             )
 
     def begin(self, generation: int) -> None:
-        """Forgets what was read of a former generation."""
+        """Forgets what was read in an earlier generation."""
         with self._lock:
             self.generation = generation
             self._cursors.clear()
             self._seen.clear()
             self._read.clear()
             self._last = self._committed = self.unacknowledged = 0
-            self.flushed = FlushMark(0, 0.0)  # its ids and times are none of this one's
+            self.flushed = FlushMark(0, 0.0)  # its ids and times belong to the other generation
 
     def fresh(self, asked: Look, looked: Looked) -> dict[str, list[Row]]:
-        """Those of the rows found that were not read before; they count as read now.
+        """The found rows that were not read before.  They count as read now.
 
-        Looks may overlap, and come back in any order.
+        Looks may overlap, and complete in any order.
         """
         rows: dict[str, list[Row]] = {}
         with self._lock:
@@ -104,19 +105,19 @@ class Cursors:
         return rows
 
     def has_seen(self, name: str, row: int) -> None:
-        """Takes note that no row of ``name`` up to this id is still to come."""
+        """Remembers that no row of ``name`` up to this id can still arrive."""
         with self._lock:
             self._seen[name] = max(self._seen.get(name, 0), row)
 
     def to_acknowledge(self) -> Acknowledgement:
-        """What this process is through with, to tell the table; `restore` it if that fails."""
+        """The rows to acknowledge.  `restore` them if that fails."""
         with self._lock:
             through = Acknowledgement(self.generation, self._read)
             self._read, self.unacknowledged = {}, 0
         return through
 
     def acknowledged(self, through: Acknowledgement) -> None:
-        """What was told is done, and no look is under way that may have read it before."""
+        """The rows are deleted, and no current look can have read them before."""
         with self._lock:
             if through.generation == self.generation:
                 for name, cursor in through.read.items():
@@ -124,13 +125,13 @@ class Cursors:
                         del self._cursors[name]
 
     def restore(self, through: Acknowledgement) -> None:
-        """Puts back what could not be told."""
+        """Puts back rows that could not be acknowledged."""
         with self._lock:
             if through.generation == self.generation:
                 self._read = through.read | self._read
 
     def flush(self, flushed: FlushMark) -> bool:
-        """Takes note of a flush.  True if this process did not know of it."""
+        """Remembers a flush.  True if this process did not know of it."""
         with self._lock:
             if flushed.at <= self.flushed.at:
                 return False
@@ -140,9 +141,10 @@ class Cursors:
             return True
 
     def keep(self, names: set[str]) -> None:
-        """Forgets all other names, but for those with rows to delete.
+        """Forgets all other names, except those with rows to delete.
 
-        A row that comes for one of them waits in the table until somebody receives there again.
+        A row that arrives for a forgotten name waits in the table until a coroutine receives there
+        again.
         """
         with self._lock:
             names = names | self._cursors.keys()

@@ -1,9 +1,9 @@
-"""Which generation of the table this process works with.
+"""The generation of the table that this process works with.
 
-Ids and times mean something within one generation only: ``manage.py flush``, a file that was
-restored or replaced, and a new row of boots begin another one.  It is asked before the first
-message, with each look and with each row put, and frames say which one their sender knows.  When it
-ends, cursors, last rows, rooms and the clock end together.
+Ids and times are valid only within one generation.  ``manage.py flush``, a restored or replaced
+file, and a new row of boots begin another one.  The process reads it before the first message, with
+each look and with each written row; frames carry the one that their sender knows.  When it ends,
+cursors, last rows, occupancy and the clock end together.
 
 Thread: any.  One lock: a generation begins once.
 """
@@ -29,18 +29,19 @@ from channels_lite.loops import soon
 from channels_lite.store import Execute, Outcome, Store, sql, upkeep
 from channels_lite.store.django import transaction_of_caller
 from channels_lite.store.occupancy import Occupancy
+from channels_lite.wake.presence import Presence
 
 __all__ = ["Generations"]
 
-# Seconds after which looks that find no generation have one begun again: another transaction may
-# have begun it, which looks cannot read yet.
+# Seconds between two attempts to begin a generation, if looks find none: another transaction may
+# have begun it, and looks cannot read it yet.
 TRY_AGAIN = 1.0
 
 logger = logging.getLogger(__name__)
 
 
 class Generations:
-    """The generation, for those that keep something of it."""
+    """Begins a generation in all parts that keep state of it."""
 
     def __init__(
         self,
@@ -53,7 +54,8 @@ class Generations:
         frames: FrameSender,
         occupancy: Occupancy,
         outgoing: Outgoing,
-        are_others_alive: Callable[[], bool],
+        presence: Presence | None,
+        begin_use: Callable[[], None],
         look: Callable[[], None],
     ) -> None:
         self._database = database
@@ -64,20 +66,22 @@ class Generations:
         self._frames = frames
         self._occupancy = occupancy
         self._outgoing = outgoing
-        #: Processes other than this one, whatever they call the machine's boot.
-        self._are_others_alive = are_others_alive
+        #: Where other processes are; None for an in-memory database, which has no others.
+        self._presence = presence
+        #: Called before the first read of the table.
+        self._begin_use = begin_use
         self._look = look
         self._lock = threading.Lock()
         self._begin_again_at = 0.0
         self._asking: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
 
     async def ask(self) -> float:
-        """Before anything else: by which clock messages expire.  The time."""
+        """Called first: finds the clock by which messages expire.  Returns the time."""
         loop = asyncio.get_running_loop()
         now = 0.0
-        while not now:  # it may be over again, before this coroutine goes on
+        while not now:  # the generation may end again before this coroutine continues
             asking = self._asking.get(loop)
-            if asking is None:  # one for all that wait: they go on in the order in which they came
+            if asking is None:  # one task for all that wait: they continue in their order
                 asking = self._asking[loop] = loop.create_task(self._ask())
                 asking.add_done_callback(lambda _: self._asking.pop(loop))
             await asyncio.shield(asking)
@@ -85,25 +89,30 @@ class Generations:
         return now
 
     async def _ask(self) -> None:
-        boot, began_at = boot_id(), self._clock.origin()
-        is_alone = not self._are_others_alive()
+        self._begin_use()
+        boot, presence = boot_id(), self._presence
+        # Whatever others call the machine's boot: containers have ids of their own.
+        is_alone = presence is None or not presence.are_others_alive()
+        began_at = self._clock.origin(presence.origin(boot) if presence and boot else None)
 
         def operation(execute: Execute, batch: sql.Batch) -> upkeep.Boot:
             with batch.transaction(execute):
                 return upkeep.begin_boot(execute, boot, began_at, is_alone=is_alone)
 
         known = None
-        if transaction_of_caller(self._database) is None:  # which could keep others from reading
+        if transaction_of_caller(self._database) is None:  # it could block other readers
             find = partial(upkeep.boot, boot_id=boot, began_at=began_at, is_alone=is_alone)
             known = await self._outgoing.read(find)
         if known is None:
             known = await self._outgoing.write(operation)
         self.begin(known.generation, known.began_at)
+        if presence and boot and presence.origin(boot) != known.began_at:
+            presence.keep_origin(boot, known.began_at)
 
     def begin(self, generation: int, began_at: float | None = None) -> None:
-        """Works with this generation from now on; without ``began_at`` the clock is to be asked."""
+        """Works with this generation from now on.  Without ``began_at``, reads the clock again."""
         with self._lock:
-            # From 0 on it is the same table, which has a number by now.
+            # After 0 it is the same table, which has a number now.
             if self._clock.generation not in (generation, 0):
                 self._frames.forget_rows()
                 self._occupancy.forget()
@@ -120,7 +129,7 @@ class Generations:
     def is_over(self, loop: asyncio.AbstractEventLoop, asked: sql.Look, table: sql.Table) -> bool:
         """A look has found another generation than it asked for.  True: look again."""
         if not table.generation:
-            # The row is gone; somebody has to put a new one.
+            # The row is gone, and must be written again.
             self.begin(0)
             if time.monotonic() >= self._begin_again_at:
                 self._begin_again_at = time.monotonic() + TRY_AGAIN
@@ -129,7 +138,7 @@ class Generations:
         if table.generation != asked.generation:
             self.begin(table.generation, table.began_at)
         else:
-            # Ids have begun again, and nobody has said so: a file was restored in its place.
+            # Ids have started again without a new generation: a file was restored.
             self._cursors.begin(table.generation)
             renew = partial(upkeep.renew, generation=table.generation)
             self._store.transact(renew, _ignore)
@@ -140,14 +149,12 @@ class Generations:
             try:
                 await self.ask()
             except (StoreUnavailable, ImproperlyConfigured) as error:
-                logger.warning(
-                    "the database cannot be used anew yet, and is tried again: %s", error
-                )
+                logger.warning("the database cannot be used yet, and will be retried: %s", error)
             else:
                 self._look()
 
-        self._renewing = loop.create_task(ask())  # or nothing would keep it
+        self._renewing = loop.create_task(ask())  # keeps a reference to the task
 
 
 def _ignore(outcome: Outcome[None]) -> None:
-    """The next one that sees it tries again."""
+    """If it failed, the next look tries again."""

@@ -1,9 +1,9 @@
 """SEND, within this process: straight into the mailbox, without a row or a frame.
 
-What the same process sent there before by a row must not be overtaken: as long as that was not
+It must not overtake an earlier message of the same process that went as a row.  Until that row was
 read, the next message is a row, too.
 
-Thread: the sender's loop.  Nothing is shared between loops but a count, which may be wrong by some.
+Thread: the sender's loop.  Loops share only a count, which may be slightly wrong.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Local"]
 
 
 class Local:
-    """Messages handed over within this process, so that no other coroutine had its turn."""
+    """Hands messages over within this process, and counts them since other coroutines ran."""
 
     def __init__(
         self,
@@ -41,35 +41,49 @@ class Local:
         self._cursors = cursors
         self._arrivals = arrivals
         self._handed_over = 0
+        #: Whether it was so many that the others must have their turn now.
+        self.owes_turn = False
 
     def takes(self, name: str) -> bool:
-        """Whether this process itself receives there, and has read what it was sent before."""
+        """Whether this process receives on ``name``, and has read all its earlier messages."""
         if not name.endswith(self._names_end):
             return False
         last = self._frames.last_row(name)
-        if last > self._cursors.seen(name):
+        if last and last > self._cursors.seen(name):
             return False
         if last or self._arrivals.are_waiting:
-            self._arrivals.deliver(None)  # what was sent before is on its way into the mailbox
+            self._arrivals.deliver(None)  # earlier messages are on their way into the mailbox
         return True
 
-    async def put(self, channels: list[str], message: Message) -> int:
-        """Puts the message into the mailboxes of these.  Returns how many are full and miss it."""
+    def put(self, channels: list[str], message: Message) -> list[str]:
+        """Puts the message into these mailboxes, at most `SLICE`.  Returns the full channels.
+
+        If there are any, or with ``owes_turn``, await `settle` next.
+        """
+        self._handed_over += len(channels)
+        self.owes_turn = self._handed_over >= PER_ITERATION
+        return self._mailboxes.put(channels, message, self._clock.now())
+
+    async def settle(self, full: list[str], message: Message) -> int:
+        """Lets the receivers of full channels make room.  Returns how many miss the message."""
+        if full and self._mailboxes.have_receivers(full):
+            # Waiting receivers have been called, and make room when they have their turn.
+            await self.yield_loop()
+            full = self._mailboxes.put(full, message, self._clock.now())
+        if self.owes_turn:
+            await self.yield_loop()
+        return len(full)
+
+    async def put_all(self, channels: list[str], message: Message) -> int:
+        """Puts the message into all these mailboxes.  Returns how many are full and miss it."""
         missed = 0
         while channels:
             now, channels = channels[:SLICE], channels[SLICE:]
-            full = self._mailboxes.put(now, message, self._clock.now())
-            if full and self._mailboxes.have_receivers(full):
-                # Those that wait have been called, and make room when they have their turn.
-                await self.yield_loop()
-                full = self._mailboxes.put(full, message, self._clock.now())
-            missed += len(full)
-            self._handed_over += len(now)
-            if self._handed_over >= PER_ITERATION:
-                await self.yield_loop()
+            missed += await self.settle(self.put(now, message), message)
         return missed
 
     async def yield_loop(self) -> None:
-        """Lets the other coroutines run: nothing else in handing over does."""
+        """Lets other coroutines run, because handing over otherwise never yields."""
         self._handed_over = 0
+        self.owes_turn = False
         await asyncio.sleep(0)

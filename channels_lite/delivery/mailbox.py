@@ -17,7 +17,7 @@ __all__ = ["Mailbox", "Message", "fail"]
 
 
 class Message:
-    """A message in memory; the members of a group that are in this process share one."""
+    """A message in memory.  The members of a group in this process share one object."""
 
     __slots__ = ("created_at", "data", "expires_at", "id")
 
@@ -28,7 +28,7 @@ class Message:
         expires_at: float,
         created_at: float = 0.0,
     ) -> None:
-        #: Its row's; 0: it never had one, and ``created_at`` tells how old it is.
+        #: The id of its row; 0: it had no row, and ``created_at`` tells its age.
         self.id = id
         self.data = data
         self.expires_at = expires_at
@@ -38,7 +38,7 @@ class Message:
 class Mailbox:
     """The messages of a channel, oldest first, and the coroutines that wait, longest first.
 
-    A coroutine waits for a future, which only tells it to come and take a message.
+    A coroutine waits for a future, which only tells it to take a message.
     """
 
     __slots__ = (
@@ -59,13 +59,13 @@ class Mailbox:
         self._amount = math.inf if limit is None else limit.amount
         self._share = 0 if limit is None else limit.share
         self._is_bytes = limit is not None and limit.is_bytes
-        #: What the messages count for.
+        #: The sum of what the messages count.
         self._load = 0
         self.messages: deque[Message] = deque()
         self.receivers: deque[asyncio.Future[None]] = deque()
-        #: Those of other threads' loops that were called and do not know it yet.
+        #: Receivers on loops of other threads that were called and do not know it yet.
         self._called: set[asyncio.Future[None]] = set()
-        #: Claimed rows as they were, for giving back; plain channels only.
+        #: The original claimed rows, for requeueing; only on plain channels.
         self.claimed: dict[int, Claimed] = {}
         #: Whether its capacity is used up.
         self.is_full = False
@@ -76,11 +76,11 @@ class Mailbox:
 
     @property
     def is_open_again(self) -> bool:
-        """Whether enough of its capacity is free to tell senders so."""
+        """Whether enough of its capacity is free to accept messages again."""
         return self._load <= self._amount - self._share
 
     def add(self, message: Message, running: asyncio.AbstractEventLoop | None) -> None:
-        """Puts a message at the end, and calls a receiver; ``running`` is our loop."""
+        """Puts a message at the end, and calls a receiver.  ``running`` is the current loop."""
         self.messages.append(message)
         self._load += len(message.data) + OVERHEAD if self._is_bytes else 1
         self.is_full = self._load >= self._amount
@@ -102,27 +102,27 @@ class Mailbox:
         self.messages.appendleft(message)
 
     def enter(self, loop: asyncio.AbstractEventLoop, *, keeps_place: bool) -> asyncio.Future[None]:
-        """The running coroutine, on ``loop``, waits; first in line if it has waited before."""
+        """Lets the running coroutine, on ``loop``, wait; first in line with ``keeps_place``."""
         future = loop.create_future()
         self.is_served = True
         if keeps_place:
             self.receivers.appendleft(future)
         else:
             self.receivers.append(future)
-        if self.messages:  # one came since it looked
+        if self.messages:  # one has arrived since it checked
             self.call(loop)
         return future
 
     def leave(self, future: asyncio.Future[None]) -> None:
-        """It waits no more."""
+        """Ends the waiting of a receiver."""
         self.receivers.remove(future)
         if self._called:
             self._called.discard(future)
 
     def call(self, running: asyncio.AbstractEventLoop | None) -> None:
-        """Tells the one that has waited longest, and was not told; ``running`` is our loop.
+        """Calls the receiver that has waited longest without a call; ``running`` is our loop.
 
-        One whose loop stands still is told only if there is no other: it may never go on.
+        A receiver on a stopped loop is called only if there is no other: it may never continue.
         """
         standing = []
         for future in self.receivers:
@@ -149,7 +149,7 @@ class Mailbox:
         return True
 
     def forget_closed_loops(self) -> int:
-        """Drops those whose loop was closed without a word.  Returns how many."""
+        """Drops receivers whose loop was closed.  Returns how many."""
         closed = [each for each in self.receivers if each.get_loop().is_closed()]
         for future in closed:
             self.leave(future)
@@ -157,7 +157,7 @@ class Mailbox:
 
 
 def fail(future: asyncio.Future[None], error: Exception) -> None:
-    """Raises ``error`` in the coroutine that waits.  ``RuntimeError`` if its loop is closed."""
+    """Raises ``error`` in the waiting coroutine.  ``RuntimeError`` if its loop is closed."""
     future.get_loop().call_soon_threadsafe(_raise, future, error)
 
 

@@ -1,16 +1,16 @@
-"""RECEIVE: the messages that are in this process's memory, and the coroutines that wait for them.
+"""RECEIVE: the messages in this process's memory, and the coroutines that wait for them.
 
-They come as rows that were read, as frames from other processes, and from this process itself.
+Messages arrive as rows that were read, as frames from other processes, and from this process.
 
-A message stays in its mailbox until the very coroutine that receives it takes it out; a wake-up
-only tells a waiting one to come and look.  So a receiver can be cancelled at any point, and there
-is no moment at which it would take a message along.
+A message stays in its mailbox until the receiving coroutine takes it out.  A wake-up only tells a
+waiting coroutine to check the mailbox.  So a receiver can be cancelled at any point without losing
+a message.
 
-A mailbox is also the one judge of its channel's capacity: a full one misses the messages of groups.
-A message that a sender was told is on its way is taken in all the same; senders learn of a full
-channel by its mark (`wake.presence`), and stop.
+A mailbox alone decides whether its channel is full.  A full one misses group messages.  It still
+accepts direct messages, because their senders were told that they are on their way.  Senders learn
+of a full channel from its mark (`wake.presence`), and stop.
 
-Thread: any.  One lock guards all mailboxes, and nothing that is held under it blocks or calls out.
+Thread: any.  One lock guards all mailboxes.  No code under it blocks or calls other modules.
 """
 
 from __future__ import annotations
@@ -36,35 +36,36 @@ Arrival = tuple[list[str], Message, bool]
 
 
 class Mailboxes:
-    """All mailboxes of a layer in this process, and how much is in them."""
+    """All mailboxes of a layer in this process, and their totals."""
 
     def __init__(self, limit: Callable[[str], Limit | None], stats: Stats) -> None:
         self._limit = limit
         self._stats = stats
         self._lock = threading.Lock()
         self._mailboxes: dict[str, Mailbox] = {}
-        #: Non-local names, with how many mailboxes each has.
+        #: Non-local names, with the number of mailboxes of each.
         self._names: Counter[str] = Counter()
-        #: Full channels; and those that became so, or are so no longer, since senders were told.
+        #: Full channels; and channels whose state has changed since senders were told.
         self.full: set[str] = set()
         self.changed: set[str] = set()
-        #: Messages, and coroutines that wait.
+        #: The numbers of messages, and of waiting coroutines.
         self._messages = self._receivers = 0
-        #: That of the coroutine that came last.
+        #: The context of the coroutine that came last.
         self._context: contextvars.Context | None = None
-        #: Names that the sweep under way has still to look at.
+        #: Names that the current sweep must still check.
         self._to_sweep: list[str] = []
 
-    # Messages come
+    # Messages arrive
 
     def put(self, channels: list[str], message: Message, now: float) -> list[str]:
-        """Adds a message of this process's own.  Returns the full channels, which miss it."""
+        """Adds a message sent in this process.  Returns the full channels, which miss it."""
         return self.put_all([(channels, message, True)], now)
 
     def put_all(self, arrivals: Iterable[Arrival], now: float) -> list[str]:
-        """Adds messages.  Returns members of groups that are full, which miss theirs.
+        """Adds messages.  Returns the full members of groups, which miss theirs.
 
-        A direct message is missed by none: its sender was told that it is on its way.
+        Direct messages are always added, because their senders were told that they are on their
+        way.
         """
         missed: list[str] = []
         running = running_loop()
@@ -114,7 +115,7 @@ class Mailboxes:
         return mailbox is not None and bool(mailbox.messages)
 
     def have_receivers(self, channels: Iterable[str]) -> bool:
-        """Whether a coroutine waits on one of them, and only has not had its turn yet."""
+        """Whether a coroutine that waits on one of them has not had its turn yet."""
         with self._lock:
             mailboxes = (self._mailboxes.get(each) for each in channels)
             return any(mailbox is not None and mailbox.receivers for mailbox in mailboxes)
@@ -122,7 +123,7 @@ class Mailboxes:
     def take(
         self, channel: str, now: float, receiver: asyncio.Future[None] | None = None
     ) -> Message | None:
-        """The oldest message of ``channel``, out of its mailbox; ``receiver`` is done waiting."""
+        """Takes the oldest message out of the mailbox.  ``receiver`` stops waiting."""
         with self._lock:
             mailbox = self._mailboxes.get(channel)
             if mailbox is None:
@@ -140,9 +141,9 @@ class Mailboxes:
     def wait(
         self, channel: str, loop: asyncio.AbstractEventLoop, *, keeps_place: bool = False
     ) -> asyncio.Future[None]:
-        """Enters the coroutine that runs on ``loop`` as one that waits for ``channel``.
+        """Lets the running coroutine on ``loop`` wait for ``channel``.
 
-        First in line with ``keeps_place``: it was called, and another one was quicker.
+        With ``keeps_place`` it is first in line: it was called, but another one was faster.
         """
         with self._lock:
             self._receivers += 1
@@ -151,10 +152,10 @@ class Mailboxes:
             return mailbox.enter(loop, keeps_place=keeps_place)
 
     def leave(self, channel: str, receiver: asyncio.Future[None]) -> bool:
-        """Takes out a cancelled receiver; another one gets what it may have been called for.
+        """Removes a cancelled receiver.  Another one is called for its message, if there is one.
 
-        False: its loop was closed, and `sweep` takes it out.  Then its coroutine ends when Python
-        collects it, which can be within any allocation under the lock: it must not be asked for.
+        False: its loop was closed, and `sweep` removes it.  Its coroutine then ends when Python
+        collects it, possibly within an allocation under the lock, so the lock must not be taken.
         """
         if receiver.get_loop().is_closed():
             return False
@@ -172,13 +173,13 @@ class Mailboxes:
         return not self._messages
 
     def loops(self) -> set[asyncio.AbstractEventLoop]:
-        """Those that run, and on which somebody waits."""
+        """The running loops on which a coroutine waits."""
         with self._lock:
             receivers = [each for mailbox in self._mailboxes.values() for each in mailbox.receivers]
         return {each.get_loop() for each in receivers if each.get_loop().is_running()}
 
     def context_of_a_receiver(self) -> contextvars.Context | None:
-        """That of the coroutine that came last; None if nobody waits."""
+        """The context of the coroutine that came last; None if none waits."""
         return self._context if self._receivers else None
 
     def fail(self, error: Exception) -> None:
@@ -192,15 +193,15 @@ class Mailboxes:
     # Upkeep
 
     def take_changed(self) -> set[str]:
-        """The channels of which senders are to be told now."""
+        """The channels whose changed state senders must be told now."""
         with self._lock:
             changed, self.changed = self.changed, set()
         return changed
 
     def sweep(self, now: float, most: int) -> bool:
-        """Forgets what has expired, and mailboxes that nobody uses, of ``most`` channels.
+        """Drops expired messages and unused mailboxes of at most ``most`` channels.
 
-        Returns whether there are more; the next call goes on with them.
+        Returns whether there are more; the next call continues with them.
         """
         with self._lock:
             if not self._to_sweep:
@@ -223,7 +224,7 @@ class Mailboxes:
             return {name for name in self._names if name.endswith("!")}
 
     def shift(self, seconds: float) -> None:
-        """Puts off when messages expire: the clock that they expire by was set."""
+        """Shifts the expiry of messages, because their clock has changed."""
         with self._lock:
             shifted = {
                 id(message): message
@@ -235,14 +236,14 @@ class Mailboxes:
                 message.created_at += seconds
 
     def clear(self) -> None:
-        """Forgets every message."""
+        """Drops every message."""
         with self._lock:
             for channel, mailbox in self._mailboxes.items():
                 while mailbox.messages:
                     self._pop(channel, mailbox)
 
     def void(self, flushed: FlushMark) -> None:
-        """Forgets those that were sent before the flush."""
+        """Drops messages that were sent before the flush."""
         with self._lock:
             for channel, mailbox in self._mailboxes.items():
                 for message in list(mailbox.messages):

@@ -1,8 +1,8 @@
 """Messages that full channels missed: counted and logged.
 
-A member of a group that is full misses the message, as the specification requires, and nobody gets
-an exception.  So there is one warning for each cause, again after a minute with the count.  A cause
-is the process that does not read, and the prefix of its channels, however many groups they are in.
+A full member of a group misses the message, as the specification requires, and no exception is
+raised.  So each cause is logged once, and again after a minute with the count.  A cause is the
+process that does not read, and the prefix of its channels, however many groups they are in.
 
 Thread: any.  One lock guards the counts.
 """
@@ -25,19 +25,19 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two warnings for one cause.
 EVERY = 60.0
-#: Causes remembered at most.
+#: The maximum number of remembered causes.
 CAUSES = 100
 
 
 class Missed:
-    """What was missed since it was last said, by cause."""
+    """Messages missed since the last warning, by cause."""
 
     def __init__(self, database: str, limit: Callable[[str], Limit | None], stats: Stats) -> None:
         self._database = database
         self._limit = limit
         self._stats = stats
         self._lock = threading.Lock()
-        #: By cause: how many since the last warning, and when that was, by ``time.monotonic()``.
+        #: By cause: the number since the last warning, and its time by ``time.monotonic()``.
         self._counts: dict[str, tuple[int, float]] = {}
 
     def by_channels(self, channels: Sequence[str]) -> None:
@@ -49,8 +49,8 @@ class Missed:
         count = self._count(name, len(channels))
         if count:
             logger.warning(
-                "%d messages of groups were missed by full channels, as by %s, which holds %s; "
-                'CONFIG["channel_capacity"] = {"%s*": ...} makes room for so many messages',
+                "%d group messages were missed by full channels, for example by %s, which holds "
+                '%s; to hold more messages, set CONFIG["channel_capacity"] = {"%s*": ...}',
                 count,
                 example,
                 self._limit(example),
@@ -65,9 +65,9 @@ class Missed:
         count = self._count(f"sent to {name}", count)
         if count:
             logger.warning(
-                "%d messages of groups, as of %s, were missed by members that are full, or whose "
-                "process does not read, as by those on %s, each of which holds %s; "
-                'CONFIG["channel_capacity"] = {"%s*": ...} makes room for so many messages',
+                "%d group messages, for example of %s, were missed by members that are full, or "
+                "whose process does not read, for example on %s, where each holds %s; to hold more "
+                'messages, set CONFIG["channel_capacity"] = {"%s*": ...}',
                 count,
                 group,
                 example,
@@ -76,14 +76,14 @@ class Missed:
             )
 
     def _count(self, cause: str, count: int) -> int:
-        """Adds them.  Returns how many are to be said now, if any are."""
+        """Adds them.  Returns the number to log now, or 0."""
         now = time.monotonic()
         with self._lock:
             if cause not in self._counts and len(self._counts) >= CAUSES:
                 kept = {each: last for each, last in self._counts.items() if now - last[1] < EVERY}
                 self._counts = kept
                 if len(kept) >= CAUSES:
-                    cause = ""  # there are too many to tell them apart
+                    cause = ""  # too many causes to count them separately
             missed, said_at = self._counts.get(cause, (0, now - EVERY))
             missed += count
             is_due = now - said_at >= EVERY

@@ -1,24 +1,28 @@
-"""SEND: what a loop sends in one of its iterations goes out together.
+"""SEND: messages that a loop sends in one iteration go out together.
 
-Messages to processes that listen are handed over as frames: the first at once, those that follow
-in the same iteration in one datagram a process.  The rest, and
-every other write, is one transaction: group commit.  It begins at the end of the iteration; what
-is written while it waits for a lock is in the next.  Frames wait for no transaction.
+Messages to processes that listen are handed over as frames.  The first goes at once, and the
+following ones of the same iteration go in one datagram for each process.  Messages to a process
+whose socket is full wait for `room`, in order.  The rest, and every other write, is one transaction
+(group commit).  It begins at the end of the iteration.  Writes that arrive while it waits for a
+lock go into the next one.  Frames wait for no transaction.
 
-Committing the first write of an iteration at once, alone, brought nothing that could be measured
-(0.86 ms one way, not 0.81); a transaction for each message, a quarter of the throughput.
+Committing the first write of an iteration at once, alone, brought no measurable gain (0.86 ms one
+way, not 0.81).  A transaction for each message had a quarter of the throughput.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+from channels_lite.delivery.frames import FrameSender
+from channels_lite.delivery.room import Room
 from channels_lite.loops import PER_ITERATION, call_on, settle
+from channels_lite.names import token_of
 from channels_lite.store import Execute, Outcome, Store, sql
 from channels_lite.store.sql import Batch, Envelope
 
@@ -26,7 +30,7 @@ __all__ = ["Operation", "Outbox"]
 
 T = TypeVar("T")
 
-#: One write among those of a transaction; called again if the database was locked.
+#: One of the writes of a transaction; called again if the database was locked.
 Operation = Callable[[Execute, Batch], T]
 
 
@@ -41,30 +45,39 @@ class _Write(Generic[T]):
         await self.future
         return self.outcome.result()  # type: ignore[union-attr]
 
+    def waits_only_for(self, tokens: Collection[str]) -> bool:
+        """Whether all its unsettled envelopes are for these processes."""
+        return all(
+            envelope.is_settled or token_of(envelope.name) in tokens for envelope in self.envelopes
+        )
+
 
 class Outbox:
-    """The writes of one loop, on its thread; no lock."""
+    """The writes of one loop, on its thread, so without a lock."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         store: Store,
         batch: Callable[[bool], Batch],
-        hand_over: Callable[[Iterable[Envelope]], None],
+        frames: FrameSender,
         put: Callable[[Batch], None],
     ) -> None:
         self._loop = loop
         self._store = store
         self._batch = batch
-        self._hand_over = hand_over
+        self._hand_over = frames.send
         #: Called with each batch that was committed.
         self._put = put
         self._is_sending = False
         self._to_send: list[_Write[int]] = []
+        #: Writes that wait for room; they come before ``_to_send``.
+        self._blocked: list[_Write[int]] = []
+        self._room = Room(loop, frames.duplicate, frames.give_up, self._send)
         self._done: deque[_Write[Any]] = deque()
         self._waiting: list[_Write[Any]] = []
-        self._is_finishing = False  # there is a turn in the next iteration
-        self._is_open = False  # a transaction is under way, or about to begin
+        self._is_finishing = False  # more writes complete in the next iteration
+        self._is_open = False  # a transaction is running, or about to begin
 
     async def send(self, envelopes: Sequence[Envelope]) -> int:
         """Hands over or commits messages.  Returns how many channels and members missed one.
@@ -72,22 +85,29 @@ class Outbox:
         Raises ``StoreUnavailable`` if those that need a row cannot be stored.
         """
         if not self._is_sending:
-            # The first of an iteration goes at once: 0.1 ms less for a lone message.
+            # The first of an iteration goes at once, which saves a lone message 0.1 ms.
             self._is_sending = True
             self._loop.call_soon(self._send)
-            self._hand_over(envelopes)
-            if all(envelope.is_settled for envelope in envelopes):
-                return _refused(envelopes)
+            if not self._blocked:
+                self._hand_over(envelopes)
+                missed = _missed(envelopes)
+                if missed is not None:
+                    return missed
         write = _Write(
             partial(sql.insert_all, envelopes=envelopes), self._loop.create_future(), envelopes
         )
         self._to_send.append(write)
-        return await write.result()
+        try:
+            return await write.result()
+        except asyncio.CancelledError:
+            if self._blocked and all(each.future.cancelled() for each in self._blocked):
+                self._send()  # the loop may stop soon
+            raise
 
     async def write(self, operation: Operation[T]) -> T:
         """Commits ``operation``, with others.  Raises what it raises, or ``StoreUnavailable``.
 
-        Cancelled while it waits for a lock, it is not committed later, behind what was sent since.
+        If it is cancelled while it waits for a lock, it is not committed later.
         """
         write = _Write(operation, self._loop.create_future())
         self._waiting.append(write)
@@ -97,23 +117,31 @@ class Outbox:
         return await write.result()
 
     def _send(self) -> None:
-        writes = [write for write in self._to_send if not write.future.cancelled()]
-        self._to_send = []
         self._is_sending = False
-        done = []
-        self._hand_over(
-            envelope for write in writes for envelope in write.envelopes if not envelope.is_settled
-        )
-        for write in writes:
-            if all(envelope.is_settled for envelope in write.envelopes):
-                write.outcome = Outcome(_refused(write.envelopes))
-                done.append(write)
-            else:
-                self._waiting.append(write)
-        self._finish_later(done)
+        if self._to_send or self._blocked:
+            self._send_all()
         if self._waiting and not self._is_open:
             self._is_open = True
             self._commit()
+
+    def _send_all(self) -> None:
+        writes = [write for write in self._blocked + self._to_send if not write.future.cancelled()]
+        self._blocked, self._to_send = [], []
+        done = []
+        full = self._hand_over(
+            envelope for write in writes for envelope in write.envelopes if not envelope.is_settled
+        )
+        for write in writes:
+            missed = _missed(write.envelopes)
+            if missed is not None:
+                write.outcome = Outcome(missed)
+                done.append(write)
+            elif full and write.waits_only_for(full):
+                self._blocked.append(write)
+            else:
+                self._waiting.append(write)
+        self._room.watch(full if self._blocked else set())
+        self._finish_later(done)
 
     def _finish_later(self, writes: Iterable[_Write[Any]]) -> None:
         self._done.extend(writes)
@@ -121,7 +149,7 @@ class Outbox:
             self._finish()
 
     def _finish(self) -> None:
-        """Lets those go on whose writes are done, a turn of them in each iteration."""
+        """Completes finished writes, a limited number in each iteration."""
         for _ in range(min(PER_ITERATION, len(self._done))):
             settle(self._done.popleft().future)
         self._is_finishing = bool(self._done)
@@ -165,5 +193,11 @@ class Outbox:
             self._loop.call_soon(self._commit)
 
 
-def _refused(envelopes: Iterable[Envelope]) -> int:
-    return sum(envelope.is_refused for envelope in envelopes)
+def _missed(envelopes: Iterable[Envelope]) -> int | None:
+    """How many channels miss the message; None while some envelopes are unsettled."""
+    missed = 0
+    for envelope in envelopes:
+        if not envelope.is_settled:
+            return None
+        missed += envelope.is_refused
+    return missed

@@ -1,10 +1,10 @@
-"""SEND: what leaves this process, and what is written in whose transaction.
+"""SEND: messages that leave this process, and the transactions of writes.
 
-To another process: through the `outbox`, by a frame if `frames` can hand it over, else, as to a
-plain channel, by a row.  What is sent inside ``atomic()`` on the layer's database is a row of the
-caller's transaction.
+A message to another process goes through the `outbox`: as a frame if `frames` can hand it over, and
+otherwise, as for a plain channel, as a row.  A message sent inside ``atomic()`` on the layer's
+database is a row in the caller's transaction.
 
-Thread: any.  One lock guards the outboxes, of which each loop has one.
+Thread: any.  Each loop has an outbox; one lock guards the outboxes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from channels_lite.wake.hooks import hooks
 
 __all__ = ["Outgoing"]
 
-# Seconds between two looks at the file, while there is something to write.
+# Minimum seconds between two checks of the file, made before writes.
 TIDY_EVERY = 1.0
 
 
@@ -59,25 +59,25 @@ class Outgoing:
         self._occupancy = occupancy
         self._frames = frames
         self._begin_generation = begin_generation
-        #: Looks at once, where this process polls.
+        #: Looks at once, if this process polls.
         self._nudge = nudge
         self._next_tidy = 0.0
         self._lock = threading.Lock()
         self._outboxes: dict[asyncio.AbstractEventLoop, Outbox] = {}
 
     async def send(self, envelopes: list[sql.Envelope]) -> int:
-        """Sends one message in these.  Returns how many channels and members missed it.
+        """Sends these envelopes of one message.  Returns how many channels and members missed it.
 
         Raises ``StoreUnavailable`` if those that need a row cannot be stored.
         """
         return await self._outbox().send(self.encrypted(envelopes))
 
     async def insert(self, envelopes: list[sql.Envelope]) -> int:
-        """The same within the caller's transaction, by rows."""
+        """Like `send`, as rows in the caller's transaction."""
         return await self.write(partial(sql.insert_all, envelopes=self.encrypted(envelopes)))
 
     def encrypted(self, envelopes: list[sql.Envelope]) -> list[sql.Envelope]:
-        """The envelopes of one message as they leave the process."""
+        """The envelopes of one message, encrypted if the layer has keys."""
         if envelopes and self._serializer.crypter is not None:
             data = self._serializer.encrypt(envelopes[0].data)
             for envelope in envelopes:
@@ -87,7 +87,7 @@ class Outgoing:
     async def write(
         self, operation: Operation[T], and_then: Callable[[T], None] = lambda value: None
     ) -> T:
-        """Commits ``operation``, or has the caller's transaction do it; then calls ``and_then``."""
+        """Runs ``operation`` in a transaction, possibly the caller's.  Then calls ``and_then``."""
         alias = self._source.alias
         caller = transaction_of_caller(alias)
         if caller is None:
@@ -106,7 +106,7 @@ class Outgoing:
         return (await run_in_transaction_of(caller, alias, work, on_commit))[0]
 
     async def read(self, query: Callable[[Execute], T]) -> T:
-        """What ``query`` finds, by a connection of the store's own."""
+        """The result of ``query``, on a connection of the store."""
         loop = asyncio.get_running_loop()
         found: list[Outcome[T]] = []
         future: asyncio.Future[None] | None = None
@@ -128,7 +128,7 @@ class Outgoing:
     def _outbox(self) -> Outbox:
         now = time.monotonic()
         if now >= self._next_tidy:
-            # A process that only sends has nobody else to notice that the file was replaced, or
+            # In a process that only sends, no other code notices that the file was replaced, or
             # that processes are gone.
             self._next_tidy = now + TIDY_EVERY
             self._store.tidy()
@@ -136,9 +136,9 @@ class Outgoing:
         loop = asyncio.get_running_loop()
         outbox = self._outboxes.get(loop)
         if outbox is None:
-            outbox = Outbox(loop, self._store, self._batch_of, self._frames.send, self._put_batch)
+            outbox = Outbox(loop, self._store, self._batch_of, self._frames, self._put_batch)
             with self._lock:
-                # Loops come and go by the thousand under async_to_sync.
+                # async_to_sync may create thousands of short-lived loops.
                 known = {each: box for each, box in self._outboxes.items() if not each.is_closed()}
                 self._outboxes = known | {loop: outbox}
         return outbox
@@ -151,7 +151,7 @@ class Outgoing:
         return sql.Batch(now, occupancy, Admission(self._frames.backpressure, now), is_alone)
 
     def _put_batch(self, batch: sql.Batch) -> None:
-        """W3, after each commit of ours; the hooks do it for everybody else's."""
+        """W3, after each commit of this layer.  For other commits, the hooks do it."""
         if not batch.inserted:
             return
         if batch.generation != self._clock.generation:
@@ -162,7 +162,7 @@ class Outgoing:
         self.wake(batch.inserted)
 
     def wake(self, names: Iterable[str]) -> None:
-        """Wakes those that receive on these non-local names."""
+        """Wakes the processes that receive on these non-local names."""
         reach("after_commit")
         for name in names:
             hooks.wake(self._source.sidecar_bytes, name)

@@ -1,7 +1,7 @@
-"""RECEIVE, from plain channels: which messages are wanted of the table, and which go back to it.
+"""RECEIVE, from plain channels: how many messages to claim, and which ones to requeue.
 
-Rows of a plain channel may be taken by several processes, so `claims` claims no more of them than
-coroutines wait here, and gives back what nobody waits for any more.
+Several processes may take rows of a plain channel.  So `claims` claims at most one row for each
+coroutine that waits here, and requeues rows for which no coroutine waits any more.
 
 Thread: any, under the lock of `mailboxes`.
 """
@@ -21,7 +21,7 @@ __all__ = ["AllMailboxes"]
 
 
 class AllMailboxes(Mailboxes):
-    """All mailboxes, those of process-local and of plain channels; the latter have claimed rows."""
+    """The mailboxes of process-local and of plain channels.  The latter have claimed rows."""
 
     def __init__(self, limit: Callable[[str], Limit | None], stats: Stats) -> None:
         super().__init__(limit, stats)
@@ -48,12 +48,12 @@ class AllMailboxes(Mailboxes):
                 self._messages += 1
 
     def plain_channels(self) -> set[str]:
-        """Plain channels that somebody waits for."""
+        """The plain channels on which a coroutine waits."""
         with self._lock:
             return {name for name, mailbox in self._plain.items() if mailbox.receivers}
 
     def wanted(self, channels: Iterable[str]) -> dict[str, int]:
-        """Of these plain channels, how many messages each has a receiver for, if it has any."""
+        """The number of messages for which each of these plain channels has a waiting receiver."""
         wanted = {}
         with self._lock:
             for name in channels:
@@ -66,7 +66,7 @@ class AllMailboxes(Mailboxes):
         return wanted
 
     def unwanted(self) -> list[tuple[str, Claimed]]:
-        """Takes out the claimed rows that nobody here waits for any more, with their channel."""
+        """Takes out claimed rows for which no coroutine waits any more, with their channel."""
         unwanted = []
         with self._lock:
             for name, mailbox in self._plain.items():

@@ -1,10 +1,10 @@
-"""RECEIVE, up to the mailbox: looks for rows, takes in frames, and tells the table what was read.
+"""RECEIVE, up to the mailbox: looks for rows, takes in frames, and acknowledges rows.
 
-A look only reads, so it waits for no lock; rows of plain channels are for `claims`.
+A look only reads, so it waits for no lock.  `claims` takes rows of plain channels.
 
-Thread: looks begin on a loop and come back on whichever thread the store has; everything here may
-be called from several loops at once.  A flag that names a loop counts only while that loop
-runs, for nobody tells us when one is closed.
+Thread: looks begin on a loop, and complete on a thread of the store.  Several loops may call
+everything here at the same time.  A flag that names a loop is valid only while that loop runs,
+because a closed loop sends no notice.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from channels_lite.wake.datagrams import Frame
 
 __all__ = ["Reader", "Socket"]
 
-# Seconds between reading rows and deleting them, and rows after which that is not waited for: as
-# many, or a few percent of what fills a channel, for until then their sender counts them.
+# Seconds between reading rows and deleting them.  They are deleted earlier if there are this many
+# rows, or a few percent of a channel's capacity, because their sender counts them until then.
 ACKNOWLEDGE_AFTER = 0.05
 ACKNOWLEDGE_ROWS = 1000
 ACKNOWLEDGE_SHARE = 16
 
 
 class Socket(Protocol):
-    """Where other processes hand messages over."""
+    """The socket through which other processes hand messages over."""
 
     def frames(self, limit: int | None = None) -> list[Frame]:
         """See `wake.Waiter.frames`."""
 
     def stop_frames(self) -> None:
-        """Leaves it unread."""
+        """Stops reading it."""
 
     def go_on_with_frames(self) -> None:
         """Reads it again."""
 
 
 class Reader:
-    """Whether a look is under way, and who asked for another one.  One lock."""
+    """Owns the state of looks: the current one, and requests for another.  One lock."""
 
     socket: Socket
 
@@ -77,7 +77,7 @@ class Reader:
         #: Begins another generation of the table; whether to look again.
         self._is_over = is_over
         self._availability = availability
-        #: Tells senders which channels are full, and which are so no longer.
+        #: Tells senders which channels are full, and which no longer are.
         self._mark = mark
         self._acknowledge_rows = min(
             ACKNOWLEDGE_ROWS, (smallest_capacity or ACKNOWLEDGE_ROWS) // ACKNOWLEDGE_SHARE
@@ -85,21 +85,21 @@ class Reader:
         self._is_in_memory = is_in_memory
         self._lock = threading.Lock()
         self._looking: asyncio.AbstractEventLoop | None = None
-        #: Loops that asked for another look while one was under way.
+        #: Loops that asked for another look during the current one.
         self._look_again: set[asyncio.AbstractEventLoop] = set()
-        #: Looks under way; more than one if a loop was closed in the midst of its own.
+        #: The number of current looks; more than one if a loop was closed during its look.
         self._looks = 0
         self._acknowledging: asyncio.AbstractEventLoop | None = None
         self._has_stopped_frames = False
         self.is_open = False
 
     def look(self) -> None:
-        """Reads what waits for this process.  On a running loop; one at a time."""
+        """Reads rows that wait for this process.  Call it on a running loop.  One at a time."""
         loop = asyncio.get_running_loop()
         with self._lock:
             if not self.is_open:
-                return  # a look that was asked for before it was closed
-            # One that has stopped may never go on.
+                return  # this look was requested before it was closed
+            # A stopped loop may never continue.
             if self._looking is not None and self._looking.is_running():
                 self._look_again.add(loop)
                 return
@@ -138,12 +138,12 @@ class Reader:
         mark: int,
         outcome: Outcome[sql.Looked],
     ) -> bool:
-        """What became of a look.  True: look again."""
+        """Handles the outcome of a look.  True: look again."""
         self._stats.looks += 1
         if outcome.error is not None:
             self._stats.failed_looks += 1
             if self._arrivals.holds:
-                # What is held would grow; the senders' sockets fill up instead.
+                # More and more frames would be held.  Let the senders' sockets fill up instead.
                 self._has_stopped_frames = True
                 self.socket.stop_frames()
             self._availability.failed(LOOKS, outcome.error)
@@ -169,7 +169,7 @@ class Reader:
         return not looked.is_all or self._arrivals.holds
 
     def take_frames(self) -> None:
-        """What other processes hand over; called on a loop when something was."""
+        """Takes in frames.  Called on a loop when the socket is readable."""
         self._arrivals.take_frames(self.socket.frames)
         self._availability.has_heard()
         if self._mailboxes.changed:
@@ -180,11 +180,11 @@ class Reader:
             self.look()
 
     def deliver(self) -> None:
-        """Puts what was taken in into the mailboxes: on a loop a slice an iteration."""
+        """Puts messages into the mailboxes; on a loop, one slice in each iteration."""
         if running_loop() is not None:
             if self._arrivals.deliver():
                 self._deliver_later()
-        else:  # a thread of the store's, which may take its time
+        else:  # a thread of the store, which blocks no loop
             while self._arrivals.deliver():
                 pass
         if self._mailboxes.changed:
@@ -201,7 +201,7 @@ class Reader:
             loop.call_later(ACKNOWLEDGE_AFTER, self.acknowledge)
 
     def acknowledge(self, done: Callable[[], object] = lambda: None) -> None:
-        """Tells the table what this process has read; ``done`` is called then."""
+        """Acknowledges what this process has read.  Then calls ``done``."""
         self._acknowledging = None
         through = self._cursors.to_acknowledge()
         if not through.read:

@@ -32,7 +32,7 @@ class Arm(Protocol):
 
 
 class Receiving:
-    """Messages that were received without waiting, one after the other: a busy loop's measure."""
+    """Receives messages, and counts those received in a row without waiting."""
 
     def __init__(
         self,
@@ -54,9 +54,9 @@ class Receiving:
         self._claims = claims
         #: Makes sure that a coroutine which begins to wait is woken.
         self._arm = arm
-        #: Tells senders which channels are full, and which are so no longer.
+        #: Tells senders which channels are full, and which no longer are.
         self._mark = mark
-        #: So that no other coroutine had its turn.
+        #: Messages taken since other coroutines had a turn.
         self._taken = 0
 
     async def receive(
@@ -65,9 +65,9 @@ class Receiving:
         require_valid: Callable[[str], object],
         decode: Callable[[str, Message], T | None],
     ) -> T:
-        """What ``decode`` makes of the next message; with None it waits for another one.
+        """Returns the next message, decoded.  If ``decode`` returns None, waits for another one.
 
-        Raises what ``require_valid`` does.
+        Raises what ``require_valid`` raises.
         """
         mailboxes = self._mailboxes
         is_new_name = False
@@ -107,22 +107,23 @@ class Receiving:
             self._claims.requeue()
 
     async def _yield_loop(self, channel: str) -> bool:
-        """Lets the other coroutines run.  Whether the name is new after it."""
+        """Lets other coroutines run.  Returns whether the name is new after that."""
         self._taken = 0
         await asyncio.sleep(0)
         return self._is_new(channel)
 
     def _is_new(self, channel: str) -> bool:
-        """Takes its name as this process's.  Whether it was not before: rows may wait already.
+        """Registers the name as this process's.  Whether it is new, so that rows may wait already.
 
-        Again after each ``await`` before somebody waits there: the sweeper may have forgotten it.
+        Called again after each ``await`` before a coroutine waits there, because the sweeper may
+        have forgotten the name.
         """
         if "!" not in channel or self._mailboxes.is_served(channel):
             return False
         name = split(channel)[0]
         if not name.endswith(self._names_end):
             raise ForeignChannel(
-                f"{channel} is another process's: only what made a channel by new_channel() can "
-                "receive on it"
+                f"{channel} belongs to another process or layer: only the layer that created a "
+                "channel with new_channel() can receive on it"
             )
         return self._cursors.own(name)

@@ -1,7 +1,6 @@
-"""SEND: to whom a message goes, by whose clock it expires, and in whose transaction it is sent.
+"""SEND: the recipients of a message, its expiry, and its transaction.
 
-How it gets there is for `local` and `outgoing`.  Thread: the sender's loop.  No state, hence no
-lock.
+`local` and `outgoing` transport it.  Thread: the sender's loop.  It has no state, so no lock.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ __all__ = ["Sending"]
 
 
 class Sending:
-    """Addresses messages and keeps groups.  Inside ``atomic()`` all of it is the caller's."""
+    """Addresses messages, and changes groups.  Inside ``atomic()``, in the caller's transaction."""
 
     def __init__(
         self,
@@ -55,8 +54,11 @@ class Sending:
         name, recipient = split(channel)
         is_callers = transaction_of_caller(self._database) is not None
         tell_committed()
-        if not is_callers and self._local.takes(name):
-            missed = await self._local.put([channel], Message(0, data, now + expiry, now))
+        local = self._local
+        if not is_callers and local.takes(name):
+            message = Message(0, data, now + expiry, now)
+            full = local.put([channel], message)
+            missed = await local.settle(full, message) if full or local.owes_turn else 0
         else:
             envelope = sql.Envelope(name, recipient, channel, data, now, now + expiry)
             send = self._outgoing.insert if is_callers else self._outgoing.send
@@ -64,14 +66,14 @@ class Sending:
         if missed:
             self._stats.full += 1
             signals.send(signals.channel_full, self._database, channel=channel, group=None, count=1)
-            # A sender that tries again at once would hold the loop.
-            await self._local.yield_loop()
+            # A sender that retries at once would block the loop.
+            await local.yield_loop()
             return False
         self._stats.sent += 1
         return True
 
     async def group_send(self, group: str, data: bytes, expiry: float) -> None:
-        """Sends to every member of ``group``; those that are full miss it."""
+        """Sends to every member of ``group``.  Full members miss it."""
         local, outgoing = self._local, self._outgoing
         now = self._clock.now() or await self._generations.ask()
         members: list[sql.Member] = []
@@ -97,7 +99,7 @@ class Sending:
             for member in members:
                 if local.takes(member.name):
                     channels = channels_of(member.name, member.recipients)
-                    missed += await local.put(channels, message)
+                    missed += await local.put_all(channels, message)
                 else:
                     away.append(member)
             if away:
@@ -107,7 +109,7 @@ class Sending:
             self._missed.by_group(group, missed, members[0].name)
 
     async def join(self, group: str, channel: str, expiry: float) -> None:
-        """Makes ``channel`` a member for so many seconds from now."""
+        """Makes ``channel`` a member for ``expiry`` seconds from now."""
         now = self._clock.now() or await self._generations.ask()
 
         def operation(execute: Execute, batch: sql.Batch) -> None:
@@ -124,7 +126,7 @@ class Sending:
         await self._outgoing.write(operation)
 
     async def members(self, group: str) -> list[str]:
-        """Full names, sorted."""
+        """The full names of the members, sorted."""
         now = self._clock.now() or await self._generations.ask()
         find = partial(sql.group_members, group=group, now=now)
         if transaction_of_caller(self._database) is not None:

@@ -1,7 +1,7 @@
-"""What a layer has done in this process: plain numbers, always counted, read by `metrics`.
+"""Counts of what a layer has done in this process; `metrics` reads them.
 
-Several threads count without a lock, which would cost more than the number is worth: under threads
-that send at the same time one may be missed now and then.
+Several threads count without a lock, which would cost too much.  So if threads send at the same
+time, a count may sometimes miss one.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ __all__ = ["Stats"]
 
 @dataclass(slots=True)
 class Stats:
-    """Since the process began, or was forked."""
+    """Counts since the process started or was forked."""
 
-    #: Messages that ``send()`` took, and that ``group_send()`` did: one for all members.
+    #: Messages that ``send()`` accepted, and that ``group_send()`` accepted: one for all members.
     sent: int = 0
     group_sent: int = 0
     #: Sends that raised ``ChannelFull``, and members of groups that missed a message.
@@ -25,14 +25,13 @@ class Stats:
     received: int = 0
     #: Messages that expired in this process's memory, or before it read them.
     expired: int = 0
-    #: Messages dropped, for they could not be decoded: garbage, or encrypted with another key.
+    #: Messages dropped as undecodable: garbage, or encrypted with another key.
     undecodable: int = 0
-    #: Wake-ups by the FIFO: somebody has committed a row, or flushed.
+    #: Wake-ups by the FIFO: a process has committed a row, or flushed.
     wakes: int = 0
-    #: Looks into the table; those by the clock that found something nobody had woken for; those
-    #: that failed.
+    #: Reads of the table; timed reads that found rows without a wake-up; reads that failed.
     looks: int = 0
     found_by_clock: int = 0
     failed_looks: int = 0
-    #: Called with the seconds from ``send()`` to ``receive()`` of each message, if anybody asks.
+    #: If set, called for each message with the seconds from ``send()`` to ``receive()``.
     observe: Callable[[float], None] | None = None

@@ -1,7 +1,7 @@
-"""What a process does at each interval: looks, which rescues what no wake-up has told of, tidies
-up, and takes its turn at the upkeep of the tables.
+"""What a process does at each interval: it looks for rows without a wake-up, cleans up, and takes
+its turn at the upkeep of the tables.
 
-Thread: that of a loop on which somebody receives; several loops may tick.
+Thread: that of a receiving loop; several loops may tick.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from channels_lite.wake.presence import Presence
 
 __all__ = ["Sweeper"]
 
-# Seconds between two looks into every mailbox for what has expired, and mailboxes looked into in
-# one iteration of the loop.
+# Seconds between two checks of all mailboxes for expired messages, and the number of mailboxes
+# checked in one iteration of the loop.
 TIDY_EVERY = 1.0
 TIDY_SLICE = 500
 # Seconds between two sweeps of the tables, and between two steps of one.
@@ -38,9 +38,9 @@ SWEEP_PAUSE = 0.05
 
 
 class Sweeper:
-    """When it was done last, and the loop of the sweep under way.
+    """Owns the times of the next work, and the loop of the current sweep.
 
-    No lock: what two loops do at the same time is done twice, and does no harm.
+    It needs no lock: if two loops do the same work at the same time, this is harmless.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Sweeper:
         self._availability = availability
         #: Tells senders which channels are full.
         self._mark = mark
-        #: Sees that this process can be reached; if something was made anew, its loops go on.
+        #: Keeps this process reachable.  If something was created again, its loops must watch it.
         self._tidy_waiter = tidy
         self._go_on = go_on
         self._is_in_memory = is_in_memory
@@ -83,14 +83,14 @@ class Sweeper:
         self._next_sweep = self._next_tidy = 0.0
 
     def tick(self) -> bool:
-        """Looks, and tidies up.  False if nobody waits for messages."""
+        """Looks, and cleans up.  False if no coroutine waits for messages."""
         context = self._mailboxes.context_of_a_receiver()
         self._availability.is_by_clock = True
         if context is None:
             self.look()
         else:
-            # In a receiver's context, in which its code finds its own connection: under Django's
-            # TestCase the rows are in a transaction that no other one sees.
+            # In a receiver's context, where the code finds the receiver's connection.  In Django's
+            # TestCase, the rows are in a transaction that no other connection sees.
             context.copy().run(self.look)
         self._reader.deliver()
         if time.monotonic() >= self._next_tidy:
@@ -99,11 +99,11 @@ class Sweeper:
         self._reader.acknowledge()
         self._claims.requeue()
         self.sweep()
-        # While messages wait in memory a flush elsewhere must be heard of.
+        # While messages wait in memory, the process must notice a flush by another process.
         return context is not None or not self._mailboxes.is_empty
 
     def look(self) -> None:
-        """For rows of all channels of this process."""
+        """Looks for rows of all channels of this process."""
         self._reader.look()
         self._claims.ask(self._mailboxes.plain_channels())
 
@@ -126,7 +126,7 @@ class Sweeper:
             self._mark()
 
     def sweep(self) -> None:
-        """Begins a sweep of the tables, if it is time and the turn of this process."""
+        """Begins a sweep of the tables, if it is due and this process's turn."""
         is_sweeping = self._sweeping is not None and self._sweeping.is_running()
         is_due = time.monotonic() >= self._next_sweep
         if not self._reader.is_open or is_sweeping or not is_due:

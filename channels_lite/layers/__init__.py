@@ -1,8 +1,8 @@
-"""LAYERS: what Channels calls; name one of them as ``BACKEND``, by its full path.
+"""LAYERS: the classes that Channels calls.  ``BACKEND`` names one of them by its full path.
 
-`base` is the specification, once for all three; `parts` puts together what a layer consists of in
-one process, `engine` closes, forks and drops it; `configured` knows which entries of
-``CHANNEL_LAYERS`` are ours.
+`base` implements the specification once for all three.  `parts` connects the parts of a layer in
+one process, and `engine` closes, forks and drops them.  `configured` finds our entries in
+``CHANNEL_LAYERS``.
 
-Imports `delivery`, `store` and `wake`, and nothing of `monitor`.  Runs on the callers' loops.
+Imports `delivery`, `store` and `wake`, but not `monitor`.  Runs on the callers' loops.
 """

@@ -1,4 +1,4 @@
-"""The portable fast layer: aiosqlite's threads, looked at by the clock."""
+"""The aio layer, portable and fast: aiosqlite's threads, and polling."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class AIOSQLiteChannelLayer(BaseSQLiteChannelLayer):
 
     @staticmethod
     def make_waiter(parts: Parts) -> Waiter:
-        """Looks every ``polling_interval`` seconds (0.1)."""
+        """Polls every ``polling_interval`` seconds (0.1)."""
         return PollWaiter(
             parts.sweeper.look, parts.sweeper.tick, parts.interval, presence=parts.presence
         )

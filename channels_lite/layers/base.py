@@ -1,6 +1,6 @@
 """SEND and RECEIVE: the channel-layer specification, once, for all three layers.
 
-Names, send, receive, groups and flush; how it is done is the `engine`'s.
+Names, send, receive, groups and flush.  The `engine` does the work.
 """
 
 from __future__ import annotations
@@ -34,37 +34,37 @@ __all__ = ["MAX_MESSAGE_SIZE", "BaseSQLiteChannelLayer"]
 
 logger = logging.getLogger(__name__)
 
-#: Bytes of an encoded message at most.  The specification asks for 1 MB; a row could be 1 GB, but
-#: every reader of the table, and the log, would have to carry it.
+#: The maximum size of an encoded message.  The specification asks for 1 MB.  A row could have 1 GB,
+#: but every reader of the table, and the log, would have to carry it.
 MAX_MESSAGE_SIZE = 64 * 1024 * 1024
-# The key under which a message carries the trace that it was sent in; no handler sees it.
+# The key under which a message carries the trace in which it was sent.  Handlers do not see it.
 TRACE = "__channels_lite_trace__"
 
 
 class Traced(Protocol):
-    """From what a message carried, which can be anything, to the message that is received."""
+    """Makes the received message from the trace that it carried, which can be any object."""
 
     def __call__(self, channel: str, message: dict[str, Any], carrier: object) -> dict[str, Any]:
         """Raises nothing."""
 
 
 class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
-    """What the three layers are, but for their store and waiter.
+    """Everything about the three layers except their store and waiter.
 
     ``CONFIG`` is documented, with defaults and units, at ``channels_lite.config.Config``.
     """
 
     extensions: ClassVar[list[str]] = ["groups", "flush"]
 
-    #: What `channels_lite.otel.install` makes of a message that carries a trace.
+    #: Set by `channels_lite.otel.install`, for messages that carry a trace.
     traced: ClassVar[Traced | None] = None
 
     #: Where rows are.
     store_class: ClassVar[type[Store]]
-    #: Seconds between two looks where CONFIG sets none.
+    #: Seconds between two looks, if CONFIG does not set it.
     default_interval: ClassVar[float] = 0.1
 
-    # ASCII only, and no newline at the end, which the expressions in channels.layers let through.
+    # ASCII only, without a newline at the end, which the expressions in channels.layers allow.
     channel_name_regex = re.compile(r"[a-zA-Z0-9\-_.]+(![a-zA-Z0-9\-_.]*)?")
     group_name_regex = re.compile(r"[a-zA-Z0-9\-_.]+")
 
@@ -95,12 +95,12 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             make_waiter=self.make_waiter,
         )
         self._numbers = itertools.count()
-        # At exit `process` sees to it.
+        # At exit `process` does this.
         weakref.finalize(self, process.drop, self._engine).atexit = False
 
     @staticmethod
     def make_waiter(parts: Parts) -> Waiter:
-        """How it learns of rows."""
+        """The waiter, by which the layer learns of rows."""
         raise NotImplementedError
 
     @property
@@ -111,23 +111,23 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     @property
     def stats(self) -> Stats:
-        """What the layer has done in this process."""
+        """Counts of what the layer has done in this process."""
         return self._engine.stats
 
     @property
     def polling_reason(self) -> str:
-        """Why receivers poll; "" if they sleep until they are woken.  Known once one has waited."""
+        """Why receivers poll; "" if they sleep until woken.  Known after one has waited."""
         return self._engine.waiter.reason
 
     @property
     def look_interval(self) -> float:
-        """Seconds between two looks for rows that nobody was woken for."""
+        """Seconds between two looks for rows without a wake-up."""
         return self._engine.interval()
 
     # Names
 
     def require_valid_channel_name(self, name: object, receive: bool = False) -> bool:
-        """True, or ``TypeError`` that says what is wrong."""
+        """Returns True, or raises ``TypeError`` with the reason."""
         fault = fault_of(name, self.channel_name_regex, self.MAX_NAME_LENGTH)
         if fault:
             raise TypeError(f"{self.invalid_name_error.format('Channel')} {fault}")
@@ -136,7 +136,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         return True
 
     def require_valid_group_name(self, name: object) -> bool:
-        """True, or ``TypeError`` that says what is wrong."""
+        """Returns True, or raises ``TypeError`` with the reason."""
         fault = fault_of(name, self.group_name_regex, self.MAX_NAME_LENGTH)
         if fault:
             raise TypeError(f"{self.invalid_name_error.format('Group')} {fault}")
@@ -153,13 +153,13 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     # Sending
 
     async def send(self, channel: str, message: Mapping[str, Any]) -> None:
-        """Gives ``message``, a dict or a TypedDict, to one receiver of ``channel``, now or later.
+        """Sends ``message``, a dict or a TypedDict, to one receiver of ``channel``.
 
-        Inside ``atomic()`` on the layer's database it belongs to the transaction.  Cancelled while
-        it waits for a lock, it is not sent.
+        Inside ``atomic()`` on the layer's database, the message belongs to the transaction.  If the
+        call is cancelled while it waits for a lock, the message is not sent.
 
         Raises ``TypeError`` (``InvalidMessage`` for the message), ``ChannelFull``,
-        ``MessageTooLarge``, ``StoreUnavailable``; nothing was sent then.
+        ``MessageTooLarge`` or ``StoreUnavailable``.  Then nothing was sent.
         """
         enter()
         self.require_valid_channel_name(channel)
@@ -168,10 +168,10 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             raise ChannelFull(channel)
 
     async def group_send(self, group: str, message: Mapping[str, Any]) -> None:
-        """Gives ``message`` to every member of ``group``; those that are full miss it.
+        """Sends ``message`` to every member of ``group``.  Full members miss it.
 
-        Raises what ``send`` does, but for ``ChannelFull``; after ``StoreUnavailable`` some members,
-        those that need no row, have it.
+        Raises what ``send`` raises, except ``ChannelFull``.  After ``StoreUnavailable``, members
+        that need no row have received the message.
         """
         enter()
         self.require_valid_group_name(group)
@@ -184,16 +184,16 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             raise InvalidMessage("a message must not contain the key __asgi_channel__")
         data = self.serializer.encode(message)
         if len(data) > MAX_MESSAGE_SIZE:
-            raise MessageTooLarge(f"{len(data)} bytes, and {MAX_MESSAGE_SIZE} are the most")
+            raise MessageTooLarge(f"{len(data)} bytes; the maximum is {MAX_MESSAGE_SIZE}")
         return data
 
     # Receiving
 
     async def receive(self, channel: str) -> dict[str, Any]:
-        """The next message of ``channel``; waits for one.
+        """Returns the next message of ``channel``, and waits for it.
 
-        May be cancelled at any time: no message is lost by it.  Several coroutines may wait for one
-        channel, on any loops; each message goes to one.
+        May be cancelled at any time without losing a message.  Several coroutines, on any loops,
+        may wait for the same channel; each message goes to one of them.
 
         Raises ``TypeError`` for an invalid name, and ``ForeignChannel`` for a process-local channel
         of another process.
@@ -210,7 +210,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             stats.undecodable += 1
             logger.error("a message to %s was dropped: %s", channel, error)
             return None
-        # Also where nothing is traced: the sender's process may do it.
+        # Even if this process does not trace: the sender's process may.
         carrier = message.pop(TRACE, None)
         if carrier is not None and self.traced is not None:
             message = self.traced(channel, message, carrier)
@@ -231,16 +231,16 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         await self._engine.sending.join(group, channel, self.group_expiry)
 
     async def group_discard(self, group: str, channel: str) -> None:
-        """Ends a membership; nothing happens if there is none."""
+        """Ends a membership.  Does nothing if there is none."""
         enter()
         self.require_valid_group_name(group)
         self.require_valid_channel_name(channel)
         await self._engine.sending.leave(group, channel)
 
     async def group_channels(self, group: str) -> list[str]:
-        """The members of ``group``, sorted: full names.  An extra beside the specification.
+        """The full names of the members of ``group``, sorted.  It is not in the specification.
 
-        Those of processes that were killed are among them until they are cleaned up.
+        Channels of killed processes are included until they are cleaned up.
         """
         enter()
         self.require_valid_group_name(group)
@@ -258,23 +258,23 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     ) -> int:
         """Deletes every expired message and membership, in steps.  Returns how many.
 
-        ``on_step`` is told after each step how many rows, live or expired, were looked at so far.
-        Then free pages, but for ``kept`` (1000), go back to the file system, where migrations
-        could see to it: in a database of the channels' own.
+        ``on_step`` is called after each step with the number of rows, live or expired, checked so
+        far.  Then free pages except ``kept`` (1000) return to the file system, if the migrations
+        could enable this: in a separate database for the channels.
         """
         enter()
         return await self._engine.clean_expired(on_step, kept)
 
     async def close(self) -> None:
-        """Gives back what the layer holds.  It works again when it is used again.
+        """Releases the layer's resources.  The next use of the layer opens them again.
 
-        Coroutines that wait in ``receive()``, on whatever loop, use it again at once.
+        Coroutines that wait in ``receive()``, on any loop, use it again at once.
         """
         enter()
         await self._engine.close_in_order()
 
     def serialize(self, message: Mapping[str, Any]) -> bytes:
-        """The ``data`` of an ``Event`` with this message.  Raises as ``send`` does."""
+        """The ``data`` of an ``Event`` with this message.  Raises what ``send`` raises."""
         return self.serializer.encrypt(self._encode(message))
 
     def deserialize(self, data: bytes) -> dict[str, Any]:

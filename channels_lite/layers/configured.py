@@ -1,4 +1,4 @@
-"""Which entries of ``CHANNEL_LAYERS`` are ours, and where they keep their messages."""
+"""Finds our entries in ``CHANNEL_LAYERS``, and their databases."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["database_of", "databases_in_use", "layer_databases", "misnamed_layer
 
 
 def our_layers() -> dict[str, Mapping[str, Any]]:
-    """The entries of ``CHANNEL_LAYERS`` whose backend is one of ours, by alias."""
+    """The entries of ``CHANNEL_LAYERS`` with one of our backends, by alias."""
     ours: dict[str, Mapping[str, Any]] = {}
     for alias, entry in _entries().items():
         try:
@@ -30,7 +30,7 @@ def our_layers() -> dict[str, Mapping[str, Any]]:
 
 
 def misnamed_layers() -> dict[str, str]:
-    """What is wrong with the entries whose backend means to be ours and cannot be imported."""
+    """The errors of entries whose backend is below ``channels_lite`` and cannot be imported."""
     faults = {}
     for alias, entry in _entries().items():
         backend = entry.get("BACKEND") if isinstance(entry, Mapping) else None
@@ -47,17 +47,17 @@ def _entries() -> Mapping[str, Mapping[str, Any]]:
 
 
 def layer_databases() -> list[str]:
-    """Aliases of the databases that hold messages, that of the default layer first."""
+    """The aliases of the databases with messages; the default layer's comes first."""
     layers = our_layers()
     order = sorted(layers, key=lambda alias: alias != "default")
     return list(dict.fromkeys(database_of(layers[alias]) for alias in order))
 
 
 def databases_in_use() -> set[str]:
-    """Aliases of those that layers of this process use, named in the settings or made in code."""
+    """The aliases that layers of this process use, whether made from the settings or in code."""
     return {engine.config.database for engine in process.members(Engine)}
 
 
 def database_of(layer: Mapping[str, Any]) -> str:
-    """The database that an entry of ``CHANNEL_LAYERS`` keeps its messages in."""
+    """The database of an entry of ``CHANNEL_LAYERS``."""
     return str((layer.get("CONFIG") or {}).get("database", DEFAULT_DB_ALIAS))

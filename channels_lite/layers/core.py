@@ -1,4 +1,4 @@
-"""The easy layer: Django's own connection, looked at by the clock."""
+"""The core layer, with no other dependency: Django's own connection, and polling."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["SQLiteChannelLayer"]
 
 
 class SQLiteChannelLayer(BaseSQLiteChannelLayer):
-    """Needs nothing but Django, and takes any configuration of its SQLite backend."""
+    """Needs only Django, and works with any settings of its SQLite backend."""
 
     store_class = DjangoStore
 
     @staticmethod
     def make_waiter(parts: Parts) -> Waiter:
-        """Looks every ``polling_interval`` seconds (0.1)."""
+        """Polls every ``polling_interval`` seconds (0.1)."""
         return PollWaiter(
             parts.sweeper.look, parts.sweeper.tick, parts.interval, presence=parts.presence
         )

@@ -1,6 +1,6 @@
-"""A layer's life in a process: it is flushed, cleaned, closed, forked and dropped.
+"""The life of a layer in a process: it is flushed, cleaned, closed, forked and dropped.
 
-What it consists of meanwhile is in `parts`; forks and the exit are told by `process`.
+Its parts are in `parts`.  `process` calls it at forks and at exit.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ __all__ = ["Engine"]
 
 
 class Engine(Parts):
-    """The parts, and what becomes of them together.  No state of its own."""
+    """What is done with all parts together.  It has no state of its own."""
 
     def __init__(self, **what: Any) -> None:
         super().__init__(**what)
         process.add(self)
-        # Those to come are hooked when they are opened.
+        # Later connections are hooked when they are opened.
         for connection in open_connections(self.config.database):
             attach_django(connection)
 
     async def flush(self) -> None:
-        """See `base.BaseSQLiteChannelLayer.flush`, as for those that follow."""
+        """See `base.BaseSQLiteChannelLayer.flush`; the same applies to the methods below."""
         if self.clock.began_at is None:
             await self.generations.ask()
         boot, began_at = clock.boot_id(), self.clock.origin()
@@ -43,7 +43,7 @@ class Engine(Parts):
                 return sql.table(execute).flushed
 
         def tell(flushed: sql.FlushMark) -> None:
-            for other in process.members(Engine):  # those of this process need not look to know
+            for other in process.members(Engine):  # layers of this process learn it at once
                 other.flushed(self.source.path, flushed)
             hooks.wake_all(self.source.sidecar_bytes)
 
@@ -57,7 +57,7 @@ class Engine(Parts):
             self.mark()
 
     async def clean_expired(self, on_step: Callable[[int], None], kept: int) -> int:
-        """In steps.  Returns how many rows were deleted."""
+        """Works in steps.  Returns how many rows were deleted."""
         if self.clock.began_at is None:
             await self.generations.ask()
         deleted = 0
@@ -75,24 +75,24 @@ class Engine(Parts):
         return deleted
 
     async def close_in_order(self) -> None:
-        """Returns when all is given back; coroutines that still wait use it again at once."""
+        """Returns when everything is released.  Waiting coroutines then use the layer again."""
         loop = asyncio.get_running_loop()
         has_given_back = loop.create_future()
         try:
             self.close(partial(call_on, loop, settle, has_given_back))
-            if transaction_of_caller(self.config.database) is None:  # whose lock it would wait for
+            if transaction_of_caller(self.config.database) is None:  # else it waits for its lock
                 await has_given_back
             if is_ending():
                 self.store.close()
             else:
-                await asyncio.to_thread(self.store.close)  # it waits for what is under way
+                await asyncio.to_thread(self.store.close)  # it waits for running work
         finally:
             self.go_on()
 
     def close(self, done: Callable[[], object] = lambda: None) -> None:
-        """Stops until it is used again; gives back what was claimed and not received.
+        """Stops until the next use.  Requeues claimed messages that were not received.
 
-        ``done`` is called when that is told, or cannot be.
+        Calls ``done`` when the table was told, or cannot be.
         """
         self._stop()
         self.claims.requeue(partial(self.reader.acknowledge, done))
@@ -104,13 +104,13 @@ class Engine(Parts):
         self.frames.close()
 
     def leave(self) -> None:
-        """At exit: the same, and ends the memberships of this process, if the database is there."""
-        # An alias may name another file by now, as when Django's test runner has ended.
+        """At exit: closes, and ends the memberships of this process, if the database is there."""
+        # The alias may name another file now, for example after Django's test runner has ended.
         if not self.source.is_same():
             self._stop()
             return
         if self._is_used:
-            # What waited for a lock, on a loop that is closed now, comes back to be told.
+            # Work that waited for a lock on a loop that is closed now gets its outcome.
             self.store.submit(_nothing, _ignore)
         self.close()
         if self._is_used and self.has_joined:
@@ -118,11 +118,11 @@ class Engine(Parts):
         self.store.close()
 
     def drop(self) -> None:
-        """The layer was collected without having been closed: gives everything back.
+        """The layer was garbage-collected without being closed: releases everything.
 
         Waits for nothing.
         """
-        # An alias may name another file by now, or a database in memory that is gone.
+        # The alias may name another file now, or an in-memory database that is gone.
         if self.is_in_memory or not self.source.is_same():
             self._stop()
         else:
@@ -133,7 +133,7 @@ class Engine(Parts):
 
     @property
     def loops(self) -> Iterable[asyncio.AbstractEventLoop]:
-        """Those on which somebody has received."""
+        """The loops on which a coroutine has received."""
         return self.waiter.loops
 
     def pause(self) -> None:
@@ -141,11 +141,11 @@ class Engine(Parts):
         self.store.pause()
 
     def resume(self) -> None:
-        """After it, in the parent."""
+        """After a fork, in the parent."""
         self.store.resume()
 
     def after_fork(self) -> None:
-        """In a forked child: lets go of what is the parent's, and begins anew."""
+        """In a forked child: abandons the parent's resources, and starts again."""
         self.frames.abandon()
         self.store.abandon()
         self.waiter.abandon()
@@ -156,8 +156,8 @@ class Engine(Parts):
 
 
 def _nothing(execute: Execute) -> None:
-    """Asks nothing of the database."""
+    """Runs no statement."""
 
 
 def _ignore(outcome: Outcome[Any]) -> None:
-    """Memberships end by themselves, later."""
+    """If it failed, memberships expire later."""

@@ -1,4 +1,4 @@
-"""The product: SQLite on the loop's own thread; receivers sleep until a row is committed."""
+"""The notify layer: SQLite on the loop's own thread; receivers sleep until a row is committed."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ __all__ = ["NotifyChannelLayer"]
 
 
 class NotifyChannelLayer(BaseSQLiteChannelLayer):
-    """Needs the C extension, which is built at installation; polls, and says so, without it."""
+    """Needs the C extension, which the installation builds.  Without it, polls and warns."""
 
     store_class = DirectStore
-    # The fallback look, for rows that an unhooked process wrote or whose writer was killed
-    # between commit and wake.
+    # The fallback look, for rows of a process without hooks, or of a writer that was killed
+    # between commit and wake-up.
     default_interval = 5.0
 
     @staticmethod
     def make_waiter(parts: Parts) -> Waiter:
-        """Sleeps on a FIFO; looks every ``polling_interval`` seconds (5) all the same."""
+        """Sleeps on a FIFO, and also looks every ``polling_interval`` seconds (5)."""
         if parts.presence is None:
             return PollWaiter(
                 parts.sweeper.look,
                 parts.sweeper.tick,
                 parts.interval,
-                "an in-memory database is of one process",
+                "an in-memory database belongs to one process",
             )
         return Listener(
             parts.woken,

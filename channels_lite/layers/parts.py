@@ -1,11 +1,11 @@
-"""What a layer consists of in one process, and how it is put together.
+"""The parts of a layer in one process, and their connections.
 
-A message's way out: layer > `sending` > `local`, or `outgoing` > `outbox` > `frames`, or `store`,
-sql.insert > [commit] > csrc/wake.c.  Its way in: waiter > `reader`, or `claims` for plain channels
-> `store`, sql.look or sql.claim > `arrivals` > `mailboxes` > `receiving` > layer.
+The path of a message out: layer > `sending` > `local`, or `outgoing` > `outbox` > `frames`, or
+`store`, sql.insert > [commit] > csrc/wake.c.  Its path in: waiter > `reader`, or `claims` for plain
+channels > `store`, sql.look or sql.claim > `arrivals` > `mailboxes` > `receiving` > layer.
 
-Nothing here refers to the layer: loops and threads hold what they call, and a layer that nobody
-uses any more must be collected.
+Nothing here refers to the layer: loops and threads reference what they call, and an unused layer
+must be garbage-collected.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 
 class Parts:
-    """Each owns its state and its lock; ``_marking`` is for the marks of full channels."""
+    """Each part owns its state and its lock.  ``_marking`` guards the marks of full channels."""
 
     waiter: Waiter
 
@@ -82,12 +82,12 @@ class Parts:
         self._start()
 
     def _start(self) -> None:
-        """What belongs to one process: made anew in a forked child."""
+        """Makes what belongs to one process; a forked child makes it again."""
         #: Part of every process-local channel's name, and the name of this process's FIFO.
         self.token = uuid.uuid4().hex
         self.stats = Stats()
         self._marking = threading.Lock()
-        #: Somebody has used it; channels of this process may be members of groups.
+        #: Whether the layer was used, and whether channels of this process may be in groups.
         self._is_used = self.has_joined = False
         self.presence = (
             None
@@ -131,7 +131,8 @@ class Parts:
             frames=self.frames,
             occupancy=occupancy,
             outgoing=self.outgoing,
-            are_others_alive=self._begin_use,
+            presence=self.presence,
+            begin_use=self._begin_use,
             look=self._look,
         )
         local = Local(
@@ -205,7 +206,7 @@ class Parts:
             is_in_memory=self.is_in_memory,
         )
 
-    # What the parts call of those that are made after them.
+    # Calls of parts that are made later than their caller.
 
     def _sidecar(self) -> str:
         return os.fsdecode(self.source.sidecar_bytes)
@@ -222,21 +223,20 @@ class Parts:
     def _tidy(self, channels: set[str]) -> bool:
         return self.waiter.tidy(channels)
 
-    def _begin_use(self) -> bool:
-        """Before the table is asked for the first time.  Whether other processes are alive."""
+    def _begin_use(self) -> None:
+        """Called before the first read of the table."""
         self._is_used = True
         self.source.opened()
-        return self.presence is not None and (
-            self.presence.open() and self.presence.are_others_alive()
-        )
+        if self.presence is not None:
+            self.presence.open()
 
     def _forget_use(self) -> None:
-        """The next use asks the table again, and makes this process's name."""
+        """The next use reads the table again, and creates this process's name."""
         if not self.is_in_memory:
             self.clock.forget(self.clock.generation)
 
     def interval(self) -> float:
-        """Seconds until the next look by the clock."""
+        """Seconds until the next timed look."""
         interval = self.config.polling_interval or (
             0.1 if self.waiter.reason else self._default_interval
         )
@@ -244,7 +244,7 @@ class Parts:
         return interval * (10 if idle > self.config.polling_idle_timeout else 1)
 
     def woken(self, signs: frozenset[int]) -> None:
-        """Somebody has put a row with one of these signs, or flushed."""
+        """A process has written a row with one of these signs, or flushed."""
         self.stats.wakes += 1
         if signs & {0, 1}:
             self.reader.look()
@@ -255,12 +255,12 @@ class Parts:
         """A coroutine on ``loop`` begins to wait for ``channel``."""
         is_new_name |= self.waiter.watch(loop)
         if "!" in channel and not is_new_name:
-            return  # what comes for it wakes this loop already
+            return  # its messages already wake this loop
         if self.presence is not None:
             self.presence.open()
         self.reader.is_open = self.claims.is_open = True
         if "!" not in channel:
-            # What came while nobody waited was left to other processes.
+            # Rows that arrived while no coroutine waited were left to other processes.
             self.waiter.listen(channel)
             self.claims.ask((channel,))
         if is_new_name:
@@ -268,7 +268,7 @@ class Parts:
         loop.call_soon(self.sweeper.sweep)
 
     def mark(self) -> None:
-        """Tells senders which channels are full, and which are so no longer."""
+        """Tells senders which channels are full, and which no longer are."""
         if self.presence is None:
             return
         with self._marking:
@@ -287,7 +287,7 @@ class Parts:
             return None
 
     def go_on(self) -> None:
-        """It is used again at once, where coroutines still wait in ``receive()``."""
+        """Continues on loops where coroutines still wait in ``receive()``."""
         for loop in self.mailboxes.loops():
             call_on(loop, self._watch, loop)
 

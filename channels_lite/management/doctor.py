@@ -1,4 +1,4 @@
-"""``manage.py channels_lite doctor``: what is used, why, and whether a message comes through."""
+"""``manage.py channels_lite doctor``: what is in use, why, and whether messages arrive."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from channels_lite.wake.hooks import hooks
 
 __all__ = ["Finding", "examine"]
 
-# Round trips of each kind; where it polls, one takes a tenth of a second.
+# Round trips of each kind; one takes 0.1 s if the layer polls.
 COUNT = 20
 POLLED_COUNT = 5
-# What it is about is said here in other words.
+# The report itself covers what this check reports.
 WAKE_UP = "channels_lite.W009"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report; a mend means that something is to be done."""
+    """One line of the report.  If ``mend`` is set, something needs to be fixed, and it says how."""
 
     subject: str
     said: str
@@ -45,7 +45,7 @@ class Finding:
 def examine(
     alias: str, entry: Mapping[str, Any], layer: BaseSQLiteChannelLayer
 ) -> Iterator[Finding]:
-    """Everything about one layer.  The last ones take a second: two processes talk."""
+    """Everything about one layer.  The last findings take a second: two processes talk."""
     yield Finding("layer", f"{alias!r}: {type(layer).__module__}.{type(layer).__name__}")
     yield from _checks()
     yield from _wake(layer)
@@ -58,7 +58,7 @@ def examine(
             yield from async_to_sync(_self_test)(entry, layer)
         except (ChannelFull, ImproperlyConfigured, StoreUnavailable, OSError) as error:
             yield Finding(
-                "self-test", f"no message came through: {error}", "see above, and the log"
+                "self-test", f"a message did not arrive: {error}", "see above, and the log"
             )
 
 
@@ -75,14 +75,14 @@ def _wake(layer: BaseSQLiteChannelLayer) -> Iterator[Finding]:
     yield Finding("SQLite", f"{sqlite3.sqlite_version}")
     if hooks.reason:
         yield Finding(
-            "extension", hooks.reason, "as it says; without a wheel it takes a C compiler"
+            "extension", hooks.reason, "without a wheel, the installation needs a C compiler"
         )
     else:
-        yield Finding("extension", "is built, and loaded")
+        yield Finding("extension", "built and loaded")
         mend = (
-            "rows of the ORM or of raw SQL wait for the fallback look" if hooks.hook_reason else ""
+            "rows of the ORM or of raw SQL wait for the fallback read" if hooks.hook_reason else ""
         )
-        yield Finding("hooks", hooks.hook_reason or "proven on this build of Python", mend)
+        yield Finding("hooks", hooks.hook_reason or "tested on this build of Python", mend)
 
 
 def _database(layer: BaseSQLiteChannelLayer) -> Iterator[Finding]:
@@ -98,17 +98,18 @@ def _database(layer: BaseSQLiteChannelLayer) -> Iterator[Finding]:
             connection.execute("PRAGMA query_only = OFF")
             connection.execute("BEGIN IMMEDIATE")
     except (StoreUnavailable, ImproperlyConfigured) as error:
-        yield Finding("database", str(error), "as it says")
+        yield Finding("database", str(error), "see the error")
         return
     except sqlite3.Error as error:
         said = f"cannot be written to for {snapshot.TIMEOUT:.0f} s: {error}"
-        yield Finding("database", said, "see who holds its lock, or who may write to it")
+        yield Finding("database", said, "find what holds its lock, or check its permissions")
         return
     yield Finding("journal", f"{taken.journal_mode}, {taken.log_size} bytes of log")
     dead = sum(not each.is_alive for each in taken.processes)
-    yield Finding("processes", f"{len(taken.processes) - dead} are alive, {dead} were killed")
+    yield Finding("processes", f"{len(taken.processes) - dead} alive, {dead} killed")
     yield Finding(
-        "rows", f"{taken.waiting} wait, {taken.expired} expired; {taken.memberships} memberships"
+        "rows",
+        f"{taken.waiting} waiting, {taken.expired} expired; {taken.memberships} memberships",
     )
 
 
@@ -134,9 +135,9 @@ async def _kinds(running: Trial, layer: BaseSQLiteChannelLayer) -> AsyncIterator
         yield Finding("self-test", f"{1000 * seconds:.2f} ms to another process, {kind}")
     here: Any = running.layer
     if here.polling_reason:
-        mend = "as it says" if isinstance(layer, NotifyChannelLayer) else ""
-        said = f"receivers look every {here.look_interval} s: {here.polling_reason}"
+        mend = "see the reason" if isinstance(layer, NotifyChannelLayer) else ""
+        said = f"receivers poll every {here.look_interval} s: {here.polling_reason}"
         yield Finding("wake-up", said, mend)
     else:
-        said = f"receivers sleep until they are woken, and look every {here.look_interval} s"
+        said = f"receivers sleep until they are woken; fallback read every {here.look_interval} s"
         yield Finding("wake-up", said)

@@ -1,4 +1,4 @@
-"""``manage.py channels_lite status``: a snapshot, as tables."""
+"""``manage.py channels_lite status``: a snapshot as tables."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ try:
     from rich.text import Text
 except ImportError as error:
     raise CommandError(
-        "the tables of status need rich: pip install channels-lite[status]; --json does not"
+        "status needs rich for its tables: pip install channels-lite[status], or use --json"
     ) from error
 
 __all__ = ["draw", "show", "watch"]
 
-# Columns where nobody's terminal has a width: the longest names, and what is beside them.
+# Columns where the output is not a terminal: enough for the longest names and the numbers.
 WIDTH = 200
 
 
 def show(alias: str, layer: BaseSQLiteChannelLayer, out: OutputWrapper) -> None:
-    """Once.  Raises what `snapshot.take` does."""
+    """Prints the tables once.  Raises what `snapshot.take` raises."""
     _console(out).print(draw(alias, snapshot.take(layer)))
 
 
 def watch(alias: str, layer: BaseSQLiteChannelLayer, every: float, out: OutputWrapper) -> None:
-    """Each ``every`` seconds, until Ctrl-C; what goes wrong later on is shown, and may pass."""
+    """Draws them every ``every`` seconds, until Ctrl-C.  Shows later errors, and retries."""
     before = snapshot.take(layer)
     with suppress(KeyboardInterrupt), Live(console=_console(out), screen=True) as live:
         live.update(draw(alias, before), refresh=True)
@@ -57,7 +57,7 @@ def _console(out: OutputWrapper) -> Console:
 
 
 def draw(alias: str, taken: Snapshot, before: Snapshot | None = None) -> RenderableType:
-    """Totals, channels, groups and processes; and how fast rows come and go, since ``before``."""
+    """Totals, channels, groups and processes, with the rates of rows since ``before``."""
     totals = Table.grid(padding=(0, 2))
     stored = f"{taken.stored} stored so far"
     if before:
@@ -66,7 +66,7 @@ def draw(alias: str, taken: Snapshot, before: Snapshot | None = None) -> Rendera
     alive = [process for process in taken.processes if process.is_alive]
     said = f"{len(alive)} alive, {sum(process.rate for process in alive):.0f} messages/s"
     totals.add_row("processes", said)
-    totals.add_row("rows", f"{taken.waiting} wait, {taken.expired} expired, {stored}")
+    totals.add_row("rows", f"{taken.waiting} waiting, {taken.expired} expired, {stored}")
     totals.add_row("groups", f"{taken.group_count}, {taken.memberships} memberships")
     totals.add_row(
         "file",

@@ -1,7 +1,7 @@
-"""Messages to another process and back: what doctor and bench measure.
+"""Messages to another process and back, which doctor and bench measure.
 
-The other process is a real one, spawned with this one's settings; it answers each message on the
-channel that the message names.
+The other process is a real one, spawned with the settings of this process.  It answers each message
+on the channel that the message names.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ TIMEOUT = 20.0
 
 
 def layer_of(entry: Mapping[str, Any]) -> BaseChannelLayer:
-    """A layer of its own, from an entry of ``CHANNEL_LAYERS``."""
+    """A new layer, from an entry of ``CHANNEL_LAYERS``."""
     return import_string(entry["BACKEND"])(**entry.get("CONFIG", {}))
 
 
 def _answer(entry: Mapping[str, Any], plain: str, ready: Any) -> None:
-    """The other process, until it is told to end."""
+    """Runs in the other process, until the parent ends it."""
     django.setup()
 
     async def answer(layer: BaseChannelLayer, channel: str) -> None:
@@ -46,8 +46,8 @@ def _answer(entry: Mapping[str, Any], plain: str, ready: Any) -> None:
         own = await layer.new_channel()
         tasks = [asyncio.ensure_future(answer(layer, channel)) for channel in (own, plain)]
         await asyncio.sleep(0)
-        ready.send(own)  # a string; an error comes instead
-        await asyncio.to_thread(ready.poll, None)  # the parent says so, or is gone
+        ready.send(own)  # a string; or an error, see below
+        await asyncio.to_thread(ready.poll, None)  # until the parent closes it, or is gone
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -56,12 +56,12 @@ def _answer(entry: Mapping[str, Any], plain: str, ready: Any) -> None:
 
     try:
         asyncio.run(work())
-    except Exception as error:  # noqa: BLE001 - said there, in one line
+    except Exception as error:  # noqa: BLE001 - the parent reports it, in one line
         ready.send(ConnectionError(str(error)))
 
 
 class Trial:
-    """A layer here, and the channels of one there."""
+    """A layer here, and the channels of a layer in the other process."""
 
     def __init__(self, layer: BaseChannelLayer, own: str, plain: str) -> None:
         self.layer = layer
@@ -78,13 +78,13 @@ class Trial:
         try:
             await asyncio.wait_for(self.layer.receive(reply), TIMEOUT)
         except asyncio.TimeoutError as error:  # another one than Python's own, before 3.11
-            raise TimeoutError(f"no answer came within {TIMEOUT:.0f} s") from error
+            raise TimeoutError(f"no answer within {TIMEOUT:.0f} s") from error
         return time.perf_counter() - began
 
     async def latency(
         self, channel: str, count: int, send: Callable[..., Awaitable[None]] | None = None
     ) -> float:
-        """Median seconds of one way, of ``count`` round trips one after the other."""
+        """Median one-way seconds of ``count`` round trips, one after the other."""
         reply = await self.layer.new_channel()
         taken = [
             await self.round_trip(channel, reply, send or self.layer.send) for _ in range(count)
@@ -92,7 +92,7 @@ class Trial:
         return statistics.median(taken) / 2
 
     async def throughput(self, count: int, senders: int) -> float:
-        """Messages per second, both ways together, of ``senders`` that make round trips at once."""
+        """Messages per second, in both directions together, of concurrent ``senders``."""
 
         async def work() -> None:
             await self.latency(self.own, max(1, count // senders))
@@ -106,7 +106,7 @@ class Trial:
 async def trial(entry: Mapping[str, Any]) -> AsyncIterator[Trial]:
     """Starts the other process, and ends it.
 
-    Raises ``TimeoutError`` if it does not come up, ``ConnectionError`` with what is wrong there.
+    Raises ``TimeoutError`` if it does not start, and ``ConnectionError`` if it fails.
     """
     plain = f"{PREFIX}trial.{uuid.uuid4().hex}"
     spawn = multiprocessing.get_context("spawn")

@@ -1,9 +1,10 @@
-"""From channels-lite 0.4.0 to receivers that sleep; what waits on plain channels is kept.
+"""From channels-lite 0.4.0 to sleeping receivers.  Messages waiting on plain channels are kept.
 
-* Times become seconds since 1970 UTC: 0.4.0 wrote UTC or local time, as layer and settings said.
-* Delivered rows and their flag go: a row that was read is deleted.
-* Indexes: one by channel is left on messages.  Each further one costs every message an insertion
-  and a deletion, and no statement of ours uses it.
+* Times become seconds since 1970 UTC: 0.4.0 wrote UTC or local time, depending on layer and
+settings.
+* Delivered rows and their flag are removed: a row that was read is deleted.
+* Messages keep one index, by channel.  Each further index costs every message an insertion and a
+  deletion, and no statement uses it.
 """
 
 from typing import Any
@@ -16,7 +17,7 @@ import channels_lite.models
 
 
 def times_to_numbers(apps: Any, schema_editor: Any) -> None:
-    """Rewrites the text of the former DateTimeField, in UTC or local time as Django wrote it."""
+    """Converts the text of the previous DateTimeField, in UTC or local time as Django wrote it."""
     zone = "" if settings.USE_TZ else ", 'utc'"
     for table, columns in (
         ("channels_lite_event", ("created_at", "expires_at")),
@@ -32,8 +33,8 @@ def times_to_numbers(apps: Any, schema_editor: Any) -> None:
 def delete_what_is_of_the_dead(apps: Any, schema_editor: Any) -> None:
     """0.4.0 kept the full name of a process-local channel inside its message.
 
-    Its process is gone when this runs, and with it everybody who could read such a row, or was a
-    member of a group.
+    That process has ended when this runs, so no process can read such rows, and its group
+    memberships have ended, too.
     """
     alias = schema_editor.connection.alias
     for model, lookup in (("Event", "endswith"), ("GroupMembership", "contains")):

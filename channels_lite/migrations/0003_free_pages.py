@@ -1,7 +1,7 @@
-"""Lets the upkeep give free pages back in small steps (sqlite.org/pragma.html#pragma_auto_vacuum).
+"""Lets the upkeep return free pages in small steps (sqlite.org/pragma.html#pragma_auto_vacuum).
 
-SQLite asks that this is chosen before the first table, or takes effect by a VACUUM: on a new file
-that is a moment.  A database that has other tables, too, is its owner's to rebuild.
+SQLite requires to choose this before the first table, or to run VACUUM, which takes a moment on a
+new file.  A database that also has other tables is not rebuilt: that is up to its owner.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ FOREIGN_TABLES = """
 
 
 def let_pages_be_given_back(apps: Any, schema_editor: Any) -> None:
-    """Unless somebody else's tables are there."""
+    """Enables it, unless the database has other tables."""
     with schema_editor.connection.cursor() as cursor:
         cursor.execute(FOREIGN_TABLES)
         if cursor.fetchone()[0]:
@@ -25,7 +25,7 @@ def let_pages_be_given_back(apps: Any, schema_editor: Any) -> None:
 
 
 class Migration(migrations.Migration):
-    atomic = False  # no VACUUM within a transaction
+    atomic = False  # VACUUM cannot run in a transaction
     dependencies = [("channels_lite", "0002_wake_up")]
     operations = [
         migrations.RunPython(let_pages_be_given_back, migrations.RunPython.noop),

@@ -1,23 +1,24 @@
-"""Who a message is for, which life of the database it is, and what changed about which group.
+"""Adds the group flag of messages, the table's generation, and the versions of groups.
 
-All by plain SQL, in milliseconds: no table is rebuilt, so it can run on a database in use.
+It uses plain SQL and takes milliseconds: no table is rebuilt, so it can run on a database in use.
 
-* Columns have their default in SQL, too: processes of the former version, and applications that
-  write rows by SQL of their own, go on without naming them.
-* A group's version is a random number that triggers replace whenever anybody changes a membership
-  of the group, by whatever means: a process that has read the members asks for no more than this
-  number.  Random, and not counted, so that none ever comes again: not after a rollback, nor after
-  its row was deleted.  It is in no model: ``loaddata`` must not bring an old number back, which is
-  what a fixture would do, and neither ``flush`` nor the admin have any business with it.
+* The columns also have their defaults in SQL.  So processes of the previous version, and
+applications
+  that insert rows with their own SQL, keep working without naming them.
+* A group's version is a random number.  Triggers replace it whenever any program changes a
+  membership of the group, so a process that has read the members needs to read only this number.
+  It is random and not counted, so that no number recurs, neither after a rollback nor after its row
+  was deleted.  It is in no model, because ``loaddata`` must not restore an old number from a
+  fixture, and ``flush`` and the admin must not touch it.
 
-A migration that rebuilds one of these tables, as Django's ``AlterField`` does, loses the defaults
-and the triggers, and has to make them again; where they are lost, ``groups.py`` does without.
+A migration that rebuilds one of these tables, like Django's ``AlterField``, loses the defaults and
+the triggers, and must create them again.  If they are lost, ``groups.py`` works without them.
 """
 
 from django.db import migrations, models
 
-# Not INSERT OR REPLACE, nor OR IGNORE: the statement that fires a trigger decides about conflicts
-# in it, unless they have an ON CONFLICT of their own (sqlite.org/lang_createtrigger.html).
+# Not INSERT OR REPLACE or OR IGNORE: the statement that fires a trigger decides about conflicts in
+# it, unless they have their own ON CONFLICT (sqlite.org/lang_createtrigger.html).
 RENEW = """
     INSERT INTO channels_lite_groupversion (group_name, version)
     VALUES (NEW.group_name, random())
@@ -30,7 +31,7 @@ RENEW_OLD = """
 
 
 def trigger(event: str, body: str) -> migrations.RunSQL:
-    """One on the table of memberships."""
+    """A trigger on the table of memberships."""
     name = f"channels_lite_groupversion_{event.lower()}"
     return migrations.RunSQL(
         [

@@ -1,5 +1,5 @@
-"""MONITOR: what operators see of it: metrics, traces, health, and what waits where.
+"""MONITOR: what operators see: metrics, traces, health, and snapshots of waiting messages.
 
-Imports whatever the message's way is made of, and none of that imports it.  Runs where it is
-asked: in a view, a command, or the thread that `metrics` has for itself.
+Imports the modules that carry messages, and none of them imports it.  Runs in a view, a command, or
+the thread of `metrics`.
 """

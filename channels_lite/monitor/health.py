@@ -1,6 +1,7 @@
-"""``channels_lite.urls``: is the process alive, and do messages come through.
+"""``channels_lite.urls``: whether the process is alive, and whether messages arrive.
 
-For load balancers and orchestrators, so anybody may ask: answers name layers, and no path.
+For load balancers and orchestrators, so there is no permission check: answers name layers, but no
+path.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ async def live(request: HttpRequest) -> JsonResponse:
 
 
 async def ready(request: HttpRequest) -> JsonResponse:
-    """200 if a message through each layer comes back within 5 s, else 503 and which does not.
+    """200 if a message through each layer comes back within 5 s, else 503.
 
     ``{"status": "ok" or "failed", "layers": {alias: {"status": ..., "seconds": ... or "reason":
-    ...}}}``.  The reason is short; the log has the rest.  503, too, where no layer is ours.
+    ...}}}``.  The reason is short; the log has the details.  Also 503 if no layer is ours.
     """
     aliases = list(our_layers())
     results = dict(zip(aliases, await asyncio.gather(*map(_try, aliases)), strict=True))

@@ -1,9 +1,9 @@
-"""Metrics for Prometheus, by prometheus-client (``pip install channels-lite[metrics]``).
+"""Metrics for Prometheus, with prometheus-client (``pip install channels-lite[metrics]``).
 
-Call ``install()`` once, in an ``AppConfig.ready()``.  What the layers of a process count then goes
-into counters of prometheus-client, once a second, in a thread; so with several workers its own
-multi-process mode (``PROMETHEUS_MULTIPROC_DIR``) adds them up.  What the table holds is asked at
-each scrape by `DatabaseCollector`; it is the same whichever process is asked.
+Call ``install()`` once, in an ``AppConfig.ready()``.  Every second, a thread copies the counts of
+the process's layers into counters of prometheus-client.  With several workers, prometheus-client's
+multi-process mode (``PROMETHEUS_MULTIPROC_DIR``) adds them up.  `DatabaseCollector` reads the table
+at each scrape; its values are the same in every process.
 """
 
 from __future__ import annotations
@@ -40,48 +40,52 @@ __all__ = ["DatabaseCollector", "install", "publish", "view"]
 
 logger = logging.getLogger(__name__)
 
-# Seconds between two rounds of the thread.
+# Seconds between two copies by the thread.
 EVERY = 1.0
 
 COUNTERS = {
-    "sent": Counter("channels_lite_sent", "Messages that send() took", ["layer"]),
-    "group_sent": Counter("channels_lite_group_sent", "Messages that group_send() took", ["layer"]),
+    "sent": Counter("channels_lite_sent", "Messages that send() accepted", ["layer"]),
+    "group_sent": Counter(
+        "channels_lite_group_sent", "Messages that group_send() accepted", ["layer"]
+    ),
     "received": Counter("channels_lite_received", "Messages that receive() returned", ["layer"]),
     "expired": Counter("channels_lite_expired", "Messages that expired unread", ["layer"]),
     "full": Counter("channels_lite_full", "Messages that found a channel full", ["layer"]),
-    "undecodable": Counter("channels_lite_undecodable", "Messages dropped as garbage", ["layer"]),
-    "wakes": Counter("channels_lite_wakes", "Wake-ups by a commit", ["layer"]),
-    "looks": Counter("channels_lite_looks", "Looks into the table", ["layer"]),
-    "found_by_clock": Counter(
-        "channels_lite_found_by_clock", "Looks by the clock that found unannounced rows", ["layer"]
+    "undecodable": Counter(
+        "channels_lite_undecodable", "Messages dropped as undecodable", ["layer"]
     ),
-    "failed_looks": Counter("channels_lite_failed_looks", "Looks that failed", ["layer"]),
+    "wakes": Counter("channels_lite_wakes", "Wake-ups of receivers", ["layer"]),
+    "looks": Counter("channels_lite_looks", "Reads of the table", ["layer"]),
+    "found_by_clock": Counter(
+        "channels_lite_found_by_clock", "Timed reads that found rows without a wake-up", ["layer"]
+    ),
+    "failed_looks": Counter("channels_lite_failed_looks", "Reads that failed", ["layer"]),
 }
 LATENCY = Histogram(
     "channels_lite_latency_seconds",
-    "From send() to receive(), where both have the same expiry",
+    "Time from send() to receive(), if both layers have the same expiry",
     ["layer"],
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 # Fields of a snapshot.
 GAUGES = [
-    ("waiting", "waiting", "Rows that wait"),
+    ("waiting", "waiting", "Waiting rows"),
     ("memberships", "memberships", "Channels in groups"),
-    ("processes", "processes", "Processes that use a layer, and are alive"),
+    ("processes", "processes", "Living processes that use a layer"),
     ("size", "database_bytes", "Size of the database"),
     ("log_size", "log_bytes", "Size of the database's log"),
 ]
 
 
 class DatabaseCollector(Collector):
-    """Rows that wait, memberships, processes that use a layer, and bytes of the files."""
+    """Waiting rows, memberships, processes that use a layer, and sizes of the files."""
 
     def describe(self) -> list[GaugeMetricFamily]:
-        """Without it, registering would ask the database."""
+        """Returns nothing, so that registering does not read the database."""
         return []
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Asked at a scrape; a database that cannot be read is left out, and logged."""
+        """Called at each scrape.  Leaves out, and logs, a database that cannot be read."""
         gauges = {
             name: GaugeMetricFamily(f"channels_lite_{metric}", what, labels=["layer"])
             for name, metric, what in GAUGES
@@ -100,18 +104,18 @@ class DatabaseCollector(Collector):
         yield from gauges.values()
 
 
-#: By layer, what was published of which `Stats`.
+#: By layer, the last published counts, and the `Stats` that they come from.
 _published: dict[str, tuple[Stats, dict[str, int]]] = {}
 _lock = threading.Lock()
 _is_installed = False
 
 
 def publish() -> None:
-    """Hands on what was counted since the last time; `install` has it called every second."""
+    """Publishes what was counted since the last call.  `install` calls it every second."""
     with _lock:
         for alias in our_layers():
-            # Channels makes a layer at its first use, without a lock: to make it here could leave
-            # this thread with a second one, which nobody sends to.
+            # Channels makes a layer at its first use, without a lock.  Making it here could give
+            # this thread a second one, which no code sends to.
             layer = channel_layers.backends.get(alias)
             if layer is None:
                 continue
@@ -122,13 +126,13 @@ def publish() -> None:
                 before = {}
             now = {name: getattr(stats, name) for name in COUNTERS}
             for name, counter in COUNTERS.items():
-                # Not less: a count that another thread has overwritten may fall.
+                # Never below 0: a count that another thread overwrites may decrease.
                 counter.labels(alias).inc(max(0, now[name] - before.get(name, 0)))
             _published[alias] = stats, now
 
 
 def install() -> None:
-    """Starts to publish, in this process and in those that it will fork.  Once."""
+    """Starts to publish, in this process and in its future forks.  Further calls do nothing."""
     global _is_installed  # noqa: PLW0603 - the metrics of prometheus-client are the process's, too
     if not _is_installed:
         _is_installed = True
@@ -136,9 +140,9 @@ def install() -> None:
         if hasattr(os, "register_at_fork"):  # not on Windows
             os.register_at_fork(after_in_child=_start)
         for alias in our_layers():
-            with suppress(ImproperlyConfigured):  # check E001 says so, or who asks for the layer
+            with suppress(ImproperlyConfigured):  # check E001 reports it, and so does its first use
                 channel_layers[alias]
-        publish()  # and observes from the first message on
+        publish()  # so that latencies are observed from the first message on
         atexit.register(publish)  # a command may take less than a second
         _start()
 
@@ -156,7 +160,7 @@ def _publish_for_ever() -> None:
 
 
 def view(request: HttpRequest) -> HttpResponse:
-    """All metrics of prometheus-client's, of all workers in its multi-process mode."""
+    """All metrics of prometheus-client; those of all workers in its multi-process mode."""
     publish()
     registry = REGISTRY
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:

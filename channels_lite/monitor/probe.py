@@ -1,4 +1,4 @@
-"""A message to oneself, by way of the table: for the health view and the admin's live page."""
+"""A message through the table to its own sender, for the health view and the admin's live page."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from channels.layers import BaseChannelLayer
 
 __all__ = ["DEADLINE", "PREFIX", "round_trip"]
 
-#: Seconds within which it has to come back.
+#: Seconds within which the message must come back.
 DEADLINE = 5.0
-#: Of the channels that are our own business.
+#: Prefix of the channels that channels-lite uses itself.
 PREFIX = "channels-lite-"
 
 
 async def round_trip(layer: BaseChannelLayer) -> float:
-    """Seconds of a message to a plain channel, which goes the whole way: row, wake-up, claim.
+    """Seconds that a message to a plain channel takes, through row, wake-up and claim.
 
     Raises ``asyncio.TimeoutError`` after ``DEADLINE``, and what ``send`` and ``receive`` raise.
     """
@@ -28,7 +28,7 @@ async def _round_trip(layer: BaseChannelLayer) -> float:
     channel = f"{PREFIX}probe.{uuid.uuid4().hex}"
     receiving = asyncio.ensure_future(layer.receive(channel))
     try:
-        await asyncio.sleep(0)  # it waits, and is to be woken
+        await asyncio.sleep(0)  # now it waits, and the message must wake it
         began = time.perf_counter()
         await layer.send(channel, {"type": "probe"})
         await receiving

@@ -1,7 +1,7 @@
-"""What waits where, at one moment: for ``channels_lite status`` and the admin's live page.
+"""A snapshot of waiting messages and of processes, for ``channels_lite status`` and the live page.
 
-Only reads: the database by a connection of its own that cannot write, and makes no file; the
-sidecar directory by its names.
+It only reads: the database through a separate connection that can neither write nor create a file,
+and the names in the sidecar directory.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ __all__ = [
     "take",
 ]
 
-# Seconds to wait for a lock: somebody looks at the screen.
+# Seconds to wait for a lock: a person is waiting for the result.
 TIMEOUT = 2.0
-#: Channels and groups that are named, the fullest first; the rest is in the totals.
+#: Channels and groups that are listed, the fullest first.  The rest is only in the totals.
 LIMIT = 50
 
 CHANNELS = """
@@ -59,19 +59,19 @@ BOOT = "SELECT boot_id, began_at FROM channels_lite_boot"
 
 @dataclass(frozen=True, slots=True)
 class WaitingChannel:
-    """A plain channel, or all process-local ones of a process, with rows that wait."""
+    """A plain channel, or all process-local channels of a process, with waiting rows."""
 
     name: str
     waiting: int
     #: Seconds that the first of them has waited.
     oldest: float
-    #: How many of them came after the rows that `take` was told of.
+    #: The number of them that arrived after the rows of the earlier snapshot, see `take`.
     added: int
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A group, with its members; those of killed processes are among them for a while."""
+    """A group, and its number of members; for a while it includes those of killed processes."""
 
     name: str
     members: int
@@ -79,36 +79,36 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One that uses a layer, or has used one and was killed."""
+    """A process that uses a layer, or used one and was killed."""
 
     token: str
     is_alive: bool
-    #: Where Linux says it; None elsewhere, or for another user's.
+    #: Known on Linux; None elsewhere, or for the process of another user.
     pid: int | None
-    #: Plain channels it listens on.
+    #: Plain channels that it listens on.
     channels: list[str]
-    #: Messages that it has received, and in each of the last seconds; that were refused by full
-    #: channels, or missed by members of groups.
+    #: The number of messages that it has received, the recent number per second, and the number of
+    #: messages that full channels refused, or members of groups missed.
     received: int
     rate: float
     full: int
-    #: Seconds since it said so; None: it has said nothing.
+    #: Seconds since it reported these figures; None: it has reported none.
     age: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One layer's.
+    """A snapshot of one layer.
 
-    Messages that are handed over from process to process are in `Process.received` only: they never
+    Messages that are handed over without a row count only in `Process.received`, because they never
     wait in the table.
     """
 
     database: str
     path: str
-    #: Seconds of a clock that nobody sets.
+    #: Seconds of a monotonic clock.
     at: float
-    #: Rows that wait, that have expired, and that have been written since the table was made.
+    #: Rows that wait, rows that have expired, and all rows written since the table was made.
     waiting: int
     expired: int
     stored: int
@@ -125,14 +125,14 @@ class Snapshot:
 
 
 def take(layer: BaseSQLiteChannelLayer, after: int = 0) -> Snapshot:
-    """A picture of the layer's database and of who uses it.
+    """A snapshot of the layer's database, and of the processes that use it.
 
-    ``after`` is what an earlier picture had as ``stored``: `WaitingChannel.added` counts from it.
-    Raises ``StoreUnavailable``, or ``ImproperlyConfigured`` where there are no tables.
+    ``after`` is ``stored`` of an earlier snapshot: `WaitingChannel.added` counts from there.
+    Raises ``StoreUnavailable``, or ``ImproperlyConfigured`` if there are no tables.
     """
     if is_in_memory(layer.database):
         raise ImproperlyConfigured(
-            f"database {layer.database!r} is in memory, where nobody else can look into it"
+            f"database {layer.database!r} is in memory, and cannot be read from outside"
         )
     source = Source(layer.database)
     try:
@@ -145,19 +145,19 @@ def take(layer: BaseSQLiteChannelLayer, after: int = 0) -> Snapshot:
 
 
 def require_file(source: Source) -> None:
-    """Raises ``ImproperlyConfigured`` where there is none yet, which a connection would make."""
+    """Raises ``ImproperlyConfigured`` if there is no file yet; a connection would create it."""
     if source.path.exists():
         return
     if source.path.parent.is_dir():
         fault = f"has no file {source.path} yet: run {migrate_command(source.alias)}"
     else:
-        fault = f"is to be in {source.path.parent}, which is no directory: make it"
+        fault = f"needs the directory {source.path.parent}, which does not exist: create it"
     raise ImproperlyConfigured(f"database {source.alias!r} {fault}")
 
 
 def connect(source: Source) -> sqlite3.Connection:
-    """One that cannot write, and does not wait for long."""
-    # Not mode=ro, which leaves a -wal and a -shm behind where there were none.
+    """A connection that cannot write, and does not wait for long."""
+    # Not mode=ro, which leaves a -wal and a -shm behind if there were none.
     uri = f"{source.path.as_uri()}?mode=rw"
     timeout = min(source.timeout, TIMEOUT)
     connection = sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None)
@@ -208,7 +208,7 @@ def _now(boot: list[tuple[str, float]]) -> float:
 
 
 def processes_of(sidecar: Path) -> list[Process]:
-    """Those that have a name in the sidecar directory."""
+    """The processes that have a name in the sidecar directory."""
     try:
         paths = sorted(sidecar.iterdir())
     except (FileNotFoundError, PermissionError):
@@ -233,12 +233,12 @@ def processes_of(sidecar: Path) -> list[Process]:
 
 
 def _pids(sidecar: Path) -> dict[str, int]:
-    """Which process has which FIFO open, as Linux tells."""
+    """Which process has which FIFO open, from Linux's /proc."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*/fd"):
-        with suppress(OSError):  # it has ended just now, or is another user's
+        with suppress(OSError):  # it has just ended, or belongs to another user
             for fd in folder.iterdir():
-                with suppress(FileNotFoundError):  # as the one that has listed our own
+                with suppress(FileNotFoundError):  # as the descriptor that lists our own
                     file = fd.readlink()
                     if file.parent == sidecar:
                         found[file.name] = int(folder.parent.name)

@@ -1,14 +1,14 @@
-"""Spans for OpenTelemetry: who sent a message, and what its handler did, in one trace.
+"""Spans for OpenTelemetry: the sender of a message and its handler, in one trace.
 
-Off until `install`, which wants the extra ``otel``; nothing of OpenTelemetry is imported before::
+Off until `install`, which needs the extra ``otel``.  OpenTelemetry is not imported before::
 
     from channels_lite.otel import install
 
     install()  # in AppConfig.ready(), after the SDK is set up
 
-The context travels inside the message, under ``channels_lite.layers.base.TRACE``, and is taken out
-of it before a handler sees it, by processes that trace and by those that do not.  Names and
-attributes are those of opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/.
+The context travels inside the message, under ``channels_lite.layers.base.TRACE``.  Every process
+removes it before a handler sees the message, whether it traces or not.  Names and attributes follow
+opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ _is_installed = False
 
 
 class TracedMessage(dict[str, Any]):
-    """A message that was sent within a trace; otherwise the dict that it is."""
+    """A message that was sent within a trace.  It is a dict with two attributes."""
 
-    #: Of the span that sent it.
+    #: The context of the span that sent it.
     context: Context
-    #: That it was received on.
+    #: The channel on which it was received.
     channel: str
 
 
 def install() -> None:
-    """Has each ``send`` and ``group_send`` of this process traced, and each consumer's handler.
+    """Traces each ``send`` and ``group_send`` of this process, and each consumer's handler.
 
-    Once; further calls do nothing.
+    Further calls do nothing.
     """
     global _is_installed  # noqa: PLW0603 - the tracer provider is the process's, too
     if _is_installed:
@@ -62,14 +62,14 @@ def install() -> None:
 
 @contextmanager
 def process(message: Mapping[str, Any]) -> Iterator[Span]:
-    """A span for what is done with a message, which consumers have without asking::
+    """A span for handling a message.  Consumers open it by themselves; other code calls this::
 
         message = await layer.receive("thumbnails")
         with otel.process(message):
             ...
 
-    A child of the span that sent the message, in that trace, and linked to it.  One that was sent
-    outside of any trace gets the span that is current.
+    The span is a child of the span that sent the message, in the same trace, and linked to it.  For
+    a message that was sent outside a trace, yields the current span.
     """
     if not isinstance(message, TracedMessage):
         yield trace.get_current_span()
@@ -98,7 +98,7 @@ def _sending(send: _Send, operation: str) -> Any:
     async def traced(*args: Any, **kwargs: Any) -> None:
         self, to, message = signature.bind(*args, **kwargs).arguments.values()
         if not isinstance(message, dict) or not isinstance(to, str):
-            return await send(self, to, message)  # which says what is wrong
+            return await send(self, to, message)  # which raises the right error
         with _tracer.start_as_current_span(
             _name(operation, to), kind=SpanKind.PRODUCER, attributes=_attributes(operation, to)
         ):
@@ -110,7 +110,7 @@ def _sending(send: _Send, operation: str) -> Any:
 
 
 def _traced(channel: str, message: dict[str, Any], carrier: object) -> dict[str, Any]:
-    """The message that a carrier came with.  Others may have written it: it can be anything."""
+    """The message with its trace context.  ``carrier`` may be anything: any program can send it."""
     if not isinstance(carrier, dict):
         return message
     texts = {key: value for key, value in carrier.items() if isinstance(value, str)}
@@ -129,7 +129,7 @@ def _dispatching(dispatch: Callable[[Any, dict[str, Any]], Awaitable[None]]) -> 
 
 
 def _destination(name: str) -> str:
-    """Without the process and the number: a span's name must be one of few."""
+    """The name without process and number, because there must be few names of spans."""
     return f"{name.partition('.')[0]}.*" if "!" in name else name
 
 

@@ -1,21 +1,21 @@
-"""STORE and CLAIM: where rows are, and on which thread and connection the SQL runs.
+"""STORE and CLAIM: the tables, and the threads and connections that run SQL.
 
-What is done to the tables is written once, in ``sql.py``, as plain functions of an ``Execute``.
-A store runs such a function as a unit: all of it or nothing, on its own connection, at once or
-later, and then hands the outcome to a callback.  A callback, not an awaitable: the rows may be
-claimed already, and a task that awaited them could be cancelled and lose them.
+``sql.py`` has every statement once, in plain functions of an ``Execute``.  A store runs such a
+function as a unit, all of it or nothing, on its own connection, at once or later.  Then it passes
+the outcome to a callback.  It is a callback and not an awaitable, because the rows may be claimed
+already, and a task that awaits them could be cancelled and lose them.
 
-``direct`` runs it at once, on the loop's own thread; ``aio`` in the threads of aiosqlite;
-``django`` on Django's connection, which is how a send joins a transaction.
+``direct`` runs work at once, on the loop's own thread; ``aio`` runs it in the threads of aiosqlite;
+``django`` runs it on Django's connection, so that a send can join a transaction.
 
-Imports nothing of the other packages.
+Imports nothing from the other packages.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -45,13 +45,13 @@ T = TypeVar("T")
 
 #: Runs one statement and returns all its rows.
 Execute = Callable[[str, Sequence[Any]], list[Any]]
-#: What is to be done; called again, from the start, when the database was locked.
+#: A unit of work; called again, from the start, if the database was locked.
 Work = Callable[[Execute], T]
 
 
 @dataclass(slots=True)
 class Outcome(Generic[T]):
-    """What became of a ``Work``: its value, or the error."""
+    """The result of a ``Work``: its value, or the error."""
 
     value: T | None = None
     error: BaseException | None = None
@@ -71,7 +71,7 @@ class Store(Protocol):
     """Where a layer's SQL runs.  Usable from every thread and loop of the process."""
 
     def __init__(self, alias: str, pool_size: int) -> None:
-        """For database ``alias``; ``pool_size`` connections at most, where there are several."""
+        """For database ``alias``, with at most ``pool_size`` connections if there are several."""
 
     @property
     def journal(self) -> str:
@@ -80,71 +80,71 @@ class Store(Protocol):
     def submit(self, work: Work[T], done: Done[T], *, size: int = 0) -> None:
         """Runs ``work``, each statement of which is a transaction, and calls ``done``.
 
-        A lock is waited for, up to the alias's ``OPTIONS["timeout"]`` (30 s); then the outcome is
-        ``StoreUnavailable``, as when the disk is full.  Meanwhile other works are done.
+        Retries a lock, up to the alias's ``OPTIONS["timeout"]`` (30 s).  Then the outcome is
+        ``StoreUnavailable``, as when the disk is full.  Other works run meanwhile.
 
-        ``size`` is how many bytes it reads or writes, as far as that is known: what is large is
-        done where it holds no loop.
+        ``size`` is the number of bytes that it reads or writes, if known: large work runs where it
+        blocks no loop.
 
-        Raises nothing: whatever keeps it from being done is its outcome.  Called on a running
-        loop, or at exit, when it is done at once.
+        Raises nothing: every error is an outcome.  Call it on a running loop, or at exit, when the
+        work runs at once.
         """
 
     def transact(self, work: Work[T], done: Done[T], *, size: int = 0) -> None:
-        """The same in one transaction.  Those of one loop are done in their order."""
+        """Like `submit`, in one transaction.  Transactions of one loop run in their order."""
 
     def persist(self, work: Work[T], done: Done[T]) -> None:
-        """The same in one transaction, whatever becomes of the loop that asks.
+        """Like `submit`, in one transaction, even if the calling loop ends.
 
-        For what was taken and must be put back.  It keeps no order with what else is submitted.
+        For rows that were claimed and must be put back.  Keeps no order with other work.
         """
 
     def version(self) -> Hashable:
-        """What changes with every change of the database; None where that is not known.
+        """A value that changes with every change of the database; None if that is not known.
 
         Called within a ``work``.
         """
 
     def close(self) -> None:
-        """Gives connections back; the next ``submit`` opens new ones."""
+        """Closes connections.  The next ``submit`` opens new ones."""
 
     def drop(self) -> None:
-        """The same without waiting; for who cannot close, as a finalizer.
+        """Closes without waiting, for callers that cannot wait, such as a finalizer.
 
-        After it, and after what is queued, no thread, connection or descriptor is left.  May be
-        called on any thread, even one that is inside the store, for it waits for no lock.
+        After queued work, no thread, connection or descriptor is left.  May be called on any
+        thread, even one that is inside the store, because it waits for no lock.
         """
 
     def tidy(self) -> None:
-        """Called now and then: opens the file anew if it was replaced."""
+        """Called regularly: opens the file again if it was replaced."""
 
     def checkpoint(self) -> None:
-        """Moves the log into the database, in a thread: only that makes the file shorter."""
+        """Moves the log into the database, in a thread: only that makes the file smaller."""
 
     def pause(self) -> None:
         """Before a fork: returns when no thread is inside SQLite for this store."""
 
     def resume(self) -> None:
-        """After it, in the parent."""
+        """After a fork, in the parent."""
 
     def abandon(self) -> None:
-        """After it, in the child: forgets the parent's connections without touching them."""
+        """After a fork, in the child: forgets the parent's connections without touching them."""
 
 
 @contextmanager
 def writing(execute: Execute) -> Iterator[None]:
     """One transaction that holds the write lock from its start.
 
-    IMMEDIATE, for a transaction that begins by reading cannot wait for the lock: upgrading
-    fails at once, whatever the timeout (sqlite.org/rescode.html#busy_snapshot).
+    It uses IMMEDIATE because a transaction that begins with a read cannot wait for the lock:
+    upgrading fails at once, whatever the timeout (sqlite.org/rescode.html#busy_snapshot).
     """
     try:
-        execute("BEGIN IMMEDIATE", ())  # within: Ctrl-C may come right after it
+        execute("BEGIN IMMEDIATE", ())  # inside the try: Ctrl-C may come right after it
         yield
         reach("before_commit")
         execute("COMMIT", ())
     except BaseException:
-        # It may not have begun, or, as on a full disk, SQLite has rolled back by itself.
+        # It may not have begun, or SQLite has already rolled back, for example on a full disk.
         with suppress(sqlite3.Error, DjangoError):
             execute("ROLLBACK", ())
         raise
@@ -156,38 +156,42 @@ def perform(
     alias: str,
     transaction: AbstractContextManager[object] | None = None,
 ) -> Outcome[T]:
-    """Runs ``work`` and turns what the database raises into ours.  Never raises.
+    """Runs ``work``, and converts errors of the database into ours.  Never raises.
 
-    ``transaction`` is what it runs in, None for a transaction a statement.
+    It runs in ``transaction``.  If that is None, each statement is a transaction.
     """
     try:
-        with transaction or nullcontext():
+        if transaction is None:
+            return Outcome(work(execute))
+        with transaction:
             value = work(execute)
     except (sqlite3.Error, DjangoError) as error:
         return refuse(error, alias)
-    except Exception as error:  # noqa: BLE001 - passed on to whoever waits for the outcome
+    except Exception as error:  # noqa: BLE001 - passed to the receiver of the outcome
         return Outcome(error=error)
     return Outcome(value)
 
 
 def migrate_command(alias: str) -> str:
-    """What makes the tables there, and no others in a database of the channels' own."""
+    """The command that creates the tables; in a separate database, only those of channels_lite."""
     own = "" if alias == DEFAULT_DB_ALIAS else f" channels_lite --database={alias}"
     return f"manage.py migrate{own}"
 
 
 def refuse(error: Exception, alias: str, *, is_reading: bool = False) -> Outcome[Any]:
-    """The outcome for an error of sqlite3's or Django's: one of ours, with the mend."""
+    """The outcome for an error of sqlite3 or Django: one of our errors, with the fix."""
     text = str(error)
     if "is locked" in text and is_reading:
         ours: Exception = StoreUnavailable(
-            f"database {alias!r} is locked: another connection is writing, or was stopped meanwhile"
+            f"database {alias!r} is locked: another connection is writing, or was stopped while "
+            "it wrote"
         )
     elif "is locked" in text:
         ours = StoreUnavailable(
-            f"database {alias!r} stayed locked by another writer for longer than its "
-            'OPTIONS["timeout"] allows, or at all for a transaction that had read before it wrote '
-            '(which OPTIONS["transaction_mode"] = "IMMEDIATE" mends); nothing was written'
+            f"database {alias!r} stayed locked by another connection for longer than its "
+            'OPTIONS["timeout"], or this transaction has read before its first write, and another '
+            'connection has written since (OPTIONS["transaction_mode"] = "IMMEDIATE" fixes that); '
+            "nothing was written"
         )
     elif "no such table" in text and not apps.is_installed("channels_lite"):
         ours = ImproperlyConfigured(
@@ -197,18 +201,19 @@ def refuse(error: Exception, alias: str, *, is_reading: bool = False) -> Outcome
     elif any(lack in text for lack in ("no such table", "no such column", "has no column")):
         ours = ImproperlyConfigured(
             f"database {alias!r} lacks the tables of channels_lite ({text}): "
-            f"run {migrate_command(alias)}, or manage.py check --deploy --tag channels_lite if "
-            "that has nothing to apply"
+            f"run {migrate_command(alias)}; if that has nothing to apply, run manage.py check "
+            "--deploy --tag channels_lite"
         )
     elif "not a database" in text:
         ours = ImproperlyConfigured(
-            f'DATABASES[{alias!r}]["NAME"] is a file, but no SQLite database ({text}): name another'
+            f'DATABASES[{alias!r}]["NAME"] is a file, but not a SQLite database ({text}): use '
+            "another file"
         )
     elif "unable to open" in text:
         name = connections.settings[alias]["NAME"]
         ours = StoreUnavailable(
-            f"database {alias!r}: {text}: see that {str(name)!r} is a file, that its directory is "
-            "there, and that this user may write to both"
+            f"database {alias!r}: {text}: check that {str(name)!r} is a file, that its directory "
+            "exists, and that this user may write to both"
         )
     elif is_reading:
         ours = StoreUnavailable(f"database {alias!r} cannot be read: {text}")
@@ -219,13 +224,13 @@ def refuse(error: Exception, alias: str, *, is_reading: bool = False) -> Outcome
 
 
 def is_locked(outcome: Outcome[Any]) -> bool:
-    """Whether trying again can help: another connection holds the lock."""
+    """Whether a retry can help: another connection holds the lock."""
     return isinstance(outcome.error, StoreUnavailable) and "is locked" in str(
         outcome.error.__cause__
     )
 
 
 def is_in_memory(alias: str) -> bool:
-    """Whether the alias is an in-memory database, as Django's test runner makes of a SQLite one."""
+    """Whether the alias is an in-memory database, such as those of Django's test runner."""
     connection = connections[alias]
     return bool(connection.is_in_memory_db())  # type: ignore[attr-defined]

@@ -1,11 +1,11 @@
 """The store of the aio layer: a pool of aiosqlite connections, each with its thread.
 
-Facts: an aiosqlite connection answers to the loop that asked, and its thread dies when that loop
-is closed by then, as the short loops of ``async_to_sync`` are.  It takes one call at a time, and a
-transaction makes several, between which a task can be cancelled with the write lock held.
-So: the connections live on a loop of the store's own, in a thread, that outlives all others; and a
-whole ``Work`` is one call, by a connection class of ours (``sqlite3.connect(factory=...)``).  What
-has to wait for a lock waits on that loop, and others have its connection meanwhile.
+Facts: an aiosqlite connection answers to the calling loop.  Its thread dies if that loop is closed
+meanwhile, like the short loops of ``async_to_sync``.  It takes one call at a time, but a
+transaction needs several, and a task can be cancelled between them while it holds the write lock.
+So: the connections belong to a loop of the store's own, in a thread, which outlives all others.  A
+whole ``Work`` is one call, with our own connection class (``sqlite3.connect(factory=...)``).  Work
+that must wait for a lock waits on that loop, and other work uses its connection meanwhile.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from channels_lite.store.gate import Gate
 from channels_lite.store.keeper import Keeper
 from channels_lite.store.queued import QueuedStore
 
-try:  # an extra; here, for an import within a thread is a deadlock in a child forked meanwhile
+try:  # an extra; imported here, because a fork during an import in a thread deadlocks the child
     import aiosqlite
 except ImportError:
     aiosqlite = None  # type: ignore[assignment]
@@ -38,7 +38,7 @@ __all__ = ["AioStore"]
 
 
 class WorkConnection(sqlite3.Connection):
-    """A connection whose ``execute`` also takes a callable, to be run on its thread."""
+    """A connection whose ``execute`` also takes a callable, and runs it on its thread."""
 
     def __init__(self, *args: Any, gate: Gate, **kwargs: Any) -> None:
         self._gate = gate
@@ -46,7 +46,7 @@ class WorkConnection(sqlite3.Connection):
             super().__init__(*args, **kwargs)
 
     def execute(self, sql: Any, parameters: Any = ()) -> Any:
-        """As in ``sqlite3``; or calls ``sql`` with the connection."""
+        """Like ``sqlite3``'s; or calls ``sql`` with the connection."""
         if not callable(sql):
             return super().execute(sql, parameters)
         with self._gate:
@@ -54,7 +54,7 @@ class WorkConnection(sqlite3.Connection):
 
 
 def run(connection: sqlite3.Connection, work: Work[T], alias: str, *, write: bool) -> Outcome[T]:
-    """Runs ``work`` on that connection, with ``write`` in a transaction."""
+    """Runs ``work`` on that connection; with ``write``, in a transaction."""
 
     def execute(sql: str, parameters: Any) -> list[Any]:
         return connection.execute(sql, parameters).fetchall()
@@ -63,16 +63,16 @@ def run(connection: sqlite3.Connection, work: Work[T], alias: str, *, write: boo
 
 
 class _Pool:
-    """Connections to one file, on a loop in a thread of their own."""
+    """Connections to one file, on a loop in a separate thread."""
 
     def __init__(self, source: Source, gate: Gate, size: int) -> None:
         self._source = source
         self._gate = gate
-        #: Only this loop touches the idle ones.
+        #: Only this loop touches the idle connections.
         self.loop = asyncio.new_event_loop()
         self.idle: list[Any] = []
         self._room = asyncio.Semaphore(size)
-        # A daemon, for a script that only sends must exit without closing its layer.
+        # A daemon, because a script that only sends must exit without closing its layer.
         thread = threading.Thread(target=self._serve, name="channels-lite-aio", daemon=True)
         try:
             thread.start()
@@ -95,7 +95,7 @@ class _Pool:
             await asyncio.sleep(pause())
 
     async def _try(self, attempt: Attempt[Any]) -> bool:
-        """False: it has to wait for a lock."""
+        """False: it must wait for a lock."""
         is_finished = True
 
         def job(connection: WorkConnection) -> None:
@@ -111,7 +111,7 @@ class _Pool:
             except sqlite3.Error as error:
                 attempt.finish(refuse(error, self._source.alias))
                 return True
-            except Exception as error:  # noqa: BLE001 - as of misspelt OPTIONS; passed on
+            except Exception as error:  # noqa: BLE001 - such as misspelt OPTIONS; passed on
                 attempt.finish(Outcome(error=error))
                 return True
             try:
@@ -134,7 +134,7 @@ class _Pool:
         parameters = self._source.parameters(timeout=0)
         parameters["factory"] = partial(WorkConnection, gate=self._gate)
         connection = aiosqlite.connect(parameters.pop("database"), **parameters)
-        # There is no public way to say so, and aiosqlite's thread would keep a process alive.
+        # There is no public way to set this, and aiosqlite's thread would keep a process alive.
         connection._thread.daemon = True  # noqa: SLF001
         try:
             await connection
@@ -149,7 +149,7 @@ class _Pool:
         return connection
 
     def end(self) -> Future[None]:
-        """Has the threads end after what is queued.  Takes no lock, and does not wait."""
+        """Ends the threads after the queued work.  Takes no lock, and does not wait."""
         return asyncio.run_coroutine_threadsafe(self._stop(), self.loop)
 
     async def _stop(self) -> None:
@@ -174,7 +174,7 @@ class AioStore(QueuedStore):
     def _begin(self) -> None:
         super()._begin()
         self._keeper = Keeper(self._give_back)
-        #: None when it was closed: the next one is of what the file is then.
+        #: None if it was closed: the next one opens the file that is there then.
         self._pool: _Pool | None = None
 
     def _submit(self, attempt: Attempt[Any]) -> None:
@@ -199,17 +199,16 @@ class AioStore(QueuedStore):
         attempt.finish(outcome)
 
     def close(self) -> None:
-        """Lets what is queued finish, then ends the threads."""
+        """Lets queued work finish, then ends the threads."""
         with self._keeper:
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.end().result()
 
     def drop(self) -> None:
-        """Has the pool's thread finish what is queued, close the connections, and end.
+        """Lets the pool's thread finish queued work, close the connections, and end.
 
-        Where another thread submits just now, or this one is in the midst of that, it is told to
-        after that.
+        If a thread, possibly this one, is just submitting work, this happens after that.
         """
         self._keeper.drop()
 
@@ -219,11 +218,11 @@ class AioStore(QueuedStore):
             pool.end()
 
     def tidy(self) -> None:
-        """Opens the file anew if it was replaced."""
+        """Opens the file again if it was replaced."""
         if self._source.is_replaced():
             self._keeper.ask()
 
     def abandon(self) -> None:
-        """In a forked child: the parent's threads are not here, its connections not ours."""
+        """In a forked child: abandons the connections of the parent, whose threads are gone."""
         self._source.abandoned.append(self._pool)
         self._begin()

@@ -1,9 +1,9 @@
-"""Moves the write-ahead log into the database, off every path that a loop waits for.
+"""Moves the write-ahead log into the database, without blocking a loop.
 
 Facts: SQLite checkpoints inside the COMMIT that makes the log 1000 frames long, with an fsync of
-both files; and the first commit after a complete checkpoint restarts the log with another fsync.
-So: the notify layer's connections never checkpoint; when the log has grown, one process, elected
-by a file lock, does so from a thread, and makes that first commit itself.
+both files.  The first commit after a complete checkpoint restarts the log, with another fsync.
+So: the notify layer's connections never checkpoint.  When the log has grown, one process, elected
+by a file lock, checkpoints in a thread, and makes that first commit itself.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ __all__ = ["Checkpointer", "checkpoint"]
 
 logger = logging.getLogger(__name__)
 
-# Bytes the log grows by, and works done on the connection, between two checkpoints: SQLite's own
-# 1000 frames of 4 KiB, and as many commits as make that many.
+# Growth of the log in bytes, and number of works, between two checkpoints: SQLite's own 1000 frames
+# of 4 KiB, and about as many commits as write these.
 GROWTH = 4_096_000
 WORKS = 1000
-# Pages of the log that a checkpoint had to leave, worth a warning: 64 MB.
+# Pages that a checkpoint could not move, from which on it warns: 64 MB.
 LARGE_LOG = 16_000
-# Bytes that the log keeps when it is begun anew: SQLite never shortens it by itself, so what a
-# long reader made of it would stay.
+# Bytes that the log keeps when it restarts: SQLite never truncates it by itself, so after a long
+# read it would stay large.
 KEPT = 4 * GROWTH
-# Works between two looks at the log's size.
+# Works between two checks of the log's size.
 EVERY = 32
-FAILED = "checkpoint of %s failed, the next one may do: %s"
+FAILED = "checkpoint of %s failed, and will be retried: %s"
 
 
 class Checkpointer:
-    """Counts what a store does, and checkpoints in a thread when it is time.
+    """Counts the works of a store, and checkpoints in a thread when it is time.
 
-    Owns that thread, one at a time.  ``after_work`` is called by one thread at a time.  Whatever
-    keeps a checkpoint from being made, the next one may do.
+    Owns that thread, one at a time.  ``after_work`` is called by one thread at a time.  A
+    checkpoint that fails is retried at the next occasion.
     """
 
     def __init__(self, source: Source, gate: Gate) -> None:
@@ -59,7 +59,7 @@ class Checkpointer:
         self._last_error = ""
 
     def after_work(self) -> None:
-        """Call after each transaction; looks at the log's size now and then (2 us)."""
+        """Call after each transaction.  Checks the log's size every 32 works (2 us)."""
         self._works += 1
         if self._works % EVERY or (self._thread is not None and self._thread.is_alive()):
             return
@@ -73,8 +73,8 @@ class Checkpointer:
         self.start()
 
     def start(self) -> None:
-        """Starts one."""
-        # A daemon: a process that exits need not wait for it, SQLite recovers what is missing.
+        """Starts a checkpoint."""
+        # A daemon: a process that exits need not wait for it, because SQLite recovers the rest.
         thread = threading.Thread(target=self._run, name="channels-lite-checkpoint", daemon=True)
         try:
             thread.start()
@@ -100,7 +100,7 @@ class Checkpointer:
 
 
 def checkpoint(source: Source) -> bool:
-    """One checkpoint, unless another process is at it, or there is no log.  Blocks.
+    """Checkpoints, unless another process is doing so, or there is no log.  Blocks.
 
     Returns whether all of the log is in the database now.
     """
@@ -112,7 +112,7 @@ def checkpoint(source: Source) -> bool:
 
 
 def _checkpoint(source: Source) -> bool:
-    """The same.  Raises ``sqlite3.Error`` and ``OSError``."""
+    """Like `checkpoint`.  Raises ``sqlite3.Error`` and ``OSError``."""
     if not source.log.exists():
         return True
     try:
@@ -120,16 +120,16 @@ def _checkpoint(source: Source) -> bool:
             reach("holding_checkpoint")
             busy, frames, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             if busy:
-                return False  # who checkpoints without asking: SQLite itself, in a commit
+                return False  # SQLite itself is checkpointing, in a commit
             if frames - moved > LARGE_LOG:
                 logger.warning(
-                    "the log of %s holds %d pages that cannot be moved into it: some connection "
-                    "has been reading, in one transaction, for long",
+                    "the log of %s holds %d pages that cannot be moved into the database: a "
+                    "connection has been reading in one transaction for a long time",
                     source.path,
                     frames - moved,
                 )
             if frames == moved:
-                # The commit that restarts the log: any write does, this one changes nothing.
+                # The commit that restarts the log.  Any write would do; this one changes nothing.
                 connection.execute(f"PRAGMA journal_size_limit = {KEPT}").fetchall()
                 connection.execute("BEGIN IMMEDIATE").fetchall()
                 [version] = connection.execute("PRAGMA user_version").fetchone()
@@ -137,20 +137,20 @@ def _checkpoint(source: Source) -> bool:
                 connection.execute("COMMIT").fetchall()
             return bool(frames == moved)
     except BlockingIOError:
-        return False  # another process is at it
+        return False  # another process is checkpointing
 
 
 @contextmanager
 def _elected(sidecar: Path) -> Iterator[None]:
     """Holds the lock of the one checkpointing process.  Raises ``BlockingIOError``.
 
-    The lock is on the sidecar directory, not on the database: closing any descriptor of that
-    would drop this process's SQLite locks (sqlite.org/howtocorrupt.html 2.2).
+    The lock is on the sidecar directory, not on the database, because closing any descriptor of the
+    database would drop this process's SQLite locks (sqlite.org/howtocorrupt.html 2.2).
     """
     try:
         directory = os.open(sidecar, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
     except OSError:
-        yield  # nobody listens, or no such directories here: no election, which costs time only
+        yield  # no process listens, or no directory is possible: no election, which only costs time
         return
     try:
         if fcntl is not None:
@@ -158,6 +158,6 @@ def _elected(sidecar: Path) -> Iterator[None]:
         yield
     finally:
         if fcntl is not None:
-            # Closing is not enough: a child that was forked meanwhile has it open, too.
+            # Closing is not enough: a child that was forked meanwhile also has it open.
             fcntl.flock(directory, fcntl.LOCK_UN)
         os.close(directory)

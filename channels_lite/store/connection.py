@@ -1,4 +1,4 @@
-"""Opening a database the way its alias in ``DATABASES`` says, without Django's connection."""
+"""Opens a database with the settings of its alias in ``DATABASES``, without Django's connection."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ __all__ = ["Source"]
 
 logger = logging.getLogger(__name__)
 
-# Where OPTIONS["init_command"] is not set; those of channels-lite 0.4.0, but for mmap_size: a file
-# that somebody cuts, or an error of the disk, would kill the process (sqlite.org/mmap.html).
-# journal_mode comes first: it is the one that a foreign lock can refuse.
+# Used if OPTIONS["init_command"] is not set.  They are those of channels-lite 0.4.0 without
+# mmap_size: with it, a truncated file or a disk error would kill the process
+# (sqlite.org/mmap.html).  journal_mode comes first, because another connection's lock can refuse
+# it.
 PRAGMAS = (
     "PRAGMA synchronous = NORMAL",
     "PRAGMA cache_size = 10000",
     "PRAGMA temp_store = MEMORY",
 )
 DEFAULT_TIMEOUT = 30.0
-# Of PRAGMA busy_timeout, which is a C int.
+# The maximum of PRAGMA busy_timeout, which is a C int.
 MAX_MILLISECONDS = 2**31 - 1
 
-# Connections of a parent process, kept for ever: closing one in the child would drop the locks
-# that the parent holds on the same file (sqlite.org/howtocorrupt.html 2.6).
+# Connections of a parent process, kept forever: closing one in the child would drop the locks that
+# the parent holds on the same file (sqlite.org/howtocorrupt.html 2.6).
 _abandoned: list[Any] = []
 
 
 def _path_of(name: str) -> str:
-    """The path in a ``NAME``, read as SQLite reads its URIs (sqlite.org/uri.html)."""
+    """The path in a ``NAME``, parsed as SQLite parses its URIs (sqlite.org/uri.html)."""
     if not name.startswith("file:"):
         return name
     path = name[len("file:") :].partition("#")[0].partition("?")[0]
@@ -43,20 +44,21 @@ def _path_of(name: str) -> str:
 
 
 class Source:
-    """Where an alias's database is, and how to connect to it.
+    """The location of an alias's database, and how to connect to it.
 
-    Asked at each use, not at construction: Django's test runner renames databases later.
+    Settings are read at each use, not at construction, because Django's test runner renames
+    databases later.
     """
 
     abandoned = _abandoned
 
     def __init__(self, alias: str) -> None:
         self.alias = alias
-        # The very dict that Django's test runner writes the test database's name into.
+        # The dict into which Django's test runner writes the name of the test database.
         self._settings: dict[str, Any] = connections.settings[alias]
         self._path_of: tuple[object, Path, bytes] = (None, Path(), b"")
         self._file: tuple[int, int] | None = None
-        #: What ``PRAGMA journal_mode`` says, as "wal" or "delete"; "": nothing was opened yet.
+        #: The result of ``PRAGMA journal_mode``, such as "wal" or "delete"; "": not opened yet.
         self.journal = ""
 
     @property
@@ -72,7 +74,7 @@ class Source:
 
     @property
     def path(self) -> Path:
-        """The database file; with symbolic links resolved, as SQLite does for its ``-wal``."""
+        """The database file, with symbolic links resolved, as SQLite does for its ``-wal``."""
         return self._resolved()[1]
 
     @property
@@ -87,7 +89,7 @@ class Source:
 
     @property
     def sidecar_bytes(self) -> bytes:
-        """The same, as C takes it."""
+        """The same as bytes, for C."""
         return self._resolved()[2]
 
     def _identity(self) -> tuple[int, int] | None:
@@ -98,23 +100,23 @@ class Source:
         return found.st_dev, found.st_ino
 
     def opened(self) -> None:
-        """Takes note of which file it is."""
+        """Remembers which file it is."""
         self._file = self._file or self._identity()
 
     def is_same(self) -> bool:
-        """Whether the file that was `opened` is there still."""
+        """Whether the file that was `opened` is still there."""
         return self._file is not None and self._file == self._identity()
 
     def is_replaced(self) -> bool:
-        """Whether there is another file than the one that was `opened`; says so, once for each.
+        """Whether another file has replaced the one that was `opened`.  Logs it once.
 
-        As long as it is only gone nothing can be done: who has it open goes on with it.
+        If the file is only gone, nothing can be done: processes that have it open continue with it.
         """
         found = self._identity()
         if None in (self._file, found) or found == self._file:
             return False
         self._file = None
-        logger.warning("database %r was replaced while in use: opening it anew", self.alias)
+        logger.warning("database %r was replaced while in use; opening it again", self.alias)
         return True
 
     @property
@@ -123,7 +125,7 @@ class Source:
         return float(self._options.get("timeout", DEFAULT_TIMEOUT))
 
     def parameters(self, timeout: float | None = None) -> dict[str, Any]:
-        """The arguments of ``sqlite3.connect``; for use by any thread, and in autocommit."""
+        """The arguments of ``sqlite3.connect``, for autocommit and for use in any thread."""
         name = str(self._settings["NAME"])
         ours = {"init_command", "transaction_mode", "isolation_level", "check_same_thread"}
         options = {key: value for key, value in self._options.items() if key not in ours}
@@ -138,9 +140,9 @@ class Source:
     def connect(
         self, *, timeout: float | None = None, checkpoints: bool = True
     ) -> sqlite3.Connection:
-        """A new connection, set up.  Raises ``sqlite3.Error``.
+        """A new connection, with its settings.  Raises ``sqlite3.Error``.
 
-        Without ``checkpoints`` no commit moves the log into the database.
+        Without ``checkpoints``, no commit moves the log into the database.
         """
         connection: sqlite3.Connection = sqlite3.connect(**self.parameters(timeout))
         try:
@@ -155,7 +157,7 @@ class Source:
     def set_up(self, connection: sqlite3.Connection, timeout: float | None = None) -> None:
         """Runs ``OPTIONS["init_command"]``, or sets WAL and the pragmas above.
 
-        The busy time-out is ``timeout`` whatever that command says: it may be a loop that waits.
+        The busy timeout is ``timeout``, whatever that command sets, because an event loop may wait.
         """
         self.opened()
         commands = self._options.get("init_command")
@@ -168,7 +170,7 @@ class Source:
             self.journal = _journal(connection)
             return
         self.journal = _journal(connection)
-        # Read first: setting it, even to what it is, asks for locks that another may hold.
+        # Read it first: setting it, even to its current value, needs locks that another may hold.
         if self.journal != "wal":
             [(self.journal,)] = connection.execute("PRAGMA journal_mode = WAL")
         for command in PRAGMAS:

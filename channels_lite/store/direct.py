@@ -1,15 +1,15 @@
 """The store of the notify layer: SQLite on the event loop's own thread.
 
-Facts: a commit to a WAL database without fsync takes some 50 us; a hop to a thread and back takes
-100 us and more under load; a lock that is not free can take any time; a row of 256 kB takes 0.6 ms,
-and one of 60 MB 230.
-So: everything is tried at once, with no busy time-out; when another connection has the lock, it is
-tried again by a timer of the loop.  What would hold the loop goes to a thread, which is there only
-then: what is large, and what finds the connection in use by another thread.  The loop never waits
-for a lock or a disk.
+Facts: a commit to a WAL database without fsync takes about 50 us.  A hop to a thread and back takes
+100 us and more under load.  A lock that is not free can take any time.  A row of 256 kB takes
+0.6 ms, and one of 60 MB takes 230 ms.
+So: work is tried at once, without a busy timeout.  If another connection holds the lock, a timer of
+the loop retries it.  Work that would block the loop goes to a thread, which exists only then: large
+work, and work that finds the connection in use by another thread.  The loop never waits for a lock
+or a disk.
 
-One connection serves the process.  Threads with loops of their own (``async_to_sync``) take turns
-on it; as long as something is queued for it, all else queues up behind.
+One connection serves the process.  Threads with their own loops (``async_to_sync``) take turns on
+it.  While work is queued for it, all other work queues behind.
 """
 
 from __future__ import annotations
@@ -33,32 +33,32 @@ from channels_lite.store.worker import Worker
 
 __all__ = ["DirectStore"]
 
-# Bytes that a work reads or writes on the loop at most: half a millisecond.
+# The maximum of bytes that work reads or writes on the loop: half a millisecond.
 LARGE = 256 * 1024
-# Seconds to wait for a lock at exit, where there is no loop whose timer could try again.
+# Seconds to wait for a lock at exit, when there is no loop whose timer could retry.
 EXIT_TIMEOUT = 0.5
-# Seconds for which the thread waits for more to do.
+# Seconds for which the thread waits for more work.
 IDLE = 1.0
 
 
 class DirectStore:
     """Runs work where it is submitted, without waiting.
 
-    Owns one connection, under ``_keeper``'s lock, and a line of waiting writes for each loop, which
-    that loop's thread alone touches, or anybody once it is closed.
+    Owns one connection, under ``_keeper``'s lock, and a queue of waiting writes for each loop.
+    Only that loop's thread touches the queue, or any thread after the loop is closed.
     """
 
     def __init__(self, alias: str, pool_size: int) -> None:
-        # One connection is what is fastest here; pool_size is the aio layer's.
+        # One connection is fastest here; pool_size is for the aio layer.
         self._source = Source(alias)
         self._timeout = self._source.timeout
         self._opened = 0
         self._begin()
 
     def _begin(self) -> None:
-        """What belongs to one process: made anew in a forked child."""
+        """Makes what belongs to one process; a forked child makes it again."""
         self._keeper = Keeper(self._give_back)
-        self._gate = Gate()  # of threads that open or close connections of their own
+        self._gate = Gate()  # for threads that open or close connections
         self._worker = self._new_worker()
         self._checkpointer = Checkpointer(self._source, self._gate)
         self._connection: sqlite3.Connection | None = None
@@ -67,26 +67,26 @@ class DirectStore:
 
     @property
     def journal(self) -> str:
-        """What the last connection has found."""
+        """The journal mode that the last connection found."""
         return self._source.journal
 
     def _new_worker(self) -> Worker:
         return Worker("channels-lite-store", self._do_in_thread, self._refused, idle=IDLE)
 
     def submit(self, work: Work[T], done: Done[T], *, size: int = 0) -> None:
-        """Runs ``work`` now if it can, else by the loop's timer or in the thread.
+        """Runs ``work`` now if possible, otherwise from the loop's timer or in the thread.
 
-        ``done`` is called where that is.  If the loop is closed before its timer, the next call of
-        this store says so, on whichever loop it is.
+        Calls ``done`` on the same thread.  If the loop is closed before its timer fires, the next
+        call of this store, on any loop, reports this to ``done``.
         """
         self._submit(self._attempt(work, done, running_loop(), size))
 
     def transact(self, work: Work[T], done: Done[T], *, size: int = 0) -> None:
-        """The same; what waits for a lock is followed by what its loop submits later."""
+        """Like `submit`.  Later writes of the same loop queue behind one that waits for a lock."""
         self._submit(self._attempt(work, done, running_loop(), size, write=True))
 
     def persist(self, work: Work[T], done: Done[T]) -> None:
-        """Runs ``work`` now if it can, else in the thread."""
+        """Runs ``work`` now if possible, otherwise in the thread."""
         self._submit(self._attempt(work, done, write=True))
 
     def _attempt(
@@ -105,7 +105,7 @@ class DirectStore:
         self._fail_closed_loops()
         loop = attempt.loop
         line = self._lines.get(loop) if loop is not None else None
-        if line and attempt.write:  # what a loop writes stays in its order
+        if line and attempt.write:  # the writes of a loop stay in order
             line.append(attempt)
             return
         if loop is None and is_ending():
@@ -121,10 +121,10 @@ class DirectStore:
         else:
             self._wait(loop, attempt)
 
-    # What other processes lock: by timers
+    # Locks of other processes: retried by timers
 
     def _wait(self, loop: asyncio.AbstractEventLoop, attempt: Attempt[Any]) -> None:
-        """On ``loop``."""
+        """Call it on ``loop``."""
         line = self._lines.setdefault(loop, deque())
         line.append(attempt)
         if len(line) == 1:
@@ -150,22 +150,22 @@ class DirectStore:
             attempt.finish(outcome)
 
     def _fail_closed_loops(self) -> None:
-        """Tells those whose loop was closed, and its timer with it."""
+        """Fails attempts whose loop was closed, because their timer is gone."""
         if not self._lines:
             return
         for loop in list(self._lines):
             if loop.is_closed():
                 for attempt in self._lines.pop(loop, ()):
-                    attempt.finish(self._fail("the event loop was closed, waiting for a lock"))
+                    attempt.finish(self._fail("the event loop was closed before a retry"))
 
-    # What this process uses: in the thread
+    # The connection in use by this process: in the thread
 
     def _do_in_thread(self, attempt: Attempt[T]) -> Outcome[T]:
         outcome = self._do(attempt, max(0.0, attempt.deadline - time.monotonic()))
         return outcome or self._fail("the connection is locked by another thread")
 
     def _refused(self, attempt: Attempt[Any], error: RuntimeError) -> None:
-        """There is no thread to be had: the loop has to do it after all."""
+        """No thread can be started, so the loop does the work after all."""
         attempt.is_large = False
         loop = attempt.loop or running_loop()
         if loop is None:
@@ -173,10 +173,10 @@ class DirectStore:
         elif time.monotonic() > attempt.deadline:
             attempt.finish(self._fail(f"the connection is locked by another thread ({error})"))
         elif not call_on(loop, self._wait, loop, attempt):
-            attempt.finish(self._fail("the event loop was closed, waiting for a thread"))
+            attempt.finish(self._fail("the event loop was closed before a retry"))
 
     def _do_blocking(self, attempt: Attempt[Any]) -> None:
-        """Where there is neither a loop nor a thread, as at exit."""
+        """For use without a loop and without a thread, as at exit."""
         attempt.deadline = min(attempt.deadline, time.monotonic() + EXIT_TIMEOUT)
         outcome = self._do_in_thread(attempt)
         while attempt.must_wait(outcome):
@@ -185,11 +185,11 @@ class DirectStore:
         attempt.finish(outcome)
 
     def _do_now(self, attempt: Attempt[T]) -> Outcome[T] | None:
-        """None if it is not its turn."""
+        """None if other work is queued first."""
         return None if self._worker.is_busy else self._do(attempt)
 
     def _do(self, attempt: Attempt[T], timeout: float = 0) -> Outcome[T] | None:
-        """None if the connection is in use, for ``timeout`` seconds."""
+        """None if the connection stays in use for ``timeout`` seconds."""
         if not self._keeper.acquire(timeout):
             return None
         try:
@@ -204,19 +204,19 @@ class DirectStore:
 
     def _execute(self, sql: str, parameters: Any) -> list[Any]:
         if self._connection is None:
-            # Without a time-out: it is the timer that waits.  And without checkpoints, whose
-            # fsync took 10 ms now and then: the checkpointer has a thread for them.
+            # Without a timeout, because the timer waits.  Without checkpoints, whose fsync
+            # sometimes took 10 ms: the checkpointer has a thread for them.
             self._connection = self._source.connect(timeout=0, checkpoints=False)
             self._opened += 1
         return self._connection.execute(sql, parameters).fetchall()
 
     def version(self) -> Hashable:
-        """Two counters, for others' changes and for our own, and one for connections."""
+        """The counters of others' changes, of our own changes, and of connections."""
         [[others]] = self._execute("PRAGMA data_version", ())
         return self._opened, others, self._connection.total_changes  # type: ignore[union-attr]
 
     def close(self) -> None:
-        """Waits for what is in the thread, and closes the connection."""
+        """Waits for the work in the thread, and closes the connection."""
         self._fail_closed_loops()
         worker, self._worker = self._worker, self._new_worker()
         worker.end()
@@ -230,10 +230,10 @@ class DirectStore:
                 self._keeper.release()
 
     def drop(self) -> None:
-        """Has the thread end, and the connection closed in one of its own.
+        """Ends the thread, and closes the connection in a separate thread.
 
-        If another thread works with it, or this one is in the midst of that, it is closed after
-        the work.  What waits for a timer is still done, and the connection closed again.
+        If a thread, possibly this one, is using the connection, it is closed after that work.  Work
+        that waits for a timer still runs, and the connection is closed again after it.
         """
         self._worker.end()
         self._keeper.drop()
@@ -244,34 +244,34 @@ class DirectStore:
             return
         try:
             # Closing the last connection to a file moves the log into it, and waits for the disk.
-            # Not a threading.Thread: a finalizer may run inside that module's locks.
+            # It is no threading.Thread, because a finalizer may run inside that module's locks.
             _thread.start_new_thread(_close, (self._gate, connection))
         except RuntimeError:
             connection.close()
 
     def tidy(self) -> None:
-        """Opens the file anew if it was replaced."""
+        """Opens the file again if it was replaced."""
         self._fail_closed_loops()
         if self._source.is_replaced():
             self._keeper.ask()
 
     def checkpoint(self) -> None:
-        """Starts one."""
+        """Starts a checkpoint."""
         self._checkpointer.start()
 
     def pause(self) -> None:
-        """Before a fork, of which there is one at a time."""
+        """Before a fork.  Forks happen one at a time."""
         self._is_paused = self._keeper.acquire(TIMEOUT)
         self._gate.shut()
 
     def resume(self) -> None:
-        """After it, in the parent."""
+        """After a fork, in the parent."""
         self._gate.open()
         if self._is_paused:
             self._keeper.release()
 
     def abandon(self) -> None:
-        """In a forked child: keeps the parent's connection, unused: closing it would drop locks."""
+        """In a forked child: keeps the parent's connection unused: closing it would drop locks."""
         self._source.abandoned.append(self._connection)
         self._begin()
 

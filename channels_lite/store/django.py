@@ -1,12 +1,13 @@
-"""The store of the core layer: Django's own connection; and how a send joins a transaction.
+"""The store of the core layer, on Django's own connection; and how a send joins a transaction.
 
-``DjangoStore`` runs work on a connection of the alias that Django made, so every Django setting
-holds and the hooks see each commit: that of a thread of the store's own, which no slow view can
-hold up.  An in-memory database, as Django's tests have, is found on the caller's thread only.
+``DjangoStore`` runs work on a connection that Django made, so every Django setting applies, and the
+hooks see each commit.  It is the connection of a separate thread, which no slow view can block.  An
+in-memory database, as in Django's tests, can only be reached on the caller's thread.
 
-``transaction_of_caller`` is about the thread that waits in ``async_to_sync``.  If that is inside
-``atomic()``, its connection holds the lock that a second connection waits for, and gives it up
-only after the call that waits.  So the work runs there, on that connection, and shares its fate.
+``transaction_of_caller`` finds the thread that waits in ``async_to_sync``.  If that thread is
+inside ``atomic()``, its connection may hold the lock that a second connection would wait for, and
+would release it only after the waiting call.  So the work runs there, on that connection, and
+commits or rolls back with it.
 """
 
 from __future__ import annotations
@@ -41,20 +42,20 @@ __all__ = [
 
 
 class DjangoStore(QueuedStore):
-    """Runs work on Django's connections.  Owns a thread, that a work that waits does not hold up.
+    """Runs work on Django's connections.  Owns a thread; waiting work does not block other work.
 
-    No lock: what is shared with that thread is its queue.
+    It needs no lock, because only the queue is shared with that thread.
     """
 
     def __init__(self, alias: str, pool_size: int) -> None:
-        # One thread, for SQLite has one writer; pool_size is the aio layer's.
+        # One thread, because SQLite has one writer; pool_size is for the aio layer.
         self._alias = alias
         super().__init__(Source(alias))
 
     def _begin(self) -> None:
         super()._begin()
         self._worker = self._new_worker()
-        self._connection: Any = None  # that thread's
+        self._connection: Any = None  # of that thread
         self._tasks: set[asyncio.Task[None]] = set()
 
     def _new_worker(self) -> Worker:
@@ -80,27 +81,27 @@ class DjangoStore(QueuedStore):
     def _connect(self, connection: Any) -> None:
         self._connection = connection
         connection.ensure_connection()
-        # It is us who wait, see channels_lite.store.attempt; whatever init_command says.
+        # The store itself retries, see channels_lite.store.attempt, whatever init_command sets.
         connection.connection.execute("PRAGMA busy_timeout = 0").fetchall()
         self._source.opened()
 
     def _disconnect(self) -> None:
         with self._gate:
-            connections.close_all()  # this thread's
+            connections.close_all()  # of this thread
 
     def _do_here(self, attempt: Attempt[Any]) -> None:
-        """On this thread's connection, with the time-out that it has."""
+        """Runs it on this thread's connection, with the timeout of that connection."""
         while True:
             with self._gate:
                 outcome = _perform(attempt.work, self._alias, write=attempt.write)
             if not attempt.must_wait(outcome):
                 break
-            # A shared-cache in-memory database is locked at once, whatever the time-out.
+            # A shared-cache in-memory database is locked at once, whatever the timeout.
             time.sleep(pause())
         attempt.finish(outcome)
 
     def close(self) -> None:
-        """Lets what is queued finish, and ends the thread and its connection."""
+        """Lets queued work finish, and ends the thread and its connection."""
         self._end_worker().join()
 
     def _end_worker(self) -> Worker:
@@ -109,34 +110,34 @@ class DjangoStore(QueuedStore):
         return worker
 
     def drop(self) -> None:
-        """Has the thread finish what is queued, close its connection, and end.
+        """Lets the thread finish queued work, close its connection, and end.
 
-        It is told so by its queue, which takes no lock.
+        It sends this through the queue, which takes no lock.
         """
         self._worker.end()
 
     def tidy(self) -> None:
-        """Opens the file anew if it was replaced."""
+        """Opens the file again if it was replaced."""
         if self._source.is_replaced():
             self._end_worker()
 
     def abandon(self) -> None:
-        """In a forked child: the parent's thread is not here, its connection not ours."""
+        """In a forked child: abandons the connection of the parent, whose thread is gone."""
         self._source.abandoned.append(self._connection)
         self._begin()
 
 
 def _refuse(attempt: Attempt[Any], error: RuntimeError) -> None:
-    """There is no thread to be had, and with it no connection."""
+    """No thread can be started, so there is no connection."""
     attempt.finish(Outcome(error=error))
 
 
 def _perform(
     work: Work[T], alias: str, *, write: bool, connect: Callable[[Any], None] | None = None
 ) -> Outcome[T]:
-    """On this thread's connection; within its transaction, if it has one.
+    """Runs ``work`` on this thread's connection; within its transaction, if it has one.
 
-    ``connect`` is called with it if it is not open.
+    Calls ``connect`` with the connection if it is not open.
     """
     connection = connections[alias]
 
@@ -150,16 +151,17 @@ def _perform(
     if not write:
         return perform(work, execute, alias)
     if connection.in_atomic_block:
-        # A savepoint: what fails here must not spoil what the caller has done so far.
+        # A savepoint: a failure here must not undo the earlier work of the caller.
         return perform(_locking(work), execute, alias, transaction.atomic(using=alias))
     return perform(work, execute, alias, writing(execute))
 
 
 def _locking(work: Work[T]) -> Work[T]:
-    """``work`` behind a write that changes nothing, but takes, and waits for, the write lock.
+    """``work`` after a write that changes nothing, but takes, and waits for, the write lock.
 
-    Django's transactions begin without one, and then a read, as that of a group's members, would
-    fix what is seen; the lock would be refused at once if anybody commits before the first write.
+    Django's transactions begin without the lock.  A read, such as that of a group's members, would
+    then fix the snapshot, and the lock would be refused at once if another connection commits
+    before the first write.
     """
 
     def locked(execute: Execute) -> T:
@@ -172,21 +174,21 @@ def _locking(work: Work[T]) -> Work[T]:
 async def _on_callers_thread(job: Callable[[], None], attempt: Attempt[Any]) -> None:
     caller = getattr(AsyncToSync.executors, "current", None)
     if getattr(caller, "_broken", False):
-        # It has stopped waiting; this task's own view of it goes, nobody else's.
+        # That thread has stopped waiting.  This changes only the view of this task.
         AsyncToSync.executors.current = None
     try:
         await sync_to_async(job, thread_sensitive=True)()
-    except RuntimeError as error:  # the thread has gone in between; the next look finds another
+    except RuntimeError as error:  # the thread has ended meanwhile; the next look finds another
         attempt.finish(Outcome(error=error))
 
 
-# Django's open connections by thread and alias.  A thread's identity is used again, but then the
-# connection of its predecessor is gone, or replaced here.
+# Django's open connections by thread and alias.  A thread's identity may be reused, but then the
+# connection of the previous thread is gone, or replaced here.
 _connections: dict[tuple[int | None, str], weakref.ref[Any]] = {}
 
 
 def remember(connection: Any, **kwargs: object) -> None:
-    """Takes note of a connection that this thread has opened."""
+    """Remembers a connection that this thread has opened."""
     for key, known in list(_connections.items()):
         if known() is None:
             _connections.pop(key, None)
@@ -194,7 +196,7 @@ def remember(connection: Any, **kwargs: object) -> None:
 
 
 def open_connections(alias: str) -> list[Any]:
-    """Those that any thread of this process has to this database."""
+    """The connections to this database of all threads of this process."""
     known = [reference() for key, reference in list(_connections.items()) if key[1] == alias]
     return [each for each in known if each is not None and each.connection is not None]
 
@@ -203,13 +205,13 @@ connection_created.connect(remember, dispatch_uid="channels_lite.transactions")
 
 
 def transaction_of_caller(alias: str) -> Executor | None:
-    """What runs a function on the thread that waits for us, if that is inside ``atomic()``.
+    """An executor for the thread that waits for this coroutine, if it is inside ``atomic()``.
 
-    None for a coroutine that no thread waits for, or one outside a transaction on ``alias``: that
-    is seen from here, without the 0.1 ms of asking the thread, for while it waits it changes
-    nothing about its connection.
+    None if no thread waits, or if the thread is outside a transaction on ``alias``.  This is read
+    from here, without the 0.1 ms of asking the thread, because a waiting thread does not change its
+    connection.
     """
-    # First what is quick: asgiref's own look-up takes 60 us when it comes once in a while.
+    # The fast check first: asgiref's own look-up takes 60 us if it is used rarely.
     for reference in list(_connections.values()):
         connection = reference()
         if connection is not None and connection.in_atomic_block:
@@ -229,20 +231,20 @@ def transaction_of_caller(alias: str) -> Executor | None:
 
 
 class _Note:
-    """What is to be done when a transaction is committed; after a rollback it is gone."""
+    """A callback for the commit of a transaction.  A rollback discards it."""
 
     def __init__(self, connection: Any, tell: Callable[[], None]) -> None:
         self.connection = connection
         self._tell: Callable[[], None] | None = tell
 
     def tell(self) -> None:
-        """Does it, once."""
+        """Calls it, once."""
         tell, self._tell = self._tell, None
         if tell is not None:
             tell()
 
 
-# By identity; Django's list of what to do on commit is what keeps them.
+# By identity.  Django's list of on_commit callbacks keeps them alive.
 _notes: dict[int, weakref.ref[_Note]] = {}
 
 
@@ -254,9 +256,10 @@ def _keep_note(note: _Note) -> None:
 async def run_in_transaction_of(
     caller: Executor, alias: str, work: Work[T], on_commit: Callable[[T], None]
 ) -> T:
-    """Runs ``work`` there: delivered at commit, gone after a rollback.
+    """Runs ``work`` there, so that it commits or rolls back with the transaction.
 
-    ``on_commit`` is called with its value then, on the caller's thread or by `tell_committed`.
+    At commit, ``on_commit`` is called with its value, on the caller's thread or by
+    `tell_committed`.
     """
 
     def job() -> T:
@@ -270,14 +273,14 @@ async def run_in_transaction_of(
 
 
 def tell_committed() -> None:
-    """Tells of transactions that are committed, though their ``on_commit`` was not called yet.
+    """Calls the callbacks of committed transactions whose ``on_commit`` was not called yet.
 
-    Django calls them in the order in which they were registered: one that the application has
-    registered before it sent a message, and that sends another, comes before ours for the first.
+    Django calls callbacks in the order of registration.  A callback that the application registered
+    before it sent a message runs before ours for that message, and may send another message.
     """
     if _notes:
         for note in [reference() for reference in list(_notes.values())]:
             if (
                 note is not None and note.connection.autocommit
-            ):  # set after the COMMIT, and before the first is called
+            ):  # set after the COMMIT, and before the first callback
                 note.tell()

@@ -1,8 +1,8 @@
 """No fork while a thread is inside SQLite.
 
-Fact: ``fork`` copies SQLite's mutexes as they are, and the threads that hold them not at all; the
-child then waits for ever in its first ``sqlite3.connect``.
-So: threads enter SQLite through a gate, and a fork shuts it first.
+Fact: ``fork`` copies SQLite's mutexes in their current state, but not the threads that hold them.
+The child then waits forever in its first ``sqlite3.connect``.
+So: threads enter SQLite through a gate, and a fork first closes the gate.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import threading
 
 __all__ = ["TIMEOUT", "Gate"]
 
-#: Seconds that a fork waits for a statement at most.  One that waits for a foreign lock takes
-#: longer, but that is no danger: it sleeps with no mutex of SQLite's but its own connection's.
+#: Maximum seconds that a fork waits for a statement.  A statement that waits for another program's
+#: lock takes longer, but this is harmless: it sleeps and holds only its own connection's mutex.
 TIMEOUT = 1.0
 
 
@@ -35,13 +35,13 @@ class Gate:
             self._changed.notify_all()
 
     def shut(self) -> None:
-        """Lets nobody in, and returns when nobody is inside, or after ``TIMEOUT``."""
+        """Lets no thread in, and returns when no thread is inside, or after ``TIMEOUT``."""
         with self._changed:
             self._is_shut = True
             self._changed.wait_for(lambda: self._inside == 0, TIMEOUT)
 
     def open(self) -> None:
-        """Lets them in again."""
+        """Lets threads in again."""
         with self._changed:
             self._is_shut = False
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""Giving back from a finalizer what a store holds."""
+"""Releasing a store's resources from a finalizer."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ __all__ = ["Keeper"]
 
 
 class Keeper:
-    """A lock round what a store holds, which anybody may ask to be given back.
+    """A lock around a store's resources, which any thread may ask to release.
 
-    Who asks does not wait, for a finalizer runs on any thread, also on the one that has the lock:
-    ``give_back`` is called at once, with the lock, if that is free, else by whoever has it.
+    The caller does not wait, because a finalizer runs on any thread, even on the one that holds the
+    lock.  If the lock is free, ``give_back`` is called at once, with the lock.  Otherwise the
+    holder of the lock calls it.
     """
 
     def __init__(self, give_back: Callable[[], None]) -> None:
@@ -22,11 +23,11 @@ class Keeper:
         self._is_dropped = False
 
     def acquire(self, timeout: float = 0) -> bool:
-        """Takes the lock, if it is free within ``timeout`` seconds; -1: whenever it is."""
+        """Takes the lock, if it is free within ``timeout`` seconds; -1: waits for it."""
         return self._lock.acquire(timeout=timeout)
 
     def release(self) -> None:
-        """Gives it back; and what the store holds, if somebody has asked for that meanwhile."""
+        """Releases the lock, and the resources, if a thread has asked for that meanwhile."""
         self._lock.release()
         if self._is_dropped:
             self._is_asked = True
@@ -40,9 +41,9 @@ class Keeper:
         self.release()
 
     def ask(self) -> None:
-        """Has ``give_back`` called now or soon."""
+        """Calls ``give_back`` now, or has it called soon."""
         self._is_asked = True
-        # Whoever takes the lock in between looks at the flag when it gives it back.
+        # A thread that takes the lock in between checks the flag when it releases the lock.
         while self._is_asked and self._lock.acquire(blocking=False):
             self._is_asked = False
             try:
@@ -51,6 +52,6 @@ class Keeper:
                 self._lock.release()
 
     def drop(self) -> None:
-        """The same, and from now on after each use: nobody is left to ask again."""
+        """Like `ask`, and repeats it after each later use, because no caller is left to ask."""
         self._is_dropped = True
         self.ask()

@@ -15,19 +15,19 @@ COUNT = """
 """
 DROP_EXPIRED = "DELETE FROM channels_lite_event WHERE channel_name = ? AND expires_at <= ?"
 
-#: What no last id is between.
+#: A range that contains no id.
 NOWHERE = (0, -1)
 
 
 class Occupancy:
     """How full plain channels are, without counting for each message.
 
-    A channel that had room for n messages when the table's last id was i has room as long as ids
-    stay below i + n, whoever inserts and wherever.  Only beyond that does it take a new count; and
-    below i, where ids have begun anew (``manage.py flush``).
+    If a channel had room for n messages when the table's last id was i, it has room as long as ids
+    stay below i + n, whichever process inserts.  A new count is needed only above that, and below
+    i, because ids have then started again (``manage.py flush``).
     """
 
-    #: Channels remembered at most.
+    #: The maximum number of remembered channels.
     LIMIT = 10_000
 
     def __init__(self, capacity: Callable[[str], int | None]) -> None:
@@ -36,26 +36,26 @@ class Occupancy:
         self._safe: dict[str, tuple[int, int]] = {}
 
     def safe(self, channel: str) -> tuple[int, int]:
-        """Between which last ids, both included, ``channel`` has room for sure."""
+        """The range of last ids, both included, in which ``channel`` certainly has room."""
         return self._safe.get(channel, NOWHERE)
 
     def forget(self) -> None:
-        """Ids have begun again."""
+        """Ids have started again."""
         self._safe.clear()
 
     def unremembered(self) -> Occupancy:
-        """The same for a transaction that may be rolled back, and its ids with it."""
+        """One that remembers nothing, for a transaction that may be rolled back with its ids."""
         return Occupancy(self._capacity)
 
     def count(self, execute: Execute, channel: str, now: float) -> bool:
-        """Counts, and remembers.  Whether there is room.  In a transaction."""
+        """Counts, and remembers the result.  Whether there is room.  Call it in a transaction."""
         capacity = self._capacity(channel)
         if capacity is None:
             self._remember(channel, (0, 2**63 - 1))
             return True
         [(waiting, last)] = execute(COUNT, (channel, capacity))
         if waiting >= capacity:
-            # Only now are expired rows told apart: it costs a look-up for each.
+            # Expired rows are checked only now, because this costs a look-up for each row.
             execute(DROP_EXPIRED, (channel, now))
             [(waiting, last)] = execute(COUNT, (channel, capacity))
         room = capacity - waiting

@@ -1,4 +1,4 @@
-"""What the stores have in common that hand each work to a thread."""
+"""The common part of the stores that pass work to a thread."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ __all__ = ["QueuedStore"]
 
 
 class QueuedStore:
-    """Owns the gate that its threads pass; how they are queued for is a subclass's."""
+    """Owns the gate of its threads.  Subclasses define how work is queued."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self._begin()
 
     def _begin(self) -> None:
-        """What belongs to one process: made anew in a forked child."""
+        """Makes what belongs to one process; a forked child makes it again."""
         self._gate = Gate()
         self._checkpointer = Checkpointer(self._source, self._gate)
 
     @property
     def journal(self) -> str:
-        """What the last connection has found."""
+        """The journal mode that the last connection found."""
         return self._source.journal
 
     def submit(self, work: Work[T], done: Done[T], *, size: int = 0) -> None:
-        """Queues ``work``; ``done`` is called in the thread that does it."""
+        """Queues ``work``.  ``done`` is called in the thread that runs it."""
         self._submit(self._attempt(work, done, write=False))
 
     def transact(self, work: Work[T], done: Done[T], *, size: int = 0) -> None:
-        """The same."""
+        """Queues ``work``, as one transaction."""
         self._submit(self._attempt(work, done, write=True))
 
     def persist(self, work: Work[T], done: Done[T]) -> None:
-        """The same: a loop that is closed is nothing to a thread."""
+        """Like `transact`, because a thread does not depend on a loop."""
         self.transact(work, done)
 
     def _attempt(self, work: Work[T], done: Done[T], *, write: bool) -> Attempt[T]:
@@ -50,16 +50,16 @@ class QueuedStore:
         raise NotImplementedError
 
     def version(self) -> None:
-        """Not known: each connection counts for itself."""
+        """Not known, because each connection counts for itself."""
 
     def checkpoint(self) -> None:
-        """Starts one."""
+        """Starts a checkpoint."""
         self._checkpointer.start()
 
     def pause(self) -> None:
-        """Before a fork."""
+        """Before a fork: waits for the threads inside."""
         self._gate.shut()
 
     def resume(self) -> None:
-        """After it, in the parent."""
+        """After a fork, in the parent."""
         self._gate.open()

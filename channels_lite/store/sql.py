@@ -1,10 +1,10 @@
-"""Every statement, once, and what is done with it.  Knows tables, not Django, loops or threads.
+"""Every SQL statement, once, and its use.  Knows the tables, but not Django, loops or threads.
 
-Each function takes an ``Execute`` first and is run by a store.  Times are seconds since 1970 UTC.
+Each function takes an ``Execute`` first, and a store runs it.  Times are seconds since 1970 UTC.
 
-A row's ``channel_name`` is the non-local part of a channel's name.  What is behind the "!" of a
-process-local channel is in ``recipients``: one local part, or those of all members a group has in
-that process, so that a group message is one row per process.
+A row's ``channel_name`` is the non-local part of a channel's name.  The part after the "!" of a
+process-local channel is in ``recipients``: one local part, or those of all the group's members in
+that process, so that a group message is one row for each process.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = [
     "table",
 ]
 
-# While ids stay below what `Occupancy` knows to be safe, one statement is all a message takes.
+# While ids stay in the range that `Occupancy` knows to be safe, a message needs only one statement.
 INSERT_IF_ROOM = """
     INSERT INTO channels_lite_event
         (created_at, expires_at, channel_name, recipients, is_group, data)
@@ -65,7 +65,7 @@ TABLE = """
         coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'channels_lite_event'), 0)
     FROM (SELECT 1) LEFT JOIN channels_lite_boot
 """
-# One name after the other, each found by the index: as many steps as there are names with rows.
+# Finds one name after the other by the index, in as many steps as there are names with rows.
 NAMES = """
     WITH RECURSIVE names (name) AS (
         SELECT min(channel_name) FROM channels_lite_event
@@ -75,7 +75,7 @@ NAMES = """
     )
     SELECT name FROM names WHERE substr(name, -length(?1)) = ?1
 """
-# How much there is to read; a row's length is known without reading it.
+# The amount to read.  SQLite knows a row's length without reading the row.
 SIZE = """
     SELECT count(*), total(size) FROM
         (SELECT length(data) AS size FROM channels_lite_event
@@ -85,7 +85,7 @@ SIZES = """
     SELECT length(data) FROM channels_lite_event
     WHERE channel_name = ? AND id > ? ORDER BY id LIMIT ?
 """
-# Anybody may have written a row, of any types: text in another encoding would fail the statement.
+# Other programs may write rows with any types.  Text in another encoding would fail the statement.
 READ = """
     SELECT id, CAST(recipients AS BLOB), is_group, CAST(data AS BLOB),
         coalesce(expires_at + 0.0, 0)
@@ -110,7 +110,7 @@ CLAIM = """
         coalesce((SELECT generation FROM channels_lite_boot), 0)
 """
 DELETE_READ = "DELETE FROM channels_lite_event WHERE channel_name = ? AND id <= ?"
-# Unless there was a flush since; after Django's ids begin again, and it may be another's.
+# Unless there was a flush since.  After Django's flush ids start again, and this id may be reused.
 REQUEUE = """
     INSERT INTO channels_lite_event
         (id, created_at, expires_at, channel_name, recipients, is_group, data)
@@ -133,8 +133,8 @@ MEMBERS = """
          FROM channels_lite_groupmembership WHERE group_name = ? AND expires_at + 0.0 > ?)
     GROUP BY 1
 """
-# A version names what the members of a group are, for ever (see migration 0004).  It is kept by
-# triggers, and changes of the schema are how they are lost.
+# A version identifies one set of members of a group, forever (see migration 0004).  Triggers keep
+# it, and a change of the schema may drop them.
 SCHEMA_VERSION = "PRAGMA schema_version"
 TRIGGERS = """
     SELECT count(*) FROM sqlite_master
@@ -143,8 +143,8 @@ TRIGGERS = """
          'channels_lite_groupversion_delete')
 """
 GROUP_VERSION = "SELECT version FROM channels_lite_groupversion WHERE group_name = ?"
-#: Rows of one channel that a look or a claim takes at most, and bytes of them, but for a first row
-#: that is larger; the rest is for the next one.
+#: The maximum number of rows of one channel in a look or a claim, and of their bytes, except if the
+#: first row is larger.  The next one takes the rest.
 READ_LIMIT = 1000
 READ_BYTES = 256 * 1024
 
@@ -153,55 +153,55 @@ READ_BYTES = 256 * 1024
 class Envelope:
     """A message on its way to the channels of one process, or to a plain channel."""
 
-    #: Its non-local name, and the local parts of the channels, separated by commas.
+    #: The non-local name, and the local parts of the channels, separated by commas.
     name: str
     recipients: str
-    #: The full name of the one channel that it is for; "": it is for members of a group, and those
-    #: that are full miss it.
+    #: The full name of its one channel; "" if it is for members of a group, which miss it if they
+    #: are full.
     channel: str
     data: bytes
     created_at: float
     expires_at: float
-    #: It needs no row: the process has it, or the channel is known to be full.
+    #: It needs no row, because the process has it, or because the channel is known to be full.
     is_settled: bool = False
     is_refused: bool = False
 
 
 class Admission(Protocol):
-    """Whether rows for other processes may be put, and what is on its way because of a batch."""
+    """Decides whether rows for other processes may be written, and counts those of a batch."""
 
     def admits(self, envelope: Envelope, oldest: Callable[[str], int | None]) -> bool:
-        """Whether there is room for this row; ``oldest`` is the id of the oldest row of a name."""
+        """Whether there is room for this row.  ``oldest`` returns the oldest id of a name."""
 
     def admit(self, envelope: Envelope, row: int) -> None:
-        """It is in the table, under this id."""
+        """The row is in the table, with this id."""
 
     def committed(self) -> None:
-        """The batch is."""
+        """The batch is committed."""
 
 
 @dataclass(slots=True)
 class Batch:
-    """What the writes that are committed together have in common."""
+    """The common data of writes that are committed together."""
 
     now: float
     occupancy: Occupancy
-    #: What the batch adds to what is on its way to other processes.
+    #: Counts what the batch adds to the rows on their way to other processes.
     admission: Admission
-    #: Whether there is no transaction, for there is one write only.
+    #: Whether there is only one write, and so no transaction.
     is_alone: bool = False
-    #: Non-local names that got a row: whose readers are to be woken after the commit.  With its id.
+    #: Non-local names that got a row, with its id.  The commit wakes their readers.
     inserted: dict[str, int] = field(default_factory=dict)
-    #: Of the table that the rows were put into; None: none were.
+    #: The generation of the table with these rows; None: there are no rows.
     generation: int | None = None
 
     def transaction(self, execute: Execute) -> AbstractContextManager[None]:
-        """For a write of several statements, which makes its own if it is alone."""
+        """For a write of several statements: a transaction, if the write is alone."""
         return writing(execute) if self.is_alone else nullcontext()
 
 
 def insert(execute: Execute, batch: Batch, envelope: Envelope) -> bool:
-    """Stores a row, if there is room.  False: there is none."""
+    """Stores a row, if there is room.  False: there is no room."""
     row = (
         batch.now,
         envelope.expires_at,
@@ -223,7 +223,7 @@ def insert(execute: Execute, batch: Batch, envelope: Envelope) -> bool:
                     is_in = execute(INSERT, row)
     if is_in:
         batch.inserted[envelope.name], generation = is_in[0]
-        batch.generation = generation or 0  # somebody may have emptied the table of boots
+        batch.generation = generation or 0  # the table of boots may have been emptied
     return bool(is_in)
 
 
@@ -233,7 +233,7 @@ def oldest(execute: Execute, name: str) -> int | None:
 
 
 def insert_all(execute: Execute, batch: Batch, envelopes: Iterable[Envelope]) -> int:
-    """Stores a row for each that needs one.  Returns how many members and channels missed it."""
+    """Stores a row for each that needs one.  Returns how many members or channels missed it."""
     return sum(
         envelope.recipients.count(",") + 1
         for envelope in envelopes
@@ -246,47 +246,47 @@ class Member(NamedTuple):
 
     name: str
     recipients: str
-    #: When the first of them expires.
+    #: When the first membership expires.
     until: float
 
 
 def group_members(execute: Execute, group: str, now: float) -> list[Member]:
-    """Each non-local name once."""
+    """The members of ``group``, with each non-local name once."""
     return [Member(*row) for row in execute(MEMBERS, (group, now))]
 
 
 def schema_version(execute: Execute) -> int:
-    """Another number after each change of the schema, by whomever."""
+    """A number that changes with each change of the schema, by any program."""
     return int(execute(SCHEMA_VERSION, ())[0][0])
 
 
 def are_versions_kept(execute: Execute) -> bool:
-    """Whether the triggers are there: they are lost where somebody rebuilds the table."""
+    """Whether the triggers exist.  They are lost if a program rebuilds the table."""
     return bool(execute(TRIGGERS, ())[0][0] == 3)
 
 
 def group_version(execute: Execute, group: str) -> int | None:
-    """Another number after each change of the group's members; None: nothing is known of it."""
+    """A number that changes with each change of the group's members; None: there is none."""
     found = execute(GROUP_VERSION, (group,))
     return found[0][0] if found else None
 
 
 class FlushMark(NamedTuple):
-    """The last flush: rows before this id, and other messages before this time, are void."""
+    """The last flush.  It voids rows before this id, and other messages before this time."""
 
     id: int
     at: float
 
     def voids(self, row: int, created_at: float) -> bool:
-        """Whether a message, without a row if that is 0, was sent before the flush."""
+        """Whether a message was sent before the flush.  ``row`` is 0 if it has no row."""
         return row < self.id if row else created_at < self.at
 
 
 class Table(NamedTuple):
-    """What the table says of itself."""
+    """The state of the table."""
 
-    #: Ids, and times, mean something within one generation only.  It is another, higher number
-    #: after ``manage.py flush``, and after ids were seen to begin again; 0: none was begun yet.
+    #: Ids and times are valid only within one generation.  The number is higher after
+    #: ``manage.py flush``, and after a process saw ids start again; 0: none has begun yet.
     generation: int = 0
     #: See `clock`.
     began_at: float = 0.0
@@ -294,38 +294,38 @@ class Table(NamedTuple):
     last_id: int = 0
 
     def is_new(self, generation: int, last_id: int) -> bool:
-        """Whether an id, and what was read up to it, means nothing any more."""
+        """Whether an id, and what was read up to it, is no longer valid."""
         return not self.generation or self.generation != generation or self.last_id < last_id
 
 
 def table(execute: Execute) -> Table:
-    """Asks."""
+    """Reads it."""
     generation, began_at, *flushed, last_id = execute(TABLE, ())[0]
     return Table(generation, began_at, FlushMark(*flushed), last_id)
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a process asks for: the rows of its process-local channels, behind its cursors."""
+    """A request for the rows of the process's own channels after its cursors."""
 
     now: float
     token: str
-    #: Its non-local names; None: there are many, so those that have rows are to be found.
+    #: The non-local names; None: there are many, so the look finds those that have rows.
     names: Collection[str] | None
-    #: With the id of the last row read of each.
+    #: The id of the last row read of each name.
     cursors: Mapping[str, int]
-    #: What the cursors are of, and the highest id that the process has read in it.
+    #: The generation of the cursors, and the highest id that the process has read in it.
     generation: int = 0
     last_id: int = 0
-    #: Every row up to this id was committed before: if it is there, the look finds it.
+    #: Every row up to this id was committed before, so the look finds it if it still exists.
     committed: int = 0
-    #: Whether rows are deleted as they are read, which leaves no cursor behind: in an in-memory
-    #: database, where reading may be part of a test's transaction, which takes ids back.
+    #: Whether rows are deleted as they are read, without a cursor.  This is for an in-memory
+    #: database, where reading may be part of a test's transaction, whose rollback frees ids.
     deletes: bool = False
 
 
 class Row(NamedTuple):
-    """A row of a process-local channel; it stays in the table until it is acknowledged."""
+    """A row of a process-local channel.  It stays in the table until it is acknowledged."""
 
     id: int
     recipients: str
@@ -335,22 +335,22 @@ class Row(NamedTuple):
 
 
 class Looked(NamedTuple):
-    """What a look found."""
+    """The result of a look."""
 
     table: Table
     #: By non-local name, in the order of ids.
     rows: dict[str, list[Row]]
-    #: Whether there was no more than could be read at once.
+    #: Whether these are all rows, and no more are waiting.
     is_all: bool = True
-    #: Whether the table is of another generation than the cursors.
+    #: Whether the table has another generation than the cursors.
     is_new: bool = False
 
 
 def look(execute: Execute, asked: Look) -> Looked:
-    """Reads what waits for this process.  Waits for no lock, but for ``deletes``.
+    """Reads the rows that wait for this process.  Waits for no lock, except with ``deletes``.
 
-    Each statement is a transaction of its own: no read is held open.  So the generation comes last,
-    or rows of the next one could be taken for those of this one.
+    Each statement is a separate transaction, so no read stays open.  The generation is therefore
+    read last: otherwise rows of the next generation could count as rows of this one.
     """
     names = asked.names
     if names is None:
@@ -381,7 +381,7 @@ def look(execute: Execute, asked: Look) -> Looked:
 
 
 def _within(most: int, sizes: Iterable[tuple[int]]) -> int:
-    """How many rows of these sizes are within so many bytes; one at least."""
+    """How many rows of these sizes fit into ``most`` bytes; at least one."""
     count = 0
     for (size,) in sizes:
         most -= size
@@ -392,22 +392,22 @@ def _within(most: int, sizes: Iterable[tuple[int]]) -> int:
 
 
 class Claimed(NamedTuple):
-    """A row of a plain channel; it is out of the table, and ours alone."""
+    """A row of a plain channel that this process has taken out of the table."""
 
     id: int
     data: bytes
     expires_at: float
     created_at: float
-    #: Of the table that it was in, by which its id goes; 0: none was begun yet.
+    #: The generation of the table that its id belongs to; 0: none had begun yet.
     generation: int = 0
 
 
 def claim(
     execute: Execute, wanted: Mapping[str, int], now: float, *, is_in_transaction: bool
 ) -> dict[str, list[Claimed]]:
-    """Takes out so many rows of each of these plain channels, if there are any.
+    """Takes up to the wanted number of rows of each of these plain channels.
 
-    The write lock is taken only where a row waits.
+    Takes the write lock only if a row waits.
     """
     waiting = [name for name in wanted if execute(IS_WAITING, (name, now))[0][0]]
     claimed = {}
@@ -425,23 +425,23 @@ def claim(
 
 @dataclass(slots=True)
 class Acknowledgement:
-    """What a process is through with: names, with the id of the last row read of each."""
+    """What a process has read: names, with the id of the last row read of each."""
 
     generation: int
     read: dict[str, int]
 
 
 def acknowledge(execute: Execute, through: Acknowledgement) -> None:
-    """Deletes what was read, in a transaction: unless ids have begun again since."""
+    """Deletes what was read, in a transaction, unless ids have started again since."""
     if not table(execute).is_new(through.generation, max(through.read.values())):
         for name, last in through.read.items():
             execute(DELETE_READ, (name, last))
 
 
 def requeue(execute: Execute, unwanted: Iterable[tuple[str, Claimed]]) -> None:
-    """Puts claimed rows back under their old ids, and so in their old places of the order.
+    """Puts claimed rows back with their old ids, and so into their old places in the order.
 
-    Unless ids have begun again since.
+    Does nothing if ids have started again since.
     """
     for name, (row_id, data, expires_at, created_at, generation) in unwanted:
         row = row_id, created_at, expires_at, name, data

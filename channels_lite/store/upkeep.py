@@ -1,4 +1,4 @@
-"""What keeps the tables small: reboots, deaths and expiry.  Off every message's way."""
+"""Upkeep of the tables: reboots, dead processes and expired rows.  No message waits for it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from channels_lite.store import Execute, sql, writing
 __all__ = ["INCREMENTAL", "KEPT", "Sweep", "begin_boot", "boot", "flush", "leave_all"]
 
 BOOT = "SELECT began_at, boot_id, generation FROM channels_lite_boot"
-# A later generation has a higher number, also where the row of the former one is gone: so it is the
-# wall clock's, in milliseconds.
+# A later generation has a higher number, even if the row of the previous one is gone.  So it is the
+# time of the system clock, in milliseconds.
 SET_BOOT = """
     INSERT OR REPLACE INTO channels_lite_boot
         (id, boot_id, began_at, flushed_id, flushed_at, generation)
@@ -25,15 +25,15 @@ SET_FLUSHED = """
     UPDATE channels_lite_boot SET flushed_at = ?, flushed_id = 1 +
         coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'channels_lite_event'), 0)
 """
-# What is no number has expired.
+# A value that is not a number counts as expired.
 CHUNK = """
     SELECT id, coalesce(expires_at + 0.0 > ?, 0), CAST(channel_name AS BLOB) FROM {table}
     WHERE id > ? ORDER BY id LIMIT ?
 """
 LEAVE_ALL = "DELETE FROM channels_lite_groupmembership WHERE instr(channel_name, ?)"
 DELETE_ROWS = "DELETE FROM {table} WHERE id IN ({rows})"
-# Names as bytes, for the text of whoever wrote by SQL may be none; in a column of text, where what
-# is none sorts behind it.
+# Names as bytes, because other programs may write invalid text.  In the text column, values that
+# are not text sort after all text.
 GROUPS = """
     SELECT CAST(max(group_name) AS BLOB), count(*), coalesce(sum(is_empty), 0) FROM
         (SELECT group_name, NOT EXISTS
@@ -42,43 +42,43 @@ GROUPS = """
          FROM channels_lite_groupversion AS version
          WHERE group_name > CAST(? AS TEXT) AND group_name < x'' ORDER BY group_name LIMIT ?)
 """
-# Who has joined since keeps its version.
+# A group that has got members since keeps its version.
 FORGET_GROUPS = """
     DELETE FROM channels_lite_groupversion
     WHERE group_name > CAST(? AS TEXT) AND group_name <= CAST(? AS TEXT) AND NOT EXISTS
         (SELECT 1 FROM channels_lite_groupmembership AS member
          WHERE member.group_name = channels_lite_groupversion.group_name)
 """
-# Seconds by which two processes may disagree about when the machine was started, for the wall clock
-# is being corrected.
+# Seconds by which two processes may disagree about the boot time, because the system clock is
+# corrected meanwhile.
 DRIFT = 60.0
-#: Rows that a step of a sweep reads, and pages it gives back: a millisecond.
+#: Rows that a step of a sweep reads, and pages that it returns: a millisecond.
 STEP = 500
 PAGES = 50
-#: Of ``PRAGMA auto_vacuum``: free pages can be given back one by one.
+#: The value of ``PRAGMA auto_vacuum`` that allows to return free pages one by one.
 INCREMENTAL = 2
-#: Free pages that are left for the messages to come: 4 MB.
+#: Free pages that stay for future messages: 4 MB.
 KEPT = 1000
 
 
 class Boot(NamedTuple):
-    """The boot of the machine that the table is of."""
+    """The boot of the machine that the table belongs to."""
 
     generation: int
     began_at: float
 
 
 def boot(execute: Execute, boot_id: str, began_at: float, *, is_alone: bool) -> Boot | None:
-    """This boot, if anybody has used the database since it began.
+    """This boot, if a process has used the database since it began.
 
-    Containers have boot ids of their own, and some processes see none.  So another id is believed
-    while another process is alive, and one that is missing while the time is the same.
+    Containers have their own boot ids, and some processes see no id.  So a different id counts as
+    the same boot while another process is alive, and a missing id while the boot time is the same.
     """
     known = execute(BOOT, ())
     if not known:
         return None
     then, name, generation = known[0]
-    if not generation:  # of a former version
+    if not generation:  # written by a previous version
         return None
     if not is_alone or (name == boot_id and name):
         return Boot(generation, then)
@@ -87,9 +87,9 @@ def boot(execute: Execute, boot_id: str, began_at: float, *, is_alone: bool) -> 
 
 
 def begin_boot(execute: Execute, boot_id: str, began_at: float, *, is_alone: bool) -> Boot:
-    """The same for a process that may be the first: enters the boot, and purges an earlier one's.
+    """Like `boot`, for a process that may be the first: records the boot, and purges older rows.
 
-    No message is meant to survive a reboot, and no process has.
+    Messages do not survive a reboot, and neither do processes.
     """
     renew(execute, 0)
     known = boot(execute, boot_id, began_at, is_alone=is_alone)
@@ -104,7 +104,7 @@ def begin_boot(execute: Execute, boot_id: str, began_at: float, *, is_alone: boo
 
 
 def renew(execute: Execute, generation: int) -> None:
-    """Begins another generation, unless somebody has: ids have begun again."""
+    """Begins another generation, because ids have started again, unless a process has done so."""
     execute(RENEW, (_number(), generation))
 
 
@@ -113,8 +113,8 @@ def _number() -> int:
 
 
 def flush(execute: Execute, ticks: float, boot_id: str, began_at: float) -> None:
-    """Deletes all messages and groups, and voids what processes have in memory."""
-    # Somebody may have emptied that table, too, and by another clock than this process's.
+    """Deletes all messages and groups, and voids messages in the memory of processes."""
+    # That table may also have been emptied, and filled by a process with another clock.
     boot = begin_boot(execute, boot_id, began_at, is_alone=False)
     execute("DELETE FROM channels_lite_event", ())
     execute("DELETE FROM channels_lite_groupmembership", ())
@@ -122,30 +122,30 @@ def flush(execute: Execute, ticks: float, boot_id: str, began_at: float) -> None
 
 
 class Sweep:
-    """Goes once through both tables, in steps, and deletes what has expired or is of ``stale``.
+    """Goes once through both tables, in steps.  Deletes expired rows, and those of ``stale``.
 
-    Then it forgets the versions of groups without members, for names of groups are new for ever;
-    and gives free pages back to the file system, but for ``kept``; None: no page at all.
+    Then it deletes the versions of groups without members, because new names of groups keep coming.
+    Then it returns free pages to the file system, except ``kept``; None: it returns no page.
 
-    No index by expiry: every message would pay for it, and a sweep reads each row once.
+    There is no index by expiry: every message would pay for it, and a sweep reads each row once.
     """
 
     def __init__(self, stale: Collection[str], kept: int | None) -> None:
         #: Tokens of processes.
         self.stale = stale
-        #: Rows it has looked at.
+        #: The number of rows that it has checked.
         self.seen = 0
-        #: Whether it has reached the end, and whether it gave pages back.
+        #: Whether it has reached the end, and whether it returned pages.
         self.is_done = self.gave_back = False
-        # Memberships first, for as long as there are any of stale processes they get rows.
+        # Memberships first, because stale processes get rows as long as they have any.
         self._tables = ["channels_lite_groupmembership", "channels_lite_event"]
         self._after = 0
-        #: The last group that was looked at; None: all were, or none has a version.
+        #: The last group that was checked; None: all were, or none has a version.
         self._group: bytes | None = b""
         self._kept = kept
 
     def step(self, execute: Execute, now: float) -> int:
-        """Returns how many rows were deleted."""
+        """Does one step.  Returns how many rows were deleted."""
         if self._tables:
             return self._delete(execute, self._tables[0], now)
         if self._group is not None:
@@ -174,9 +174,9 @@ class Sweep:
 
 
 def _forget_groups(execute: Execute, after: bytes) -> bytes | None:
-    """Forgets the versions of those without members.  Returns the last it looked at.
+    """Deletes the versions of groups without members.  Returns the last group it checked.
 
-    None: there are no more, or nobody keeps versions here.
+    None: there are no more, or no versions are kept.
     """
     if not after and not sql.are_versions_kept(execute):
         return None
@@ -187,14 +187,14 @@ def _forget_groups(execute: Execute, after: bytes) -> bytes | None:
 
 
 def _give_pages_back(execute: Execute, kept: int) -> int:
-    """Returns how many; less than ``PAGES`` when there are no more."""
+    """Returns how many; fewer than ``PAGES`` if there are no more."""
     free = execute("PRAGMA freelist_count", ())[0][0] - kept
     if free <= 0 or execute("PRAGMA auto_vacuum", ()) != [(INCREMENTAL,)]:
         return 0
     given = min(PAGES, free)
     with writing(execute):
         for _ in range(given):
-            # One at a time: Python's sqlite3 takes one step of a statement without columns.
+            # One at a time: Python's sqlite3 makes only one step of a statement without columns.
             execute("PRAGMA incremental_vacuum(1)", ())
     return int(given)
 

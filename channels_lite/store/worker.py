@@ -1,4 +1,4 @@
-"""A thread for what must not hold a loop."""
+"""A thread for work that must not block a loop."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ logger = logging.getLogger(__name__)
 
 
 class Worker:
-    """Does attempts in a thread, which is there while it is needed.
+    """Runs attempts in a thread, which exists while it is needed.
 
-    It owns the queue of them.  The one thread that takes from it has ``_serving``, for which nobody
-    waits: who puts something in and finds it taken knows that its holder looks once more after
-    giving it back.  So a finalizer may call `end`, on whichever thread it runs.
+    It owns the queue of attempts.  The one thread that takes from the queue holds ``_serving``.  No
+    thread waits for that lock: if `put` finds it taken, its holder checks the queue once more after
+    releasing it.  So a finalizer may call `end` on any thread.
     """
 
     def __init__(
@@ -35,17 +35,17 @@ class Worker:
         idle: float | None = None,
         at_end: Callable[[], None] = lambda: None,
     ) -> None:
-        """``refused`` gets what nobody does, for no thread can be started.
+        """``refused`` gets the attempts if no thread can be started.
 
-        The thread ends after ``idle`` seconds with nothing to do; None: by `end` alone.  ``at_end``
-        is the last thing it calls.
+        The thread ends after ``idle`` seconds without work; None: only by `end`.  It calls
+        ``at_end`` last.
         """
         self._name = name
         self._do = do
         self._refused = refused
         self._idle = idle
         self._at_end = at_end
-        #: None wakes the thread up, for it to see that it is to end.
+        #: None wakes the thread, so that it notices that it must end.
         self._queue: SimpleQueue[Attempt[Any] | None] = SimpleQueue()
         self._serving = threading.Lock()
         self._unfinished: set[Attempt[Any]] = set()
@@ -53,11 +53,11 @@ class Worker:
 
     @property
     def is_busy(self) -> bool:
-        """Whether anything is queued, waits for a lock or is being done."""
+        """Whether any work is queued, waits for a lock or runs."""
         return bool(self._unfinished)
 
     def put(self, attempt: Attempt[Any]) -> None:
-        """Queues it.  May be called from any thread."""
+        """Queues ``attempt``.  May be called from any thread."""
         self._unfinished.add(attempt)
         self._queue.put(attempt)
         while not self._queue.empty() and self._serving.acquire(blocking=False):
@@ -83,15 +83,15 @@ class Worker:
         return found
 
     def end(self) -> None:
-        """Has the thread end after what is queued.  Takes no lock, and does not wait.
+        """Ends the thread after the queued work.  Takes no lock, and does not wait.
 
-        What is put in later is still done, in a thread that ends right after.
+        Work that is queued later still runs, in a thread that ends right after it.
         """
         self._idle = 0
         self._queue.put(None)
 
     def join(self, timeout: float | None = None) -> None:
-        """Waits until it has ended, or for ``timeout`` seconds."""
+        """Waits until the thread has ended, or for ``timeout`` seconds."""
         thread = self._thread
         if thread is not None:
             thread.join(timeout)
@@ -107,7 +107,7 @@ class Worker:
             has_more = not self._queue.empty() and self._serving.acquire(blocking=False)
 
     def _serve(self) -> None:
-        # What waits for the write lock, in order; the rest goes on meanwhile.
+        # Work that waits for the write lock, in order; other work continues meanwhile.
         line: deque[Attempt[Any]] = deque()
         again_at = 0.0
         while True:
@@ -133,7 +133,7 @@ class Worker:
                 line.append(attempt)
 
     def _try(self, attempt: Attempt[Any]) -> bool:
-        """False: it has to wait for a lock."""
+        """False: it must wait for a lock."""
         outcome = self._do(attempt)
         if attempt.must_wait(outcome):
             return False
@@ -141,5 +141,5 @@ class Worker:
         try:
             attempt.finish(outcome)
         except Exception:
-            logger.exception("what was to be done after a work of the store failed")
+            logger.exception("the callback after a work of the store failed")
         return True

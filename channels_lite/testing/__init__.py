@@ -1,10 +1,10 @@
-"""For the tests of a project: layers that are fresh for each test, and what was sent by them.
+"""For the tests of a project: fresh layers for each test, and a record of what they sent.
 
 ``ChannelLayerMixin`` is for Django's test cases; ``channels_lite.testing.pytest`` has the same as
-fixtures.  Both stand on ``fresh_layers``.  ``LiveServerMixin`` is for Channels' live server.
+fixtures.  Both use ``fresh_layers``.  ``LiveServerMixin`` is for Channels' live server.
 
-Every layer of ``CHANNEL_LAYERS`` that is ours gets a migrated file of its own, so that what is sent
-inside a ``TestCase``, whose transaction is never committed, goes out at once all the same.
+Each of our layers in ``CHANNEL_LAYERS`` gets its own migrated file.  So a send inside a
+``TestCase`` goes out at once, although the transaction of the test is never committed.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ Send = Callable[[str, Mapping[str, Any]], Awaitable[None]]
 
 
 class _Recorded(tuple[str, Message]):
-    """Where a message was sent, and the message as its receivers get it."""
+    """The name of the channel or group, and the message as its receivers get it."""
 
-    #: What sent it.
+    #: The layer that sent it.
     layer: BaseSQLiteChannelLayer
 
     def has(self, fields: Mapping[str, Any]) -> bool:
-        """Whether the message has these fields, as they would arrive."""
+        """Whether the message has these fields, compared as they arrive."""
         _, message = self
         return all(
             key in message and message[key] == self._as_it_arrives(value)
@@ -62,7 +62,7 @@ class _Recorded(tuple[str, Message]):
     def _as_it_arrives(self, value: object) -> object:
         try:
             return _arrived(self.layer, {"value": value})["value"]
-        except InvalidMessage:  # as mock.ANY: no message carries it
+        except InvalidMessage:  # such as mock.ANY, which no message can contain
             return value
 
 
@@ -71,18 +71,18 @@ def _arrived(layer: BaseSQLiteChannelLayer, message: Mapping[str, Any]) -> Messa
 
 
 class Sent:
-    """What this process has sent to channels and groups, since the test began."""
+    """What this process has sent to channels and groups since the test began."""
 
     def __init__(self) -> None:
         #: Name of the channel or group, and the message as its receivers get it, in order.
         self.messages: list[_Recorded] = []
 
     def assert_sent(self, channel_or_group: str, /, **fields: Any) -> Message:
-        """Returns the first message there with these fields, and any others.
+        """Returns the first message sent there that has these fields; it may have others.
 
-        A field may be given as it was sent, a tuple or a UUID, or as it arrives.
+        A field may be given as it was sent, such as a tuple or a UUID, or as it arrives.
 
-        Raises ``AssertionError``, which lists what was sent there, or all if that is nothing.
+        Raises ``AssertionError``, which lists what was sent there, or else everything sent.
         """
         there = [recorded for recorded in self.messages if recorded[0] == channel_or_group]
         for recorded in there:
@@ -91,29 +91,29 @@ class Sent:
         wanted = ", ".join(f"{key}={value!r}" for key, value in fields.items())
         found = [message for _, message in there]
         raise AssertionError(
-            f"nothing with {wanted or 'any fields'} was sent to {channel_or_group!r}, "
-            + (f"but {found}" if found else f"and in all: {self.messages}")
+            f"no message with {wanted or 'any fields'} was sent to {channel_or_group!r}, "
+            + (f"but {found}" if found else f"of all messages: {self.messages}")
         )
 
     def assert_nothing_sent(self, channel_or_group: str | None = None) -> None:
-        """None of ``channel_or_group`` was sent anything, and by default nobody.
+        """Checks that nothing was sent to ``channel_or_group``, or by default to any.
 
-        Raises ``AssertionError``, which lists what was.
+        Raises ``AssertionError``, which lists what was sent.
         """
         found = [each for each in self.messages if channel_or_group in (None, each[0])]
         if found:
-            raise AssertionError(f"nothing was to be sent, but {found}")
+            raise AssertionError(f"expected no message, but {found}")
 
 
 @contextmanager
 def fresh_layers() -> Iterator[Sent]:
-    """Every layer of ``CHANNEL_LAYERS`` that is ours is new, on an empty file, until the exit.
+    """Replaces each of our layers in ``CHANNEL_LAYERS`` by a new one on an empty file.
 
-    Raises ``ImproperlyConfigured`` if none is ours.
+    Raises ``ImproperlyConfigured`` if there is none.
     """
     ours = our_layers()
     if not ours:
-        raise ImproperlyConfigured("CHANNEL_LAYERS names no layer of channels_lite to be tested")
+        raise ImproperlyConfigured("CHANNEL_LAYERS has no layer of channels_lite to test")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="channels-lite-")))
         for alias in {database_of(entry) for entry in ours.values()}:
@@ -121,7 +121,7 @@ def fresh_layers() -> Iterator[Sent]:
             path.write_bytes(_migrated(alias))
             stack.enter_context(_database(_name(alias), alias, path))
         entries = {name: _moved(entry) for name, entry in ours.items()}
-        # Channels makes its layers anew when this setting changes.
+        # Channels makes new layers when this setting changes.
         stack.enter_context(
             override_settings(CHANNEL_LAYERS={**settings.CHANNEL_LAYERS, **entries})
         )
@@ -146,7 +146,8 @@ def _name(alias: str) -> str:
 def _database(alias: str, original: str, path: Path) -> Iterator[None]:
     """The database file ``path`` under ``alias``, with the settings of ``original``.
 
-    Django and pytest-django guard databases that a test does not name; this one it cannot name.
+    Django and pytest-django block databases that a test does not name, and a test cannot name this
+    one.
     """
     guarded = BaseDatabaseWrapper.ensure_connection
 
@@ -168,12 +169,12 @@ def _database(alias: str, original: str, path: Path) -> Iterator[None]:
 
 @cache
 def _migrated(original: str) -> bytes:
-    """The content of a database with our tables alone, made once, by Django's connection."""
+    """The content of a database with only our tables, made once, with Django's connection."""
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="channels-lite-"))
         path, alias = Path(folder, "migrated.sqlite3"), _name(original)
         stack.enter_context(_database(alias, original, path))
-        # Whatever the project's routers think of this alias, and with pytest's --nomigrations.
+        # Independent of the project's routers, and of pytest's --nomigrations.
         stack.enter_context(override_settings(DATABASE_ROUTERS=[], MIGRATION_MODULES={}))
         executor = MigrationExecutor(connections[alias])
         executor.migrate(executor.loader.graph.leaf_nodes("channels_lite"))
@@ -182,7 +183,7 @@ def _migrated(original: str) -> bytes:
 
 
 def _record(layer: BaseSQLiteChannelLayer, sent: Sent) -> None:
-    """Notes in ``sent`` what ``layer`` sends, once it is sent."""
+    """Records in ``sent`` what ``layer`` sends, after it is sent."""
 
     def recording(send: Send) -> Send:
         signature = inspect.signature(send)
@@ -201,7 +202,7 @@ def _record(layer: BaseSQLiteChannelLayer, sent: Sent) -> None:
 
 
 class ChannelLayerMixin(_TestCase):
-    """For a Django test case: ``class OrderTests(ChannelLayerMixin, TestCase)``.
+    """For a Django test case: ``class RoomTests(ChannelLayerMixin, TestCase)``.
 
     A ``setUp`` of your own calls ``super().setUp()`` first.
     """
@@ -219,7 +220,7 @@ class ChannelLayerMixin(_TestCase):
         self.sent = stack.enter_context(fresh_layers())
         self.channel_layer = get_channel_layer()
 
-    if not TYPE_CHECKING:  # to which all names would be known then
+    if not TYPE_CHECKING:  # a type checker would accept every name
 
         def __getattr__(self, name: str) -> object:
             found = f"{type(self).__name__!r} object has no attribute {name!r}"
@@ -237,10 +238,10 @@ class ChannelLayerMixin(_TestCase):
 
 
 class _OnTestDatabases:
-    """A server's process, whose databases are those of the test, however Python starts it.
+    """Starts the server's process with the databases of the test, however Python starts it.
 
-    A forked one has them; one that is started by "spawn" or "forkserver", Linux's from Python 3.14
-    on, reads the project's settings again, and Channels tells it of ``default`` alone.
+    A forked process has them.  A process started by "spawn", or by "forkserver", Linux's default
+    from Python 3.14 on, reads the project's settings again, and Channels passes only ``default``.
     """
 
     def __init__(self, process: Callable[..., Any]) -> None:
@@ -260,13 +261,13 @@ def _use_databases(names: Mapping[str, str], setup: Callable[[], object]) -> Non
 class LiveServerMixin(_TestCase):
     """For Channels' live server: ``class LiveTests(LiveServerMixin, ChannelsLiveServerTestCase)``.
 
-    Its process uses the test's databases, however Python starts it, and leaves no files behind.
-    Channels ends the server by a signal, at which it cannot tidy up: its FIFO and its socket stay.
-    ``-wal`` and ``-shm`` stay as well if Django, whose connection is to be the last one, deletes
-    the database while a layer of this process has it open.
+    The server's process uses the test's databases, however Python starts it, and no files are left.
+    Channels stops the server with a signal, so it cannot clean up: its FIFO and its socket stay.
+    ``-wal`` and ``-shm`` also stay if Django deletes the database while a layer of this process has
+    it open, because Django's connection must be the last one.
     """
 
-    #: Channels' own, as ``DaphneProcess``.
+    #: Channels' own class, such as ``DaphneProcess``.
     ProtocolServerProcess: Any
 
     @classmethod
@@ -277,7 +278,7 @@ class LiveServerMixin(_TestCase):
 
     @classmethod
     def tearDownClass(cls) -> None:
-        """Ends the server, then removes what it has left."""
+        """Ends the server, then removes the files that it left."""
         super().tearDownClass()
         for name in our_layers():
             async_to_sync(get_channel_layer(name).close)()
@@ -286,5 +287,5 @@ class LiveServerMixin(_TestCase):
             if sidecar.is_dir():
                 fifo = Fifo(sidecar, uuid.uuid4().hex)
                 fifo.remove_stale(fifo.stale())
-                fifo.close()  # and the directory goes with the last
+                fifo.close()  # and removes the directory with the last FIFO
                 fifo.abandon()

@@ -1,7 +1,7 @@
 """Fixtures; the project's root ``conftest.py`` names this module in ``pytest_plugins``.
 
-No entry point: pytest would import it, and Channels with it, in every project that has
-channels-lite installed, used or not.
+It is not an entry point, because pytest would then import it, and Channels, in every project that
+has channels-lite installed.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ __all__ = ["channel_layer", "sent"]
 
 @pytest.fixture
 def sent() -> Iterator[Sent]:
-    """What the test sends, on layers that are fresh for it."""
+    """What the test sends, on fresh layers."""
     with fresh_layers() as found:
         yield found
 
 
 @pytest.fixture
 def channel_layer(sent: Sent) -> BaseSQLiteChannelLayer:
-    """The default layer, fresh for the test."""
+    """The fresh default layer."""
     layer: BaseSQLiteChannelLayer = get_channel_layer()
     return layer

@@ -1,11 +1,11 @@
-"""HOOK and WAKE: how a receiver learns of a row, and what lies beside the database for it.
+"""HOOK and WAKE: how a receiver learns of a row, and the files beside the database for this.
 
-A waiter calls the layer's ``look`` when there may be something, and its ``tick`` at each interval,
-which finds what no wake-up has told of.  ``poll`` knows the clock alone; ``listener`` sleeps on a
-FIFO that ``csrc`` writes to, and has a ``poll`` beside it.  The
-sending side, ``hooks``, is the same for all layers: each wakes those who listen.
+A waiter calls the layer's ``look`` when there may be a row, and its ``tick`` at each interval,
+which finds rows without a wake-up.  ``poll`` uses only a timer.  ``listener`` sleeps on a FIFO that
+``csrc`` writes to, and also has a ``poll``.  The sending side, ``hooks``, is the same for all
+layers: each wakes the processes that listen.
 
-Of `store` it imports only what finds the database file.  Runs on the loops that receive.
+From `store` it imports only the location of the database file.  Runs on the receiving loops.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from channels_lite.wake.datagrams import Frame
 
 __all__ = ["Waiter", "sign_of", "warn_once"]
 
-# What was logged, and why, by any layer of this process.
+# Messages and reasons that any layer of this process has logged.
 _said: set[tuple[str, str]] = set()
 
 
 def sign_of(channel: str) -> int:
-    """The byte that wakes those that wait for a plain channel; see ``csrc/wakeup.h``."""
+    """The byte that wakes the receivers on a plain channel; see ``csrc/wakeup.h``."""
     return 2 + sum(channel.encode()) % 254
 
 
 def warn_once(logger: logging.Logger, message: str, reason: str) -> None:
-    """Logs ``message % reason``, unless another layer of this process has."""
+    """Logs ``message % reason``, unless a layer of this process has already done so."""
     if (message, reason) not in _said:
         _said.add((message, reason))
         logger.warning(message, reason)
@@ -38,7 +38,7 @@ def warn_once(logger: logging.Logger, message: str, reason: str) -> None:
 class Waiter(Protocol):
     """Makes the layer look, on the loops that it watches."""
 
-    #: Why it polls; "" if it does not, for it is woken by a FIFO.
+    #: Why it polls; "" if it is woken by a FIFO instead.
     reason: str
 
     @property
@@ -46,34 +46,34 @@ class Waiter(Protocol):
         """The loops that it wakes."""
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """From now on looks are made on ``loop``, the running one.  True: they were not before."""
+        """Makes looks on ``loop``, the running one, from now on.  True: it did not before."""
 
     def listen(self, channel: str) -> None:
         """Makes senders of a plain channel wake this process too."""
 
     def tidy(self, channels: set[str]) -> bool:
-        """Called now and then: sees that it can still be reached, and for ``channels`` only.
+        """Called regularly: keeps the process reachable, and only for ``channels``.
 
-        True: something was made anew, and the loops have to `watch` it.
+        True: something was created again, and the loops must `watch` it.
         """
 
     def frames(self, limit: int | None = None) -> list[Frame]:
-        """What other processes have handed over since the last call, in the order of sending.
+        """Frames that other processes sent since the last call, in the order of sending.
 
-        All of it; or about ``limit``, and the loop is told of the rest in its next iteration.
+        Returns all; or about ``limit``, and the loop learns of the rest in its next iteration.
         """
 
     def stop_frames(self) -> None:
-        """Leaves what they hand over unread, so that their sockets fill up."""
+        """Stops reading frames, so that the senders' sockets fill up."""
 
     def go_on_with_frames(self) -> None:
-        """Reads it again."""
+        """Reads frames again."""
 
     def nudge(self) -> None:
-        """After a commit of ours: looks, unless the wake-up comes by itself.  Any thread."""
+        """Call after a commit of this process: looks, unless it is woken anyway.  Any thread."""
 
     def close(self) -> None:
-        """Stops, and takes this process's name away; ``watch`` starts it again."""
+        """Stops, and removes this process's name.  ``watch`` starts it again."""
 
     def abandon(self) -> None:
-        """In a forked child: lets go of what is the parent's."""
+        """In a forked child: abandons the parent's resources."""

@@ -1,11 +1,11 @@
-"""HAND OVER, the transport: messages to a process, by datagrams that need no row.
+"""HAND OVER, the transport: messages to a process as datagrams, without a row.
 
 Facts: only the process that made a process-local channel may receive on it, so a row for that
-channel never outlives the process; and a datagram costs a tenth of a commit.
-So: a process that listens binds a datagram socket beside its FIFO, ``SIDECAR/TOKEN.frames``.  Not
-the FIFO itself: any process of the user could read it empty.
+channel never outlives the process.  A datagram costs a tenth of a commit.
+So: a process that listens binds a datagram socket beside its FIFO, ``SIDECAR/TOKEN.frames``.  It
+does not use the FIFO itself, which any process of the user could read empty.
 
-What may be sent this way, and in which order with rows, is for `delivery.frames`.
+`delivery.frames` decides which messages go this way, and their order with rows.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ __all__ = ["MAX_DATAGRAM", "Frame", "FrameReceiver", "Peer", "connect"]
 
 logger = logging.getLogger(__name__)
 
-#: Bytes of a datagram at most.  The kernel takes some 200 kB of unread ones from each sender.
+#: The maximum size of a datagram.  The kernel holds about 200 kB of unread ones from each sender.
 MAX_DATAGRAM = 65536
 # Datagrams read at once.  Linux queues 11 by default, or net.unix.max_dgram_qlen + 1.
 READ_LIMIT = 1024
-# Bytes of a socket's address (sun_path) on every system.
+# Bytes that a socket's address (sun_path) may have on every system.
 MAX_ADDRESS = 100
 
 
 def _queue() -> int:
-    """Datagrams that a socket's queue holds at most: of one sender no more can be unread."""
+    """The maximum number of datagrams in a socket's queue, and so of one sender's unread ones."""
     try:
         return int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text()) + 1
-    except (OSError, ValueError):  # another system: bounded by bytes, none below a hundred or so
+    except (OSError, ValueError):  # another system: limited by bytes, never below about a hundred
         return 4096
 
 
@@ -62,11 +62,12 @@ class Frame(msgspec.Struct, array_like=True):
     data: bytes
     created_at: float
     expires_at: float
-    #: The id of the row that it comes after; 0: of none.
+    #: The id of the row that it comes after; 0: none.
     after: int
-    #: Of the table, as the sender knows it, which ``after`` and the times go by; None: not said.
+    #: The table's generation that ``after`` and the times belong to, as the sender knows it; None:
+    #: not given.
     generation: int | None = None
-    #: Whether it is for members of a group, which miss it if they are full; None: not said.
+    #: Whether it is for members of a group, which miss it if they are full; None: not given.
     is_group: bool | None = None
 
 
@@ -76,7 +77,7 @@ _decoder = msgspec.msgpack.Decoder(list[Frame])
 
 @contextmanager
 def _address(path: str) -> Iterator[str]:
-    """``path``, or another way to it that is short enough for a socket."""
+    """``path``, or another path to the same file that is short enough for a socket."""
     if len(os.fsencode(path)) <= MAX_ADDRESS:
         yield path
         return
@@ -95,7 +96,7 @@ def _socket() -> socket.socket:
 
 
 class FrameReceiver:
-    """This process's socket.  Raises ``OSError`` where there can be none."""
+    """This process's socket.  Raises ``OSError`` if there can be none."""
 
     def __init__(self, sidecar: Path, token: str) -> None:
         self._names_end = f"{token}!"
@@ -103,7 +104,7 @@ class FrameReceiver:
         making = sidecar / f".{token}{FRAMES}"
         self._socket = _socket()
         try:
-            making.unlink(missing_ok=True)  # one whose making was interrupted
+            making.unlink(missing_ok=True)  # left by an interrupted start
             with _address(str(making)) as address:
                 self._socket.bind(address)
             self._inode = making.lstat().st_ino
@@ -114,14 +115,14 @@ class FrameReceiver:
         self.fd = self._socket.fileno()
 
     def is_in_place(self) -> bool:
-        """Whether its name still leads here: somebody may have deleted or replaced it."""
+        """Whether its name still leads here: it may have been deleted or replaced."""
         try:
             return self._path.lstat().st_ino == self._inode
         except OSError:
             return False
 
     def drain(self, limit: int | None = None) -> list[Frame]:
-        """What was sent, in the order of sending; all, or about ``limit`` messages of it."""
+        """The frames in the socket, in the order of sending; all, or about ``limit`` of them."""
         frames: list[Frame] = []
         for _ in range(READ_LIMIT):
             if limit is not None and len(frames) >= limit:
@@ -130,7 +131,7 @@ class FrameReceiver:
                 datagram = self._socket.recv(MAX_DATAGRAM)
             except OSError as error:
                 if error.errno != errno.EAGAIN:
-                    logger.warning("reading what was handed over failed: %s", error)
+                    logger.warning("reading from the socket failed: %s", error)
                 break
             if not datagram:  # empty, or shut down
                 break
@@ -138,19 +139,19 @@ class FrameReceiver:
                 found = _decoder.decode(datagram)
                 frames += [frame for frame in found if frame.name.endswith(self._names_end)]
             except ValueError as error:  # msgspec's
-                logger.error("%d bytes that are no frames were dropped: %s", len(datagram), error)
+                logger.error("%d bytes that are not frames were dropped: %s", len(datagram), error)
         return frames
 
     def close(self) -> list[Frame]:
-        """Takes the name away, and returns what was sent until then: nothing can come later.
+        """Removes the name, and returns the frames sent until then.  No more can arrive later.
 
         `abandon` closes the descriptor.
         """
-        with suppress(OSError):  # macOS knows no such thing
+        with suppress(OSError):  # macOS does not support it
             self._socket.shutdown(socket.SHUT_RD)
         frames = self.drain()
         if self.is_in_place():
-            with suppress(OSError):  # gone just now, or another user's
+            with suppress(OSError):  # just deleted, or owned by another user
                 self._path.unlink()
         return frames
 
@@ -160,11 +161,13 @@ class FrameReceiver:
 
 
 class Peer:
-    """A process that listens, and the last datagrams that it may not have read yet."""
+    """A process that listens, and the last datagrams to it that may be unread."""
 
     def __init__(self, path: str) -> None:
         self._socket = _socket()
         self._datagrams: deque[int] = deque(maxlen=QUEUE)
+        #: Whether it has left its queue full for some time.
+        self.stands_still = False
         try:
             with _address(path) as address:
                 self._socket.connect(address)
@@ -173,18 +176,22 @@ class Peer:
             raise
 
     def send(self, frames: list[Frame], number: int) -> None:
-        """Hands them over, in its sender's datagram of this number.  Raises ``OSError``."""
+        """Sends them, in the sender's datagram with this number.  Raises ``OSError``."""
         self._socket.send(_encoder.encode(frames))
         self._datagrams.append(number)
 
     def read_up_to(self, last: int) -> int:
-        """The number of a datagram that it has read, with all before; ``last`` is the newest."""
-        with suppress(OSError, ValueError):  # the socket was closed: nothing is known to be unread
+        """Up to which datagram it has certainly read; ``last`` is the number of the newest."""
+        with suppress(OSError, ValueError):  # the socket is closed: no datagram counts as unread
             if ioctl(self._socket.fileno(), TIOCOUTQ, b"\0\0\0\0") == b"\0\0\0\0":
                 return last
-            # No more than these find a place in its queue.
+            # Its queue has room for no more than these.
             return self._datagrams[0] - 1 if len(self._datagrams) == QUEUE else 0
         return last
+
+    def duplicate(self) -> socket.socket:
+        """A second descriptor of the socket, for waiting until there is room."""
+        return self._socket.dup()
 
     def close(self) -> None:
         """Closes the socket."""
@@ -192,7 +199,7 @@ class Peer:
 
 
 def connect(path: str) -> Peer | None:
-    """The process of this user whose socket is there, if there is one."""
+    """The process whose socket is there, if it is of this user."""
     try:
         found = os.lstat(path)
         if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():

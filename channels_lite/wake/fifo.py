@@ -1,15 +1,17 @@
 """The sidecar directory: where this process can be reached.
 
-Beside the database ``x.sqlite3`` is ``x.sqlite3-wake/``, mode 0700, and in it one FIFO for each
-process that uses it, named by its token; ``@channel/token`` is a second name (a hard link) for
-each plain channel it waits on.  Senders need no list of processes: the name says where to write.
-Beside the FIFO, ``token.received`` says how many messages the process has received, for those who
-watch; ``token.full/`` holds an empty file for each of its channels that is full; ``.upkeep`` says
-which process took the last turn at the upkeep, and when.
+Beside the database ``x.sqlite3`` is the directory ``x.sqlite3-wake/``, mode 0700.  It contains one
+FIFO for each process that uses the database, named after the process's token.  ``@channel/token``
+is a second name (a hard link) for each plain channel that the process waits on.  Senders need no
+list of processes, because the name tells where to write.  Beside the FIFO, ``token.received`` has
+the number of messages that the process has received, for operators; ``token.full/`` has an empty
+file for each full channel of the process; ``.upkeep`` tells which process did the upkeep last, and
+when; ``.clock`` has the origin of the processes' clock (see `channels_lite.clock`), for the table
+that has it may be emptied.
 
-A name without a reader (``ENXIO``) belongs to the dead, whatever killed it; the upkeep removes it,
-with what the dead have left in the tables.  So the name must not exist before its reader does: it
-is made under a dot-name, opened, and renamed.
+A name without a reader (``ENXIO``) belongs to a dead process.  The upkeep removes it, with the rows
+of that process in the tables.  So the name must not exist before its reader: the FIFO is created
+under a dot-name, opened, and renamed.
 """
 
 from __future__ import annotations
@@ -29,34 +31,35 @@ from channels_lite.names import FRAMES, FULL, REPORT, mark_path
 __all__ = ["Fifo", "Report", "SidecarRefused", "is_stale", "report_of"]
 
 UPKEEP = ".upkeep"
-# How often something is made in a directory that others remove when it is empty.
+CLOCK = ".clock"
+# How often to retry to create a file in a directory that others remove when it is empty.
 TRIES = 100
 # Bytes read at once; a Linux pipe holds as many.
 DRAIN = 65536
-# Seconds after which a dot-name is no longer in the making: its maker was killed.
+# Seconds after which a dot-name is stale: the process that created it was killed.
 MAKING = 60.0
 
 
 class Report(msgspec.Struct, array_like=True):
-    """What a process tells those who watch it."""
+    """The figures of a process, for operators."""
 
-    #: Messages received since it began, and in each of the last seconds.
+    #: Messages received since the start, and recently per second.
     received: int = 0
     rate: float = 0.0
     #: Messages that found a channel full.
     full: int = 0
-    #: Of ``time.monotonic()``, which all processes share: then it says so again, unless it stopped.
+    #: When the next report is due, by ``time.monotonic()``, which all processes share.
     until: float = 0.0
-    #: When it said so, by the same clock; 0: it has said nothing.
+    #: When this report was made, by the same clock; 0: there is none.
     at: float = 0.0
 
 
 class SidecarRefused(OSError):
-    """The sidecar directory is not one to trust with wake-ups."""
+    """The sidecar directory cannot be trusted."""
 
 
 class Fifo:
-    """This process's FIFO.  Raises ``OSError`` where the file system has none."""
+    """This process's FIFO.  Raises ``OSError`` if the file system has no FIFOs."""
 
     def __init__(self, sidecar: Path, token: str) -> None:
         self._sidecar = sidecar
@@ -74,25 +77,25 @@ class Fifo:
                 os.mkfifo(making, 0o600)
                 break
             except FileNotFoundError:
-                # The last process that left has removed the directory under our hands.
+                # The last process to leave has just removed the directory.
                 if tries == TRIES - 1:
                     raise
-        # It is not empty now, so nobody removes it any more.
+        # It is not empty now, so no process removes it any more.
         with ExitStack() as undoing:
             undoing.callback(_remove, making)
             self.fd = os.open(making, os.O_RDONLY | flags)
             undoing.callback(os.close, self.fd)
-            # A writer of our own: without any, the end of file would make it readable for ever.
+            # Our own writer: without a writer, the end of file would make it readable forever.
             self._writer = os.open(making, os.O_WRONLY | flags)
             undoing.callback(os.close, self._writer)
             making.rename(self._path)
             undoing.pop_all()
 
     def drain(self) -> frozenset[int]:
-        """Reads it empty; before each look, or a wake-up between the two is lost.
+        """Reads it empty.  Call it before each look, or a wake-up between the two is lost.
 
-        Returns the signs it was woken by (see ``csrc/wakeup.h``), and 0 if it was full: others may
-        have found no room then.
+        Returns the signs in it (see ``csrc/wakeup.h``), and also 0 if it was full: other signs may
+        have found no room.
         """
         signs = frozenset[int]()
         while True:
@@ -122,12 +125,12 @@ class Fifo:
                     os.link(self._path, name)
                 return
             except FileNotFoundError:
-                # Another process removed the empty directory just now; or our own name is gone.
+                # Another process has just removed the empty directory; or our own name is gone.
                 if tries == TRIES - 1 or not self.is_in_place():
                     raise
 
     def keep(self, channels: set[str]) -> None:
-        """Unlinks all other plain channels, and links again what somebody has deleted."""
+        """Unlinks all other plain channels, and links deleted ones again."""
         for channel in self._channels & channels:
             if not (self._sidecar / f"@{channel}" / self._token).exists():
                 self._link(channel)
@@ -138,7 +141,7 @@ class Fifo:
             _remove_directory(directory)
 
     def is_in_place(self) -> bool:
-        """Whether the name still leads here: somebody may have deleted or replaced it."""
+        """Whether the name still leads here: it may have been deleted or replaced."""
         try:
             there, here = self._path.lstat(), os.fstat(self.fd)
         except FileNotFoundError:
@@ -146,11 +149,11 @@ class Fifo:
         return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
     def report(self, report: Report) -> None:
-        """Leaves it beside the FIFO."""
+        """Writes it beside the FIFO."""
         _write(self._path.with_suffix(REPORT), msgspec.json.encode(report))
 
     def mark(self, channel: str) -> None:
-        """Makes the mark of a full channel.  Whatever stands in its place is left there."""
+        """Creates the mark of a full channel.  Keeps any other file in its place."""
         path = self._mark_path(channel)
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
@@ -160,13 +163,13 @@ class Fifo:
             os.close(os.open(path, flags, 0o600))
 
     def unmark(self, channel: str) -> None:
-        """Removes it, and the directory with the last one."""
+        """Removes the mark, and with the last one the directory."""
         path = self._mark_path(channel)
         _remove(path)
         _remove_directory(path.parent)
 
     def keep_marks(self, channels: set[str]) -> None:
-        """Makes those that were deleted anew, and removes all others, whoever made them."""
+        """Creates deleted marks of these channels again, and removes all other files."""
         directory = self._path.with_suffix(FULL)
         try:
             found = {path.name for path in directory.iterdir()}
@@ -178,7 +181,7 @@ class Fifo:
         for channel in channels - found:
             self.mark(channel)
         for channel in found - channels:
-            with suppress(IsADirectoryError, PermissionError):  # somebody's directory
+            with suppress(IsADirectoryError, PermissionError):  # a directory of another program
                 _remove(directory / channel)
         if found and not channels:
             _remove_directory(directory)
@@ -187,20 +190,33 @@ class Fifo:
         return Path(mark_path(str(self._sidecar), self._token, channel))
 
     def takes_turn(self, every: float) -> bool:
-        """Whether nobody who lives took a turn at the upkeep in the last ``every`` seconds; we do.
+        """Takes a turn at the upkeep, if no living process did in the last ``every`` seconds.
 
-        By a file, its time and the token in it, and not by who comes first of those that live: such
-        a process need not receive any more, and then does no upkeep.
+        A file with a time and a token decides, and not the order of the living processes: the first
+        one may no longer receive, and would then do no upkeep.
         """
         mark = self._sidecar / UPKEEP
-        with suppress(OSError, ValueError):  # nobody took one, or somebody else wrote it
+        with suppress(OSError, ValueError):  # no turn was taken, or another program wrote the file
             last = self._sidecar / _read(mark).decode()
-            # Of a clock that somebody may set, to either side.
+            # By the system clock, which may be set, in either direction.
             is_recent = abs(time.time() - mark.lstat().st_mtime) < every
             if is_recent and last.is_fifo() and not is_stale(last):
                 return False
         _write(mark, self._token.encode())
         return True
+
+    def origin(self, boot_id: str) -> float | None:
+        """When the ticks of this boot began, by the clock of processes here; None if unknown."""
+        with suppress(OSError, ValueError):  # nobody has, or somebody else wrote it
+            name, began_at = msgspec.json.decode(
+                _read(self._sidecar / CLOCK), type=tuple[str, float]
+            )
+            return began_at if name == boot_id else None
+        return None
+
+    def keep_origin(self, boot_id: str, began_at: float) -> None:
+        """Tells other processes."""
+        _write(self._sidecar / CLOCK, msgspec.json.encode((boot_id, began_at)))
 
     def stale(self) -> set[str]:
         """The tokens of processes that have died without removing their names."""
@@ -209,11 +225,11 @@ class Fifo:
         }
 
     def remove_stale(self, tokens: Collection[str]) -> None:
-        """Removes their names, and what lies beside a FIFO that is gone."""
+        """Removes their names, and files that belong to a FIFO that is gone."""
         for path in list(self._sidecar.iterdir()):
             with suppress(
                 FileNotFoundError, NotADirectoryError
-            ):  # gone just now, or no name of ours
+            ):  # just deleted, or not one of our names
                 self._remove_stale(path, tokens)
         for token in tokens:
             _remove(self._sidecar / token)
@@ -224,37 +240,42 @@ class Fifo:
                 _remove(path / token)
             _remove_directory(path)
         elif path.suffix in (FRAMES, REPORT, FULL):
-            # Made after their FIFO, and removed before it.
+            # These are created after their FIFO, and removed before it.
             fifo = path.with_name(path.stem.strip("."))
             if fifo.name in tokens or not fifo.exists():
                 _remove_with_content(path)
-        elif path.name.startswith(".") and path.stat().st_mtime < time.time() - MAKING:
+        elif (
+            path.name.startswith(".")
+            and path.name != CLOCK
+            and path.stat().st_mtime < time.time() - MAKING
+        ):
             _remove(path)
 
     def close(self) -> None:
-        """Removes the names, and the directory if nobody else is in it.
+        """Removes the names, and the directory if no other process uses it.
 
         `abandon` closes the descriptors.
         """
-        # Somebody may have taken it away from us; whoever has it now will tidy up.
+        # The directory may have been given to another user, who then has to clean up.
         with suppress(OSError):
             self.keep(set())
             _remove(self._path.with_suffix(REPORT))
             _remove_with_content(self._path.with_suffix(FULL))
             if self.is_in_place():
                 _remove(self._path)
-            if [path.name for path in self._sidecar.iterdir()] == [UPKEEP]:
-                _remove(self._sidecar / UPKEEP)
+            left = {path.name for path in self._sidecar.iterdir()}
+            for name in left if left <= {UPKEEP, CLOCK} else ():
+                _remove(self._sidecar / name)
             _remove_directory(self._sidecar)
 
     def abandon(self) -> None:
-        """Closes the descriptors; no more, in a forked child, where the names are the parent's."""
+        """Closes only the descriptors: in a forked child, the names belong to the parent."""
         os.close(self.fd)
         os.close(self._writer)
 
 
 def is_stale(path: Path) -> bool:
-    """Whether it is a FIFO that nobody reads."""
+    """Whether it is a FIFO without a reader."""
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC))
     except OSError as error:
@@ -263,15 +284,15 @@ def is_stale(path: Path) -> bool:
 
 
 def report_of(fifo: Path) -> Report:
-    """What its process has last said; it may have said nothing yet."""
+    """The last report of its process; an empty one if there is none."""
     try:
         return msgspec.json.decode(_read(fifo.with_suffix(REPORT)), type=Report)
-    except (OSError, ValueError):  # msgspec's: it is being written just now
+    except (OSError, ValueError):  # msgspec's, if it is just being written
         return Report()
 
 
 def _write(path: Path, content: bytes) -> None:
-    """What nobody's messages wait for; a link or a FIFO that was planted there is left alone."""
+    """Writes a file that no message depends on.  Leaves a planted link or FIFO alone."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     with suppress(OSError):
         fd = os.open(path, flags, 0o600)
@@ -309,7 +330,7 @@ def _remove(path: Path) -> None:
 
 
 def _remove_with_content(path: Path) -> None:
-    """A file, or a directory of files."""
+    """Removes a file, or a directory of files."""
     if path.is_dir() and not path.is_symlink():
         for each in list(path.iterdir()):
             _remove(each)

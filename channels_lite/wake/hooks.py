@@ -1,13 +1,13 @@
-"""The C extension's Python side: gets at connections, proves what it got, and wakes.
+"""The Python side of the C extension: finds SQLite connections, tests the hooks, and wakes.
 
 A ``sqlite3.Connection`` does not show its ``sqlite3*``.  Two ways lead to it, tried in this order:
 
-1. ``Connection.load_extension``, where Python was built with it: SQLite hands over the pointer.
-   The only way where SQLite is part of Python's own binary.
+1. ``Connection.load_extension``, if Python was built with it: SQLite passes the pointer.  It is the
+   only way if SQLite is part of Python's own binary.
 2. The pointer is the first field of the object, behind Python's own head; that is so in every
    CPython from 3.9 on.  SQLite's functions come from the library that Python's module is linked to.
 
-Neither is used before it is proven on a scratch connection, whose INSERT the hook must see.
+Neither is used before a test on a scratch connection, whose INSERT the hook must see.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class Hooks:
-    """The extension, or the reason why there is none.  One a process: ``hooks``."""
+    """The extension, or the reason why there is none.  There is one per process: ``hooks``."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -42,7 +42,7 @@ class Hooks:
 
     @property
     def reason(self) -> str:
-        """Why nobody can be woken; "" if they can.  Loads the extension at first."""
+        """Why no process can be woken; "" if it can.  The first call loads the extension."""
         if not self._is_loaded:
             with self._lock:
                 if not self._is_loaded:
@@ -51,27 +51,27 @@ class Hooks:
                     self._is_loaded = True
                     if self._hook_reason and not self._reason:
                         logger.warning(
-                            "only what the layers send wakes receivers; rows that anything else "
-                            "inserts are found by the fallback look: %s",
+                            "only sends of the layers wake receivers; rows that other code inserts "
+                            "wait for the fallback read: %s",
                             self._hook_reason,
                         )
         return self._reason
 
     @property
     def hook_reason(self) -> str:
-        """Why rows that others insert wake nobody; "" if they do."""
+        """Why rows that other code inserts wake no receiver; "" if they do."""
         return self.reason or self._hook_reason
 
     def _load(self) -> str:
         try:
             from channels_lite.wake import _wakeup  # noqa: PLC0415 - may not have been built
         except ImportError as error:
-            return f"the C extension is not there ({error}); pip install channels-lite[notify]"
+            return f"the C extension is missing ({error}); pip install channels-lite[notify]"
         self._lib = _wakeup.lib
         return ""
 
     def _try_hooks(self) -> str:
-        # Not by connect(), which may be wrapped.
+        # Not through connect(), which may be wrapped.
         with closing(sqlite3.Connection(":memory:")) as scratch:
             if hasattr(scratch, "enable_load_extension"):
                 self._by_extension = True
@@ -117,7 +117,7 @@ class Hooks:
         return str(_wakeup.__file__)
 
     def attach(self, connection: sqlite3.Connection, sidecar: bytes) -> str:
-        """From now on, rows that ``connection`` commits wake their readers.  Returns why not."""
+        """Makes rows that ``connection`` commits wake their readers; else returns the reason."""
         if self.hook_reason:
             return self.hook_reason
         own = _own(connection)
@@ -137,16 +137,16 @@ class Hooks:
         return int(self._lib.clw_wake(sidecar, channel.encode()))
 
     def wake_all(self, sidecar: bytes) -> int:
-        """Wakes everybody, as ``wake`` does."""
+        """Wakes all processes.  Returns the same as ``wake``."""
         return 0 if self.reason else int(self._lib.clw_wake_all(sidecar))
 
     def after_fork(self) -> None:
-        """In the child: the thread that was loading the extension is not here."""
+        """In the child, where a thread that was loading the extension does not exist."""
         self._lock = threading.Lock()
 
 
 def _own(connection: Any) -> sqlite3.Connection | None:
-    """Python's own connection: instrumentations wrap it, and say it is one of Python's class."""
+    """Python's own connection.  Instrumentations wrap it, and claim to be of Python's class."""
     while connection is not None:
         if issubclass(type(connection), sqlite3.Connection):
             return cast("sqlite3.Connection", connection)
@@ -159,10 +159,10 @@ call_in_child(hooks.after_fork)
 
 
 def attach_django(connection: Any) -> None:
-    """Hooks a connection of Django's, if it is to a file; once is enough."""
+    """Hooks a connection of Django, if it is to a file.  Repeated calls do no harm."""
     if connection.is_in_memory_db():
         return
     reason = hooks.attach(connection.connection, Source(connection.alias).sidecar_bytes)
     if reason:
         # Receivers find these rows by their fallback look; the notify layer warns of the cause.
-        logger.info("rows inserted on database %r wake nobody: %s", connection.alias, reason)
+        logger.info("rows inserted on database %r wake no receiver: %s", connection.alias, reason)

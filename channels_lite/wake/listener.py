@@ -1,8 +1,8 @@
 """The waiter of the notify layer: sleeps until a commit writes into this process's FIFO.
 
-The protocol is at the head of csrc/wakeup.h, and its steps are marked below; what a lost wake-up
-was for is found by the `poll` waiter that it has beside it.  One FIFO serves all loops
-and all channels of the process.  Where there is none, it polls, and ``reason`` says why.
+The head of csrc/wakeup.h describes the protocol; its steps are marked below.  If a wake-up is lost,
+the `poll` waiter that it also has finds the row.  One FIFO serves all loops and all channels of the
+process.  Without a FIFO it polls, and ``reason`` says why.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ __all__ = ["Listener"]
 
 logger = logging.getLogger(__name__)
 
-NO_FIFO = "it cannot be reached by a FIFO: "
-# Its commits call no hook of SQLite's once they can be read.
+NO_FIFO = "this process cannot be woken through a FIFO: "
+# Its commits call no SQLite hook after they become readable.
 NO_LOG = (
     "the database has a rollback journal; add PRAGMA journal_mode = WAL to its "
     'OPTIONS["init_command"]'
 )
-# Seconds between two looks while somebody floods the FIFO.
+# Seconds between two looks during a flood of the FIFO.
 FLOOD_PAUSE = 0.01
 
 
 class Listener:
-    """The loops that watch the FIFO and the socket for frames, and the socket.  One lock."""
+    """Owns the socket for frames, and the loops that watch it and the FIFO.  One lock."""
 
     def __init__(
         self,
@@ -66,10 +66,10 @@ class Listener:
         self._lock = threading.Lock()
         self._frames: FrameReceiver | None = None
         self._has_stopped_frames = False
-        #: What a socket still held when it was closed.
+        #: Frames that were in a socket when it was closed.
         self._left: list[Frame] = []
         self._loops: list[asyncio.AbstractEventLoop] = []
-        #: What was let go, with the loops that still have to be told.
+        #: Released FIFOs and sockets, with the loops that must still stop watching them.
         self._retired: list[tuple[set[asyncio.AbstractEventLoop], list[Fifo | FrameReceiver]]] = []
         if self.reason:
             self._say_why()
@@ -87,11 +87,11 @@ class Listener:
         )
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """R1: has ``loop`` watch the FIFO, which is made if need be.  False if it does already."""
+        """R1: makes ``loop`` watch the FIFO, creating it if needed.  False if it already does."""
         if self._retired:
             self._close_retired()
         is_new = not self.reason and loop not in self._loops and self._watch_fifo(loop)
-        # After it, for how often the clock ticks depends on it.
+        # After it, because the interval of the timer depends on it.
         return (loop not in self._clock.loops and self._clock.watch(loop)) or is_new
 
     def _watch_fifo(self, loop: asyncio.AbstractEventLoop) -> bool:
@@ -127,7 +127,7 @@ class Listener:
         self._tick_anew()
 
     def _tick_anew(self) -> None:
-        """By the interval that holds from now on."""
+        """Restarts the timers with the new interval."""
         loops = self.loops
         self._clock.stop()
         for loop in loops:
@@ -137,7 +137,7 @@ class Listener:
         try:
             return FrameReceiver(self._sidecar(), self._token())
         except OSError as error:
-            warn_once(logger, "messages come as rows only, no socket can be made: %s", str(error))
+            warn_once(logger, "messages arrive only as rows; no socket can be made: %s", str(error))
             return None
 
     def _on_readable(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -146,7 +146,7 @@ class Listener:
         if fifo is not None:
             signs = fifo.drain()  # R2
             if self._is_woken_in_vain():
-                # A flood: the FIFO is left alone for a while, and so is the processor.
+                # A flood: do not read the FIFO for a while, to save processor time.
                 loop.remove_reader(fifo.fd)
                 loop.call_later(FLOOD_PAUSE, self._believe_again, loop)
         reach("after_drain")
@@ -163,10 +163,10 @@ class Listener:
             self._fall_back(NO_FIFO + self._presence.reason)
 
     def tidy(self, channels: set[str]) -> bool:
-        """Sees that it can still be reached.  True: the loops have to `watch` anew."""
+        """Keeps the process reachable.  True: the loops must `watch` again."""
         if self.reason:
             return self._try_again()
-        if self._is_told_of_no_commit:  # it was another file before
+        if self._is_told_of_no_commit:  # the file was replaced
             self._fall_back(NO_LOG)
             return False
         former = self._presence.tidy(channels)
@@ -179,13 +179,13 @@ class Listener:
         frames = self._frames
         if (frames is None and self._loops) or (frames is not None and not frames.is_in_place()):
             if frames is not None:
-                logger.warning("the socket in %s is gone; making it anew", self._sidecar())
+                logger.warning("the socket in %s was deleted; creating it again", self._sidecar())
             self._let_go(lambda: None)
             return True
         return False
 
     def _try_again(self) -> bool:
-        """What could not be made may have been a matter of the moment."""
+        """Retries what could not be created, because the failure may have been temporary."""
         if hooks.reason or self._is_told_of_no_commit or not self._presence.is_due:
             return False
         if not self._presence.open():
@@ -195,14 +195,14 @@ class Listener:
         return True
 
     def frames(self, limit: int | None = None) -> list[Frame]:
-        """What other processes have handed over since the last call, in the order of sending."""
+        """Frames that other processes sent since the last call, in the order of sending."""
         with self._lock:
             left, self._left = self._left, []
             frames = self._frames
         return left + frames.drain(limit) if frames is not None else left
 
     def stop_frames(self) -> None:
-        """Leaves the socket unread."""
+        """Stops reading the socket."""
         self._has_stopped_frames = True
         self._on_each_loop(self._stop_reading)
 
@@ -212,7 +212,7 @@ class Listener:
             loop.remove_reader(frames.fd)
 
     def go_on_with_frames(self) -> None:
-        """Reads it again."""
+        """Reads the socket again."""
         self._has_stopped_frames = False
         self._on_each_loop(self._read_again)
 
@@ -226,7 +226,7 @@ class Listener:
             call_on(loop, callback, loop)
 
     def nudge(self) -> None:
-        """Looks at once where it polls; else this process's own FIFO was written to as well."""
+        """Looks at once if it polls; otherwise the commit has also written to its own FIFO."""
         if self.reason:
             self._clock.nudge()
 
@@ -236,13 +236,13 @@ class Listener:
         self._let_go(self._presence.close)
 
     def _let_go(self, fifo: Callable[[], Fifo | None]) -> None:
-        """Of the socket, of the FIFO that nobody needs any more, and of the loops."""
+        """Releases the socket, the returned FIFO, and the loops that watch them."""
         with self._lock:
             frames, self._frames = self._frames, None
             loops, self._loops = self._loops, []
             if frames is not None:
                 self._left = self._left + frames.close()
-            # After the socket, whose name is in the directory that goes with the last one.
+            # After the socket, whose name is in the directory that the last FIFO removes.
             mine = [each for each in (frames, fifo()) if each is not None]
             kept = self._presence.fifo
             self._retired.append((set(loops), mine))
@@ -261,7 +261,7 @@ class Listener:
         self._close_retired()
 
     def _close_retired(self) -> None:
-        """Closes descriptors that no loop waits for: their numbers may be others' from then on."""
+        """Closes descriptors that no loop watches.  Their numbers may be reused from then on."""
         with self._lock:
             retired, self._retired = self._retired, []
             for loops, mine in retired:
@@ -272,7 +272,7 @@ class Listener:
                     each.abandon()
 
     def abandon(self) -> None:
-        """Closes the parent's descriptors, which would keep it reachable after its death."""
+        """Closes the parent's descriptors, which would keep its FIFO open after its death."""
         self._clock.abandon()
         retired = [each for _, mine in self._retired for each in mine]
         for each in (self._frames, *retired):

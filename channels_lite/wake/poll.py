@@ -1,6 +1,6 @@
-"""Looks by the clock.
+"""Looks by timer.
 
-All that the core and aio layers have; in the notify layer it rescues what a wake-up was lost for.
+The core and aio layers use only this.  In the notify layer it finds rows whose wake-up was lost.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 class PollWaiter:
     """Calls ``tick`` every ``interval()`` seconds, on each loop that it watches.
 
-    ``tick`` returns False when nobody waits for a message any more, and is not called on that loop
-    again until the next ``watch``.
+    ``tick`` returns False if no coroutine waits for a message any more.  It is then not called on
+    that loop until the next ``watch``.
     """
 
     def __init__(
@@ -44,18 +44,18 @@ class PollWaiter:
         self.loops: dict[asyncio.AbstractEventLoop, asyncio.TimerHandle] = {}
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Starts the clock of ``loop``.  False if it runs already."""
+        """Starts the timer of ``loop``.  False if it already runs."""
         if loop in self.loops:
             return False
         if self._presence is not None and not self._presence.open():
             warn_once(
                 logger,
-                "this process has no name beside the database, so others cannot tell when it is "
+                "this process has no FIFO beside the database, so others cannot tell when it is "
                 "killed, and its channels stay in their groups until they expire: %s",
                 self._presence.reason,
             )
         with self._lock:
-            # Loops come and go by the thousand, and are closed without a word.
+            # There may be thousands of short-lived loops, which are closed without notice.
             self.loops = {each: timer for each, timer in self.loops.items() if not each.is_closed()}
             self.loops[loop] = loop.call_later(self._interval(), self._on_time, loop)
         return True
@@ -64,7 +64,7 @@ class PollWaiter:
         is_wanted = True
         try:
             is_wanted = self._tick()
-        finally:  # an error of one tick, which the loop reports, must not end the looking
+        finally:  # an error of one tick, which the loop reports, must not stop the timer
             with self._lock:
                 if loop in self.loops and is_wanted:
                     self.loops[loop] = loop.call_later(self._interval(), self._on_time, loop)
@@ -72,10 +72,10 @@ class PollWaiter:
                     self.loops.pop(loop, None)
 
     def listen(self, channel: str) -> None:
-        """Nothing to do: a look asks for every channel."""
+        """Nothing to do, because a look reads every channel."""
 
     def tidy(self, channels: set[str]) -> bool:
-        """Sees that others can tell that this process lives."""
+        """Keeps this process visible as alive."""
         former = None if self._presence is None else self._presence.tidy(set())
         if former is not None:
             former.abandon()
@@ -92,21 +92,21 @@ class PollWaiter:
         """Nothing to do."""
 
     def nudge(self) -> None:
-        """Looks at once on one of the loops: receivers in this process need not wait."""
+        """Looks at once on one of the loops, so that receivers in this process need not wait."""
         for loop in list(self.loops):
             with suppress(RuntimeError):  # closed
                 loop.call_soon_threadsafe(self._look)
                 return
 
     def close(self) -> None:
-        """Stops the clocks; nobody watches the FIFO."""
+        """Stops the timers, and removes the FIFO, which no loop watches."""
         self.stop()
         fifo = None if self._presence is None else self._presence.close()
         if fifo is not None:
             fifo.abandon()
 
     def stop(self) -> None:
-        """Stops the clocks."""
+        """Stops the timers."""
         with self._lock:
             timers, self.loops = self.loops, {}
         for loop, timer in timers.items():
@@ -114,5 +114,5 @@ class PollWaiter:
                 loop.call_soon_threadsafe(timer.cancel)
 
     def abandon(self) -> None:
-        """The parent's loops do not run here."""
+        """In a forked child, the parent's loops do not run."""
         self.loops, self._lock = {}, threading.Lock()

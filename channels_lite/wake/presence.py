@@ -1,9 +1,10 @@
-"""This process's name beside the database: by it others reach it, and know that it lives.
+"""This process's name beside the database: others reach it there, and see that it is alive.
 
-Every process that uses a layer on a file has one, from its first use on, whatever the layer: one
-that polls is never woken by it, but its memberships and messages end when it is killed.
+Every process that uses a layer on a file has a name from its first use on, whatever the layer.  The
+name never wakes a process that polls, but it lets others delete its memberships and messages when
+it is killed.
 
-Thread: any.  One lock guards the FIFO and what lies beside it.
+Thread: any.  One lock guards the FIFO and the files beside it.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ __all__ = ["Presence"]
 
 logger = logging.getLogger(__name__)
 
-# Seconds between two reports at least.
+# Minimum seconds between two reports.
 REPORT_EVERY = 1.0
-# Seconds after which a name is tried again that could not be made: it may have been the moment.
+# Seconds after which it retries to create a name, because the failure may have been temporary.
 TRY_AGAIN = 10.0
 
 
@@ -38,7 +39,7 @@ class Presence:
     ) -> None:
         self._sidecar = sidecar
         self._token = token
-        #: Seconds until the next report at most.
+        #: Maximum seconds until the next report.
         self._interval = interval
         self._lock = threading.Lock()
         self.fifo: Fifo | None = None
@@ -48,7 +49,7 @@ class Presence:
         self._last_report, self._reported_at = Report(), 0.0
 
     def open(self) -> bool:
-        """Makes the name, if there is none.  False: it cannot be made, see ``reason``."""
+        """Creates the name, if there is none.  False: it cannot be created, see ``reason``."""
         if self.fifo is not None:
             self.reason = ""
             return True
@@ -63,14 +64,14 @@ class Presence:
                 self._refuse(error)
                 return False
             if self.reason:
-                logger.info("this process has a name beside the database again")
+                logger.info("this process has its FIFO beside the database again")
             self.reason = ""
             self._reported_at = time.monotonic()
         return True
 
     @property
     def is_due(self) -> bool:
-        """Whether what could not be made is to be tried again."""
+        """Whether to retry what could not be created."""
         return time.monotonic() >= self._try_again_at
 
     def _refuse(self, error: OSError) -> None:
@@ -78,9 +79,9 @@ class Presence:
         self._try_again_at = time.monotonic() + TRY_AGAIN
 
     def listen(self, channel: str) -> bool:
-        """Adds a name for a plain channel.  False: it cannot be made."""
+        """Adds a name for a plain channel.  False: it cannot be created."""
         try:
-            with self._lock, suppress(FileNotFoundError):  # `tidy` will make it anew
+            with self._lock, suppress(FileNotFoundError):  # `tidy` will create it again
                 if self.fifo is not None:
                     self.fifo.link(channel)
         except OSError as error:  # a quota, say
@@ -90,9 +91,9 @@ class Presence:
         return True
 
     def tidy(self, channels: set[str]) -> Fifo | None:
-        """Sees that it can still be reached, and on these plain channels only.
+        """Keeps the process reachable, and only on these plain channels.
 
-        Returns the former FIFO if it was made anew, for somebody had deleted it.
+        If the FIFO was deleted, creates a new one and returns the old one.
         """
         with self._lock:
             fifo = self.fifo
@@ -103,17 +104,17 @@ class Presence:
                     if fifo.is_in_place():
                         fifo.keep(channels)
                         return None
-            except OSError as error:  # another user's now
+            except OSError as error:  # it belongs to another user now
                 self._refuse(error)
                 return None
-            logger.warning("the FIFO in %s is gone; making it anew", self._sidecar())
+            logger.warning("the FIFO in %s was deleted; creating it again", self._sidecar())
             self.fifo = None
         fifo.close()
         self.open()
         return fifo
 
     def report(self, received: int, full: int) -> None:
-        """Says so beside the FIFO, if there were any since the last time, or until then."""
+        """Writes the figures beside the FIFO, if they have changed since the last report."""
         now = time.monotonic()
         with self._lock:
             if self.fifo is None or now - self._reported_at < REPORT_EVERY:
@@ -132,13 +133,13 @@ class Presence:
         None: another living process has asked for them less than ``every`` seconds ago.
         """
         fifo = self.fifo
-        with suppress(OSError):  # `tidy` sees to that
+        with suppress(OSError):  # `tidy` handles that
             if fifo is not None:
                 return fifo.stale() if fifo.takes_turn(every) else None
         return set()
 
     def remove_stale(self, tokens: Collection[str]) -> None:
-        """Forgets them: nothing of theirs is left in the tables."""
+        """Removes their names, after everything of theirs in the tables is deleted."""
         fifo = self.fifo
         with suppress(OSError):
             if fifo is not None:
@@ -154,23 +155,32 @@ class Presence:
                 and not is_stale(path)
                 for path in self._sidecar().iterdir()
             )
-        except OSError:  # nobody has ever been here
+        except OSError:  # no process has created the directory yet
             return False
+
+    def origin(self, boot_id: str) -> float | None:
+        """When the ticks of this boot began, by the clock of processes here; None if unknown."""
+        fifo = self.fifo
+        return None if fifo is None else fifo.origin(boot_id)
+
+    def keep_origin(self, boot_id: str, began_at: float) -> None:
+        """Tells processes that begin a generation."""
+        self._with_fifo(lambda fifo: fifo.keep_origin(boot_id, began_at))
 
     def mark(self, channel: str) -> None:
         """Tells senders that ``channel`` is full."""
         self._with_fifo(lambda fifo: fifo.mark(channel))
 
     def unmark(self, channel: str) -> None:
-        """Tells senders that ``channel`` takes messages again."""
+        """Tells senders that ``channel`` accepts messages again."""
         self._with_fifo(lambda fifo: fifo.unmark(channel))
 
     def keep_marks(self, channels: set[str]) -> None:
-        """Makes the marks of these channels anew, and removes all others."""
+        """Creates missing marks of these channels, and removes all others."""
         self._with_fifo(lambda fifo: fifo.keep_marks(channels))
 
     def _with_fifo(self, change: Callable[[Fifo], None]) -> None:
-        with self._lock, suppress(OSError):  # senders find out by what they may have on their way
+        with self._lock, suppress(OSError):  # senders are still limited by what is on its way
             if self.fifo is not None:
                 change(self.fifo)
 
@@ -184,6 +194,6 @@ class Presence:
         return fifo
 
     def abandon(self) -> None:
-        """In a forked child: closes the parent's descriptors, which would keep it alive."""
+        """In a forked child: closes the parent's descriptors, which would make it look alive."""
         if self.fifo is not None:
             self.fifo.abandon()

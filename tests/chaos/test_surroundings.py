@@ -46,7 +46,7 @@ def test_10_sidecar_deleted(start, folder, ledger):
     ledger.send(sender, token(sender), channel, 10)
     ledger.receive(receiver, count=10)
     ledger.check()
-    assert receiver.log.read_text().count("is gone; making it anew") == 1
+    assert receiver.log.read_text().count("was deleted; creating it again") == 1
 
 
 def test_10_plain_channels_are_linked_again(start, folder):
@@ -225,7 +225,7 @@ def test_19_no_database(start, folder, layer, breaks_database):
     """A file that is something else is refused, with the mend; it is not touched."""
     (folder / "default.sqlite3").write_text("these are my notes\n" * 100)
     child = start(layer, TEST_CONFIG=SOON)
-    with pytest.raises(AssertionError, match=r"ImproperlyConfigured: .* no SQLite database"):
+    with pytest.raises(AssertionError, match=r"ImproperlyConfigured: .* not a SQLite database"):
         child.do("send", channel="jobs", message={})
     assert (folder / "default.sqlite3").read_text().startswith("these are my notes")
 
@@ -284,7 +284,7 @@ def test_18_corrupt_database(start, folder, breaks_database):
         except AssertionError as error:
             assert "StoreUnavailable" in str(error) or "malformed" in str(error)  # noqa: PT017
         assert victim.do("usage")["looks"] - before < 50
-        assert victim.log.read_text().count("looking for messages failed") <= 2
+        assert victim.log.read_text().count("reading messages failed") <= 2
         victim.kill()
 
 

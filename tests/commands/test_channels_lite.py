@@ -42,8 +42,8 @@ def manage(folder):
     ("environment", "code", "expected"),
     [
         ({}, 0, "sleep until they are woken"),
-        (CORE, 1, "look every 0.1 s"),
-        (POLLING, 1, "the C extension is not there"),
+        (CORE, 1, "poll every 0.1 s"),
+        (POLLING, 1, "the C extension is missing"),
     ],
     ids=["notify", "core", "polling"],
 )
@@ -55,7 +55,7 @@ def test_doctor_sends_messages(manage, folder, environment, code, expected):
     assert said.count(" ms to another process") == 3
     assert expected in said
     if code:
-        assert "to mend" in complaint
+        assert "to fix" in complaint
     findings = json.loads(manage("doctor", "--json", **environment)[1])
     assert {"layer", "SQLite", "extension", "journal", "self-test"} <= {
         each["subject"] for each in findings
@@ -118,7 +118,7 @@ def test_bench_measures_two_processes(manage):
 @pytest.mark.parametrize("subcommand", ["status", "doctor", "bench"])
 @pytest.mark.parametrize(
     ("content", "expected"),
-    [(None, "migrate"), (b"", "migrate"), (b"these are my notes" * 100, "no SQLite database")],
+    [(None, "migrate"), (b"", "migrate"), (b"these are my notes" * 100, "not a SQLite database")],
 )
 def test_what_is_no_database_is_said(manage, folder, subcommand, content, expected):
     """A missing file, one without tables, one that is something else: the mend, and no file."""
@@ -138,17 +138,17 @@ def test_what_is_no_database_is_said(manage, folder, subcommand, content, expect
 @pytest.mark.parametrize(
     ("arguments", "environment", "expected"),
     [
-        (["status", "--layer", "other"], {}, "CHANNEL_LAYERS has default"),
+        (["status", "--layer", "other"], {}, "its channels_lite layers: default"),
         (["bench", "--redis", "redis://127.0.0.1:1"], {}, "redis: "),
         ([], {}, "arguments are required"),
         (["status", "--watch", "-1"], {}, "must be above 0"),
-        (["status", "--json", "--watch", "1"], {}, "--watch draws tables"),
+        (["status", "--json", "--watch", "1"], {}, "cannot be used together"),
         (["bench", "--count", "0"], {}, "must be 1 or more"),
         (["doctor"], {"TEST_LAYER": "notif.NotifyChannelLayer"}, "cannot be imported"),
         (["status"], {"TEST_NAME": ":memory:"}, "is in memory"),
-        (["status"], {"TEST_NAME": "/nowhere/channels.sqlite3"}, "no directory: make it"),
-        (["doctor"], {"TEST_NAME": "/tmp"}, "to mend"),
-        (["bench"], {"TEST_CONFIG": '{"capacity": 0}'}, r"CONFIG['capacity'] is 0"),
+        (["status"], {"TEST_NAME": "/nowhere/channels.sqlite3"}, "does not exist: create it"),
+        (["doctor"], {"TEST_NAME": "/tmp"}, "to fix"),
+        (["bench"], {"TEST_CONFIG": '{"capacity": 0}'}, "CONFIG['capacity'] must be a positive"),
     ],
 )
 def test_wrong_arguments_are_said(manage, arguments, environment, expected):
@@ -167,5 +167,5 @@ def test_locked_database_is_said(manage, folder, start):
     options = {"TEST_OPTIONS": '{"timeout": 0.2}'}
     status, said, complaint = manage("doctor", **options)
     assert (status, "Traceback" in complaint) == (1, False)
-    assert "see who holds its lock" in said
+    assert "find what holds its lock" in said
     assert manage("status", **options)[0] == 0

@@ -12,6 +12,14 @@ from channels_lite import clock
 from tests.conftest import is_empty, received
 
 
+def empty_tables(database):
+    """As ``manage.py flush`` does."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("DELETE FROM channels_lite_event")
+        connection.execute("DELETE FROM channels_lite_boot")
+        connection.execute("UPDATE sqlite_sequence SET seq = 0")
+
+
 @pytest.mark.parametrize("days", [-1, 1])
 async def test_setting_the_wall_clock_changes_nothing(make_layer, monkeypatch, days):
     """A jump of a day between send and receive, between processes: delivered, and expired, in time.
@@ -40,10 +48,7 @@ async def test_emptied_table_goes_on_by_the_same_clock(make_layer, database, mon
     assert await received(layer, "jobs") == {"type": "before"}
     wall = time.time
     monkeypatch.setattr(time, "time", lambda: wall() + 86400)
-    with closing(sqlite3.connect(database)) as connection, connection:
-        connection.execute("DELETE FROM channels_lite_event")
-        connection.execute("DELETE FROM channels_lite_boot")
-        connection.execute("UPDATE sqlite_sequence SET seq = 0")
+    empty_tables(database)
     await layer.send("jobs", {"type": "after"})
     assert await received(layer, "jobs") == {"type": "after"}
 
@@ -56,11 +61,32 @@ async def test_expired_stays_expired_by_another_clock(make_layer, database, monk
     ticks = clock.ticks
     monkeypatch.setattr(clock, "ticks", lambda: ticks() + 61)
     with closing(sqlite3.connect(database)) as connection, connection:
-        connection.execute("DELETE FROM channels_lite_boot")
+        connection.execute(
+            "UPDATE channels_lite_boot SET generation = generation + 1, began_at = began_at - 1000"
+        )
         connection.execute("UPDATE sqlite_sequence SET seq = 0")
-    await layer.send("jobs", {"type": "tells that the row is gone"})
-    await make_layer().send("other", {"type": "begins the generation"})
+    await layer.send("jobs", {"type": "tells that it is another one"})
     assert await is_empty(layer, channel)
+
+
+@pytest.mark.skipif(not clock.boot_id(), reason="this system's ticks are the wall clock's")
+@pytest.mark.parametrize("days", [-1, 1])
+async def test_generation_goes_by_the_clock_of_the_living(make_layer, database, monkeypatch, days):
+    """manage.py flush, after the wall clock was set: who was there before and who comes agree."""
+    layer = make_layer()
+    await layer.send("jobs", {"type": "before"})
+    assert await received(layer, "jobs") == {"type": "before"}
+    wall = time.time
+    monkeypatch.setattr(time, "time", lambda: wall() + days * 86400)
+    empty_tables(database)
+    newcomer = make_layer()
+    await newcomer.send("other", {"type": "begins the generation"})
+    await layer.send("jobs", {"type": "after"})
+    assert await received(newcomer, "jobs") == {"type": "after"}
+    await layer.send("late", {"type": "expires"})
+    ticks = clock.ticks()
+    monkeypatch.setattr(clock, "ticks", lambda: ticks + 61)
+    assert await is_empty(newcomer, "late")
 
 
 @pytest.mark.skipif(not clock.boot_id(), reason="this system has no name for a boot")

@@ -109,7 +109,7 @@ def test_nothing_is_written(idle_layer, database):
     [
         (None, ImproperlyConfigured, r"has no file .* run manage\.py migrate"),
         (b"", ImproperlyConfigured, r"run manage\.py migrate"),
-        (b"these are my notes" * 100, ImproperlyConfigured, "no SQLite database"),
+        (b"these are my notes" * 100, ImproperlyConfigured, "not a SQLite database"),
     ],
 )
 def test_what_cannot_be_read_is_said(tmp_path, content, error, message):

@@ -33,7 +33,7 @@ def test_sidecar_is_gone_after_an_orderly_end(start, folder):
     child.do("send", channel="jobs", message={})
     token = child.do("describe")["prefix"]
     mine = {token, f"{token}.frames", f"{token}.received", f"@jobs/{token}"}
-    left = mine | {"@jobs", ".upkeep"}
+    left = mine | {"@jobs", ".upkeep", ".clock"}
     wait_until(lambda: names(folder) == left)
     child.end()
     assert not (folder / "default.sqlite3-wake").exists()
@@ -187,7 +187,7 @@ def test_without_hooks_the_layers_still_wake(start):
     assert receiver.do("describe")["reason"] == ""
     sender.do("create_event", channel="jobs", message={"type": "created"})
     assert receiver.received()["received"] == {"type": "created"}
-    assert receiver.log.read_text().count("only what the layers send wakes receivers") == 1
+    assert receiver.log.read_text().count("only sends of the layers wake receivers") == 1
 
 
 def test_without_fifo_it_polls_and_says_so_once(start, folder):

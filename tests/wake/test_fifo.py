@@ -52,6 +52,19 @@ def test_garbage_keeps_nobody_from_the_upkeep(make, tmp_path, content):
     mark.unlink()
 
 
+@pytest.mark.parametrize(
+    "content", [b"\xff", b"", b'["boot"]', b'["boot", "soon"]', b'["other", 1.0]']
+)
+def test_clock_of_another_boot_is_none(make, tmp_path, content):
+    """Nor is what somebody else wrote in its place."""
+    fifo = make("b")
+    assert fifo.origin("boot") is None
+    fifo.keep_origin("boot", 5.0)
+    assert make("a").origin("boot") == 5.0
+    (tmp_path / "wake" / ".clock").write_bytes(content)
+    assert fifo.origin("boot") is None
+
+
 def test_link_in_a_report_s_place_is_not_followed(make, tmp_path):
     """What somebody has planted is neither written nor read."""
     fifo = make("b")

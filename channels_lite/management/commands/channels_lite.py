@@ -23,45 +23,54 @@ from channels_lite.monitor import snapshot
 
 __all__ = ["Command"]
 
-# Round trips of bench, and how many are made at once for the throughput.
+# Round trips of bench, and the number of concurrent ones for the throughput.
 COUNT = 1000
 SENDERS = 50
 
 
 class Command(BaseCommand):
-    """Only ``doctor`` and ``bench`` send messages, on channels of their own."""
+    """Only ``doctor`` and ``bench`` send messages, on their own channels."""
 
-    help = "Examine, watch or measure the SQLite channel layers."
-    # `doctor` reports the checks itself, and the others must work on what they complain of.
+    help = "Examine, monitor or measure the SQLite channel layers."
+    # `doctor` reports the checks itself; the others must work even if checks fail.
     requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own form
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """One subcommand is needed."""
+        """One subcommand is required."""
         subcommands = parser.add_subparsers(dest="subcommand", required=True)
 
         def add(name: str, help: str) -> Any:  # noqa: A002 - argparse's name
             subcommand = subcommands.add_parser(name, help=help, description=help)
-            subcommand.add_argument("--layer", default="default", help="its name in CHANNEL_LAYERS")
-            subcommand.add_argument("--json", action="store_true", help="for other programs")
+            subcommand.add_argument("--layer", default="default", help="name in CHANNEL_LAYERS")
+            subcommand.add_argument("--json", action="store_true", help="print JSON")
             return subcommand
 
-        add("doctor", "What is used and why, and whether a message comes through; 1: mend it.")
-        add("status", "What waits where, and who receives.").add_argument(
-            "--watch", type=_seconds, metavar="SECONDS", help="again and again, until Ctrl-C"
+        add(
+            "doctor",
+            "Show what is in use and why, and test whether messages arrive. "
+            "Exits with status 1 if something needs to be fixed.",
         )
-        bench = add("bench", "Latency and throughput between two processes, here.")
-        bench.add_argument("--redis", metavar="URL", help="and beside it channels_redis pub/sub's")
-        bench.add_argument("--count", type=_count, default=COUNT, help=f"messages ({COUNT})")
+        add("status", "Show waiting messages and receiving processes.").add_argument(
+            "--watch", type=_seconds, metavar="SECONDS", help="refresh until Ctrl-C"
+        )
+        bench = add("bench", "Measure latency and throughput between two processes.")
+        bench.add_argument("--redis", metavar="URL", help="also measure channels_redis pub/sub")
+        bench.add_argument(
+            "--count", type=_count, default=COUNT, help=f"number of messages (default: {COUNT})"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Runs it; what goes wrong is one line, and exit status 1."""
+        """Runs the subcommand.  An error is one line, and exit status 1."""
         layers = our_layers()
         alias = options["layer"]
         if alias in (misnamed := misnamed_layers()):
             raise CommandError(f"layer {alias!r}: {misnamed[alias]}")
         if alias not in layers:
-            known = ", ".join(sorted(layers)) or "none of channels_lite"
-            raise CommandError(f"no layer {alias!r} of channels_lite; CHANNEL_LAYERS has {known}.")
+            known = ", ".join(sorted(layers)) or "none"
+            raise CommandError(
+                f"CHANNEL_LAYERS has no channels_lite layer {alias!r}; its channels_lite layers: "
+                f"{known}."
+            )
         entry = layers[alias]
         try:
             layer = layer_of(entry)
@@ -89,7 +98,7 @@ class Command(BaseCommand):
             self.stdout.write(json.dumps([dataclasses.asdict(each) for each in findings], indent=2))
         faults = sum(bool(finding.mend) for finding in findings)
         if faults:
-            raise CommandError(f"{faults} to mend.")
+            raise CommandError(f"{faults} to fix.")
 
     def _status(
         self,
@@ -99,7 +108,7 @@ class Command(BaseCommand):
         options: Mapping[str, Any],
     ) -> None:
         if options["json"] and options["watch"]:
-            raise CommandError("--watch draws tables, and --json none: leave one of them out.")
+            raise CommandError("--watch and --json cannot be used together.")
         if options["json"]:
             self.stdout.write(json.dumps(dataclasses.asdict(snapshot.take(layer)), indent=2))
             return
@@ -117,7 +126,7 @@ class Command(BaseCommand):
         layer: BaseSQLiteChannelLayer,
         options: Mapping[str, Any],
     ) -> None:
-        snapshot.take(layer)  # which says what is wrong, and makes no file
+        snapshot.take(layer)  # raises if something is wrong, and creates no file
         entries = {alias: entry}
         if options["redis"]:
             entries["redis"] = {
@@ -144,23 +153,23 @@ class Command(BaseCommand):
 
 
 def _seconds(text: str) -> float:
-    """argparse's type of what it names."""
+    """A type for argparse, whose errors show the name of this function."""
     if not 0 < float(text) < math.inf:
         raise argparse.ArgumentTypeError("must be above 0")
     return float(text)
 
 
 def _count(text: str) -> int:
-    """The same."""
+    """Another type for argparse."""
     if int(text) < 1:
         raise argparse.ArgumentTypeError("must be 1 or more")
     return int(text)
 
 
 async def _measure(entry: Mapping[str, Any], count: int) -> dict[str, float]:
-    """Milliseconds one way (median, one message after the other); messages per second."""
+    """One-way milliseconds (median, one message after the other), and messages per second."""
     async with trial(entry) as running:
-        await running.latency(running.own, max(1, count // 10))  # warm
+        await running.latency(running.own, max(1, count // 10))  # warm up
         latency = await running.latency(running.own, count)
         throughput = await running.throughput(10 * count, SENDERS)
     return {"one_way_ms": 1000 * latency, "messages_per_second": throughput}

@@ -1,4 +1,4 @@
-"""``manage.py clean_channels``: deletes what has expired, and gives the space back."""
+"""``manage.py clean_channels``: deletes expired rows, and returns free space."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from channels_lite.store.upkeep import INCREMENTAL, KEPT
 
 __all__ = ["Command"]
 
-# How often to try to move the log, which another process may be at, and seconds in between.
+# How often to try to move the log, which another process may be moving, and seconds in between.
 TRIES = 10
 PAUSE = 0.1
 
 
 class Command(BaseCommand):
-    """Safe while traffic runs; receivers do the same by themselves, now and then.
+    """Safe while processes send and receive.  Receivers regularly do the same by themselves.
 
-    A database of the channels' own gives its free pages back step by step.  One that has other
-    tables, too, is rebuilt, unless its owner has set ``auto_vacuum`` to INCREMENTAL: senders wait
-    for that.
+    A separate database for the channels returns its free pages step by step.  A database that also
+    has other tables is rebuilt, and senders wait for that, unless its owner has set ``auto_vacuum``
+    to INCREMENTAL.
     """
 
     help = "Delete expired messages and group memberships of all SQLite channel layers."
@@ -45,7 +45,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Cleans each layer; an error is one line, and exit status 1."""
+        """Cleans each layer.  An error is one line, and exit status 1."""
         layers = our_layers()
         if not layers:
             raise CommandError("CHANNEL_LAYERS has no layer of channels_lite.")
@@ -58,14 +58,16 @@ class Command(BaseCommand):
                     kept = KEPT if options["no_vacuum"] else 0
                     deleted = async_to_sync(layer.clean_expired)(advance, kept)
                 if not options["no_vacuum"] and not _shrink(layer.database):
-                    self.stdout.write("the log is being read; the file will shrink later")
+                    self.stdout.write(
+                        "another connection is reading the log; the file will shrink later"
+                    )
             except (DatabaseError, ImproperlyConfigured) as error:
                 raise CommandError(f"layer {alias!r}: {error}") from error
             self.stdout.write(f"layer {alias!r}: {deleted} expired rows deleted")
 
     @contextmanager
     def _progress(self, alias: str, database: str) -> Iterator[Callable[[int], None]]:
-        """A bar, where somebody looks and rich is installed."""
+        """A progress bar, if the output is a terminal and rich is installed."""
         try:
             from rich.progress import Progress  # noqa: PLC0415 - an extra
         except ImportError:
@@ -80,9 +82,9 @@ class Command(BaseCommand):
 
 
 def _shrink(database: str) -> bool:
-    """Makes the file as small as what is in it; a log has to be moved into it for that.
+    """Shrinks the file to its content, after moving the log into it.
 
-    False: somebody has been reading that for a second.
+    Returns False if a connection has been reading the log for a second.
     """
     with connections[database].cursor() as cursor:
         cursor.execute("PRAGMA auto_vacuum")

@@ -1,6 +1,6 @@
-"""``manage.py dumpdata``: Django's, without messages and memberships unless they are asked for.
+"""``manage.py dumpdata``: Django's command, without messages and memberships unless you name them.
 
-They live for seconds, and ``loaddata`` would deliver them again.
+They are valid only for seconds, and ``loaddata`` would deliver them again.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ APP = "channels_lite"
 
 
 class Command(dumpdata.Command):
-    """Name ``channels_lite``, or a model of it, to have them."""
+    """Dumps messages and memberships only if ``channels_lite`` or a model of it is named."""
 
     def handle(self, *app_labels: str, **options: Any) -> None:
-        """Adds the app to what is excluded if others are dumped."""
+        """Excludes the app, unless it is named."""
         if not any(label.partition(".")[0] == APP for label in app_labels):
             options["exclude"] = [*(options["exclude"] or ()), APP]
         super().handle(*app_labels, **options)
