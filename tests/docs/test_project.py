@@ -334,6 +334,32 @@ def test_litestream(chat: Project):
     chat.run(hello)
 
 
+@pytest.mark.parametrize(
+    ("command", "origin"),
+    [
+        ("manage.py test", "http://testserver"),
+        ("-m pytest --ds mysite.settings chat/tests.py", "http://localhost"),
+    ],
+)
+def test_origin_of_a_test(chat: Project, command: str, origin: str):
+    """A test connects to the consumer of the tutorial with the origin that the page names."""
+    assert origin in (DOCS / "testing.md").read_text()
+    (chat.folder / "chat/tests.py").write_text(
+        "from channels.testing import WebsocketCommunicator\n"
+        "from channels_lite.testing import ChannelLayerMixin\n"
+        "from django.test import TestCase\n"
+        "from mysite.asgi import application\n\n"
+        "class ChatTests(ChannelLayerMixin, TestCase):\n"
+        "    async def test_connects(self):\n"
+        f"        headers = [(b'origin', b'{origin}')]\n"
+        "        browser = WebsocketCommunicator(application, '/ws/', headers=headers)\n"
+        "        connected, _ = await browser.connect()\n"
+        "        assert connected\n"
+        "        await browser.disconnect()\n"
+    )
+    chat.run(f"python {command}")
+
+
 def test_messages_are_moved_to_a_database_that_was_migrated_without_them(chat: Project):
     """The way out that the troubleshooting page shows when migrate has nothing to apply."""
     with (chat.folder / "mysite/settings.py").open("a") as settings:
