@@ -19,7 +19,8 @@ from tests.processes.conftest import TIMEOUT
 TOOLS = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 #: Commands that go on until they are stopped.
 SERVES = re.compile(
-    r"(uvicorn|hypercorn|granian|gunicorn|daphne|litestream replicate) |python manage.py runworker "
+    r"(uvicorn|hypercorn|granian|gunicorn|daphne|uwsgi|celery|litestream replicate) |"
+    r"python manage.py runworker "
 )
 #: What is not run, because the tests' own environment has what it would install.
 INSTALLS = re.compile(r"python3 -m venv|source |pip install ")
@@ -63,10 +64,11 @@ class Project:
 
     def start(self, command: str) -> None:
         """Runs ``command`` until `stop`, on a port of this project's own."""
+        command = re.sub(r"\b8000\b", str(self.port), command)
         with (self.folder / "log").open("a") as log:
             self._serving.append(
                 subprocess.Popen(
-                    ["bash", "-c", "exec " + command.replace("8000", str(self.port))],
+                    ["bash", "-c", f"exec {command}"],
                     cwd=self.folder,
                     env=self.environment,
                     stdout=log,

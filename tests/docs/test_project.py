@@ -8,9 +8,12 @@ import re
 import shutil
 import subprocess
 import sysconfig
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
@@ -19,6 +22,7 @@ from websockets.exceptions import InvalidHandshake
 from tests.docs.pages import DOCS, ROOT, Block, blocks, filled
 from tests.docs.project import SERVES, TOOLS, Project
 from tests.processes.conftest import TIMEOUT, wait_until
+from tests.servers.conftest import free_port
 
 # Seconds until all processes of a server answer; each one imports Django.
 STARTING = 3 * TIMEOUT
@@ -97,6 +101,65 @@ async def test_servers(chat: Project, command: str):
             clients = [await stack.enter_async_context(client)]
         await clients[0].send(json.dumps({"text": "To all"}))
         await asyncio.gather(*(until_heard(each, "To all") for each in clients))
+
+
+@pytest.mark.skipif(shutil.which("uwsgi", path=TOOLS) is None, reason="no uWSGI")
+async def test_wsgi(chat: Project):
+    """What a sync view says under uWSGI, as on the deployment page, clients of the chat hear."""
+    (chat.folder / "chat/say.py").write_text(
+        "from asgiref.sync import async_to_sync\n"
+        "from channels.layers import get_channel_layer\n"
+        "from django.http import HttpResponse\n\n"
+        "def say(request):\n"
+        "    send = async_to_sync(get_channel_layer().group_send)\n"
+        "    send('room', {'type': 'chat.line', 'text': 'From a view'})\n"
+        "    return HttpResponse()\n"
+    )
+    with (chat.folder / "mysite/urls.py").open("a") as urls:
+        urls.write("from chat.say import say\nurlpatterns += [path('say/', say)]\n")
+    commands = [command for block in blocks(DOCS / "deployment.md") for command in block.commands]
+    [command] = [command for command in commands if command.startswith("uwsgi")]
+    port = free_port()
+    await asyncio.to_thread(chat.start, servers()[0])
+    await asyncio.to_thread(chat.start, command.replace("8001", port))
+    client = await asyncio.wait_for(enter(chat), STARTING)
+
+    def is_said() -> bool:
+        with suppress(URLError), urlopen(f"http://127.0.0.1:{port}/say/", timeout=TIMEOUT):
+            return True
+        return False
+
+    await asyncio.to_thread(wait_until, is_said)
+    await until_heard(client, "From a view")
+    await client.close()
+
+
+@pytest.mark.skipif(find_spec("celery") is None, reason="Celery is not installed")
+async def test_celery(chat: Project):
+    """What a task of the deployment page says, in its worker, clients of the chat hear."""
+    (chat.folder / "mysite/celery.py").write_text(
+        "import os\n"
+        "from celery import Celery\n"
+        "os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'mysite.settings')\n"
+        "app = Celery('mysite', broker='filesystem://')\n"
+        "folders = ('data_folder_in', 'data_folder_out', 'control_folder')\n"
+        "app.conf.broker_transport_options = dict.fromkeys(folders, 'broker')\n"
+        "app.autodiscover_tasks(['chat'])\n"
+    )
+    (chat.folder / "mysite/__init__.py").write_text("from mysite.celery import app\n")
+    (chat.folder / "broker").mkdir()
+    steps = [block for block in blocks(DOCS / "deployment.md") if "shared_task" in block.code]
+    chat.follow(steps)
+    commands = [command for block in blocks(DOCS / "deployment.md") for command in block.commands]
+    [worker] = [command for command in commands if command.startswith("celery")]
+    await asyncio.to_thread(chat.start, servers()[0])
+    await asyncio.to_thread(chat.start, worker)
+    client = await asyncio.wait_for(enter(chat), STARTING)
+    message = {"type": "chat.line", "text": "From a task"}
+    tell = f"from chat.tasks import tell; tell.delay('room', {message})"
+    await asyncio.to_thread(chat.run, f'python manage.py shell -c "{tell}"')
+    await asyncio.wait_for(until_heard(client, "From a task"), STARTING)
+    await client.close()
 
 
 async def test_recipes(chat: Project):
@@ -269,6 +332,32 @@ def test_litestream(chat: Project):
     chat.follow([recovery])
     assert "anna" in chat.run(users.format("print(User.objects.get())"))
     chat.run(hello)
+
+
+@pytest.mark.parametrize(
+    ("command", "origin"),
+    [
+        ("manage.py test", "http://testserver"),
+        ("-m pytest --ds mysite.settings chat/tests.py", "http://localhost"),
+    ],
+)
+def test_origin_of_a_test(chat: Project, command: str, origin: str):
+    """A test connects to the consumer of the tutorial with the origin that the page names."""
+    assert origin in (DOCS / "testing.md").read_text()
+    (chat.folder / "chat/tests.py").write_text(
+        "from channels.testing import WebsocketCommunicator\n"
+        "from channels_lite.testing import ChannelLayerMixin\n"
+        "from django.test import TestCase\n"
+        "from mysite.asgi import application\n\n"
+        "class ChatTests(ChannelLayerMixin, TestCase):\n"
+        "    async def test_connects(self):\n"
+        f"        headers = [(b'origin', b'{origin}')]\n"
+        "        browser = WebsocketCommunicator(application, '/ws/', headers=headers)\n"
+        "        connected, _ = await browser.connect()\n"
+        "        assert connected\n"
+        "        await browser.disconnect()\n"
+    )
+    chat.run(f"python {command}")
 
 
 def test_messages_are_moved_to_a_database_that_was_migrated_without_them(chat: Project):

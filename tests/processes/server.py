@@ -26,13 +26,13 @@ async def stream(layer: BaseChannelLayer, by: str, count: int) -> None:
         await layer.group_send("room", {"type": "room.message", "content": content})
 
 
-def stream_from_view(request: HttpRequest, count: int) -> HttpResponse:
-    """The same from a sync view."""
+def stream_from_view(request: HttpRequest, by: str, count: int) -> HttpResponse:
+    """The same from a sync view, which answers with the name of a channel of its own."""
     layer = get_channel_layer()
     for number in range(count):
-        content = {"by": "view", "number": number}
+        content = {"by": by, "number": number}
         async_to_sync(layer.group_send)("room", {"type": "room.message", "content": content})
-    return HttpResponse()
+    return HttpResponse(async_to_sync(layer.new_channel)())
 
 
 def stream_from_worker(request: HttpRequest, count: int) -> HttpResponse:
@@ -52,8 +52,8 @@ def say(request: HttpRequest, number: int) -> HttpResponse:
 
 urlpatterns: list[Any] = [
     path("say/<int:number>", say),
-    path("stream/view/<int:count>", stream_from_view),
     path("stream/worker/<int:count>", stream_from_worker),
+    path("stream/<slug:by>/<int:count>", stream_from_view),
     path("health/", include("channels_lite.urls")),
     path("metrics", metrics.view),
 ]

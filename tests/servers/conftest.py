@@ -26,14 +26,16 @@ Run = Callable[..., "Server"]
 
 
 class Server:
-    """A command that runs, with the processes that it starts."""
+    """A module of this Python that runs, or a program with its path; and what it starts."""
 
     def __init__(self, command: list[str], place: Path, log: Path, **environment: str) -> None:
+        if not Path(command[0]).is_absolute():
+            command = [sys.executable, "-m", *command]
         config = '{"polling_interval": 60, "capacity": 10000}'  # nothing comes by a look alone
         self.log = log
         with log.open("w") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", *command],
+                command,
                 env=child_environment(place, **{"TEST_CONFIG": config} | environment),
                 stdout=output,
                 stderr=output,

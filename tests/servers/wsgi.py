@@ -1,0 +1,12 @@
+"""A WSGI site that has sent a message before its server forks, as an AppConfig's ready() may."""
+
+from __future__ import annotations
+
+from asgiref.sync import async_to_sync
+from channels.layers import get_channel_layer
+
+from tests.processes.server import wsgi as application
+
+__all__ = ["application"]
+
+async_to_sync(get_channel_layer().group_send)("nobody", {"type": "site.loaded"})
