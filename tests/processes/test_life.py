@@ -125,7 +125,16 @@ def test_killed_reader_takes_no_message_along(start):
     assert [message["number"] for message in survivor.messages(3)] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("told", ["all", "child", "none"])
+# There PyOS_AfterFork_Child gives back the import lock that PyOS_BeforeFork has taken.
+CHILD_ALONE = pytest.param(
+    "child",
+    marks=pytest.mark.skipif(
+        sys.version_info >= (3, 13), reason="Python 3.13 ends a child that alone is told of a fork"
+    ),
+)
+
+
+@pytest.mark.parametrize("told", ["all", CHILD_ALONE, "none"])
 @pytest.mark.parametrize("layer", LAYERS)
 def test_forked_child_has_its_own(start, layer, told):
     """A child forked after use works, and takes nothing from its parent, which goes on.
