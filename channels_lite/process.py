@@ -1,7 +1,8 @@
 """What layers do when their process forks or ends.
 
 Python's hooks for a fork are not called by every program that forks: uWSGI calls none by default,
-or, up to Python 3.12, the child's alone.  So each entry point compares the process id, and a child begins anew then.
+or, up to Python 3.12, the child's alone.  So each entry point compares the process id, and a child
+begins anew then.
 """
 
 from __future__ import annotations
