@@ -12,6 +12,7 @@ Thread: any.  One lock guards it all.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from channels_lite.store.sql import Acknowledgement, FlushMark, Look, Looked, Row
 
@@ -45,11 +46,10 @@ class Cursors:
 
     def own(self, name: str) -> bool:
         """Takes a name as this process's.  True if it was not before."""
-        if name in self._names:
-            return False
-        with self._lock:
+        with self._lock:  # `keep` may be about to forget it
+            is_new = name not in self._names
             self._names.add(name)
-        return True
+        return is_new
 
     def seen(self, name: str) -> int:
         """The id of the last row of ``name`` that this process has read, or looked for in vain."""
@@ -139,12 +139,13 @@ class Cursors:
             self._read.clear()
             return True
 
-    def keep(self, names: set[str]) -> None:
+    def keep(self, in_use: Callable[[], set[str]]) -> None:
         """Forgets all other names, but for those with rows to delete.
 
         A row that comes for one of them waits in the table until somebody receives there again.
+        ``in_use`` is called within the lock: who begins to receive calls `own` after it.
         """
         with self._lock:
-            names = names | self._cursors.keys()
+            names = in_use() | self._cursors.keys()
             self._names &= names
             self._seen = {name: row for name, row in self._seen.items() if name in names}

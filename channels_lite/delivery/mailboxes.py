@@ -139,16 +139,18 @@ class Mailboxes:
 
     def wait(
         self, channel: str, loop: asyncio.AbstractEventLoop, *, keeps_place: bool = False
-    ) -> asyncio.Future[None]:
+    ) -> tuple[asyncio.Future[None], bool]:
         """Enters the coroutine that runs on ``loop`` as one that waits for ``channel``.
 
-        First in line with ``keeps_place``: it was called, and another one was quicker.
+        First in line with ``keeps_place``: it was called, and another one was quicker.  Returns
+        its future, and whether it is the first since the mailbox was made.
         """
         with self._lock:
             self._receivers += 1
             self._context = contextvars.copy_context()
             mailbox = self._mailboxes.get(channel) or self._mailbox(channel)
-            return mailbox.enter(loop, keeps_place=keeps_place)
+            is_first = not mailbox.is_served
+            return mailbox.enter(loop, keeps_place=keeps_place), is_first
 
     def leave(self, channel: str, receiver: asyncio.Future[None]) -> bool:
         """Takes out a cancelled receiver; another one gets what it may have been called for.

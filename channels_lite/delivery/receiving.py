@@ -93,8 +93,10 @@ class Receiving:
                 decoded = decode(channel, message)
                 if decoded is not None:
                     return decoded
-            receiver = mailboxes.wait(channel, loop, keeps_place=receiver is not None)
+            receiver, is_first = mailboxes.wait(channel, loop, keeps_place=receiver is not None)
             try:
+                # Until it was in line, the sweeper of another loop could forget the name.
+                is_new_name |= is_first and self._own(channel)
                 self._arm(channel, loop, is_new_name=is_new_name)
                 is_new_name = False
                 await receiver
@@ -113,11 +115,12 @@ class Receiving:
         return self._is_new(channel)
 
     def _is_new(self, channel: str) -> bool:
-        """Takes its name as this process's.  Whether it was not before: rows may wait already.
+        """See `_own`.  Again after each ``await`` before somebody waits there."""
+        return not self._mailboxes.is_served(channel) and self._own(channel)
 
-        Again after each ``await`` before somebody waits there: the sweeper may have forgotten it.
-        """
-        if "!" not in channel or self._mailboxes.is_served(channel):
+    def _own(self, channel: str) -> bool:
+        """Takes its name as this process's.  Whether it was not before: rows may wait already."""
+        if "!" not in channel:
             return False
         name = split(channel)[0]
         if not name.endswith(self._names_end):
