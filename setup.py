@@ -1,14 +1,20 @@
 """Only the C extension; everything else about the package is in pyproject.toml."""
 
 import re
+import sys
 import sysconfig
 
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
 
-# One wheel serves every CPython of a platform, but for free-threaded builds: their stable ABI
-# (PEP 803) begins with Python 3.15, and cffi does not build for it yet.
-has_stable_abi = not sysconfig.get_config_var("Py_GIL_DISABLED")
+# The oldest Python that a wheel serves, with all later ones of its kind.  Free-threaded ones have
+# a stable ABI of their own (PEP 803), from 3.15 on; a wheel for 3.14t serves 3.14t alone.
+if not sysconfig.get_config_var("Py_GIL_DISABLED"):
+    oldest = "cp310"
+elif sys.version_info >= (3, 15):
+    oldest = "cp315"
+else:
+    oldest = ""
 
 
 class BuildExtension(build_ext):
@@ -22,5 +28,5 @@ class BuildExtension(build_ext):
 setup(
     cffi_modules=["csrc/build_wakeup.py:ffi"],
     cmdclass={"build_ext": BuildExtension},
-    options={"bdist_wheel": {"py_limited_api": "cp310"}} if has_stable_abi else {},
+    options={"bdist_wheel": {"py_limited_api": oldest}} if oldest else {},
 )

@@ -1,8 +1,8 @@
 """What layers do when their process forks or exits.
 
-Not every program that forks calls Python's fork hooks: uWSGI by default calls none, or only that of
-the child.  So each entry point checks that this is still the same process, and a child then resets
-its layers.
+Not every program that forks calls Python's fork hooks: uWSGI by default calls none, or, until
+Python 3.12, only that of the child.  So each entry point checks that this is still the same
+process, and a child then resets its layers.
 """
 
 from __future__ import annotations

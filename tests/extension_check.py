@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import sqlite3
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -16,6 +17,8 @@ def main() -> None:
     """Exits with what failed."""
     if hooks.reason:
         sys.exit(hooks.reason)
+    if sysconfig.get_config_var("Py_GIL_DISABLED") and sys._is_gil_enabled():
+        sys.exit("free-threaded Python took its GIL for a module that did not say it needs none")
     with tempfile.TemporaryDirectory() as folder:
         sidecar = Path(folder) / "x.sqlite3-wake"
         fifo = Fifo(sidecar, "token")

@@ -18,15 +18,16 @@ ROOT = Path(__file__).parent.parent
 def pythons() -> dict[str, str]:
     """Each CPython from 3.10 on that is on the machine: its version and build, and its path.
 
-    But for free-threaded ones, for which the one wheel is not.
+    Free-threaded ones have a "t" behind the version.
     """
-    places = [shutil.which(f"python3.{minor}") for minor in range(10, 16)]
-    places += ["/usr/bin/python3", *map(str, Path.home().glob(".pyenv/versions/3.*/bin/python"))]
+    names = [f"python3.{minor}{kind}" for minor in range(10, 16) for kind in ("", "t")]
+    places = [*map(shutil.which, names), "/usr/bin/python3"]
+    places += map(str, Path.home().glob(".pyenv/versions/3.*/bin/python"))
     asked = (
         "import sys, sysconfig, ensurepip, venv\n"
-        "print(sys.version_info >= (3, 10) and sys.implementation.name == 'cpython'"
-        " and not sysconfig.get_config_var('Py_GIL_DISABLED'),"
-        " sys.version.split()[0] + ' ' + sysconfig.get_config_var('prefix'))"
+        "kind = 't' if sysconfig.get_config_var('Py_GIL_DISABLED') else ''\n"
+        "print(sys.version_info >= (3, 10) and sys.implementation.name == 'cpython',"
+        " sys.version.split()[0] + kind + ' ' + sysconfig.get_config_var('prefix'))"
     )
     found = {}
     for place in filter(None, places):
@@ -36,6 +37,29 @@ def pythons() -> dict[str, str]:
         fits, _, name = said.stdout.strip().partition(" ")
         if fits == "True":
             found.setdefault(name, place)
+    return found
+
+
+def version(name: str) -> tuple[int, ...]:
+    """That of a Python, by its name."""
+    return tuple(int(part) for part in re.findall(r"\d+", name)[:2])
+
+
+def is_free_threaded(name: str) -> bool:
+    """Whether it is one, by its name."""
+    return name.partition(" ")[0].endswith("t")
+
+
+def builders() -> dict[str, str]:
+    """Who builds a wheel, by the tags that it gets: the newest that can, for older ones too."""
+    found = {}
+    for name in sorted(pythons(), key=version):
+        if not is_free_threaded(name):
+            found["cp310-abi3"] = name
+        elif version(name) >= (3, 15):
+            found["cp315-abi3.abi3t"] = name
+        elif version(name) == (3, 14):
+            found["cp314-cp314t"] = name
     return found
 
 
@@ -62,33 +86,51 @@ def pip(python: str | Path, *arguments: str, **environment: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def wheel(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built once, by the newest Python: older ones have to import what it makes."""
-    folder = tmp_path_factory.mktemp("wheel")
-    name = max(pythons(), key=lambda name: [int(part) for part in re.findall(r"\d+", name)[:2]])
-    subprocess.run([pythons()[name], "-m", "venv", str(folder / "builder")], check=True)
-    python = folder / "builder/bin/python"
-    pip(python, "wheel", "--no-deps", "--wheel-dir", str(folder / "made"), str(sources))
-    [wheel] = (folder / "made").iterdir()
+def wheels(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one wheel of each kind, built once: older Pythons have to import it."""
+    folder = tmp_path_factory.mktemp("wheels")
+    for tags, name in builders().items():
+        build = folder / f"build-{tags}"  # nothing of another Python's is in it
+        shutil.copytree(sources, build)
+        subprocess.run([pythons()[name], "-m", "venv", str(folder / tags)], check=True)
+        python = folder / tags / "bin/python"
+        pip(python, "wheel", "--no-deps", "--wheel-dir", str(folder / "made"), str(build))
+    return folder / "made"
+
+
+@pytest.fixture(scope="session")
+def wheel(wheels: Path) -> Path:
+    """That for every Python with a GIL."""
+    [wheel] = wheels.glob("*-cp310-abi3-*")
     return wheel
 
 
-def test_one_wheel_serves_every_python(wheel: Path):
-    """It is tagged for the stable ABI from CPython 3.10 on, and the module is named so."""
-    assert "-cp310-abi3-" in wheel.name
+@pytest.mark.parametrize("tags", sorted(builders()))
+def test_wheel_is_tagged_for_what_it_serves(wheels: Path, tags: str):
+    """For all CPythons from 3.10 on, or free-threaded ones; and the module is named so."""
+    [wheel] = wheels.glob(f"*-{tags}-*")
     with ZipFile(wheel) as content:
         [module] = [name for name in content.namelist() if name.endswith(".so")]
-    assert module == "channels_lite/wake/_wakeup.abi3.so"
+    suffix = {
+        "cp310-abi3": r"\.abi3\.so",
+        "cp315-abi3.abi3t": r"\.abi3t(-[^.]+)?\.so",
+        "cp314-cp314t": r"\.cpython-314t-[^.]+\.so",
+    }[tags]
+    assert re.fullmatch(r"channels_lite/wake/_wakeup" + suffix, module)
 
 
 @pytest.mark.parametrize("name", sorted(pythons()))
-def test_extension_works_on_each_python(wheel: Path, tmp_path: Path, name: str):
-    """The one wheel hooks and wakes on this Python, in an environment made for it."""
-    python = pythons()[name]
-    subprocess.run([python, "-m", "venv", str(tmp_path)], check=True, capture_output=True)
-    pip(tmp_path / "bin/python", "install", f"{wheel}[notify]")
+def test_extension_works_on_each_python(wheels: Path, tmp_path: Path, name: str):
+    """The wheel that pip takes hooks and wakes on this Python, in an environment made for it."""
+    if version(name) < (3, 14) and is_free_threaded(name):
+        pytest.skip("there is no wheel for the first free-threaded Python")
+    subprocess.run([pythons()[name], "-m", "venv", str(tmp_path)], check=True, capture_output=True)
+    python = tmp_path / "bin/python"
+    ours = ["--no-index", "--find-links", str(wheels), "--no-deps"]
+    pip(python, "install", *ours, "channels-lite")
+    pip(python, "install", "channels-lite[notify]")
     checked = subprocess.run(
-        [tmp_path / "bin/python", ROOT / "tests/extension_check.py"],
+        [python, "-W", "error", ROOT / "tests/extension_check.py"],
         cwd=tmp_path,
         env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
         capture_output=True,

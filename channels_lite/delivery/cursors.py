@@ -13,6 +13,7 @@ Thread: any.  One lock guards it all.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from channels_lite.store.sql import Acknowledgement, FlushMark, Look, Looked, Row
 
@@ -46,11 +47,10 @@ class Cursors:
 
     def own(self, name: str) -> bool:
         """Registers a name of this process.  True if it is new."""
-        if name in self._names:
-            return False
-        with self._lock:
+        with self._lock:  # `keep` may be about to forget it
+            is_new = name not in self._names
             self._names.add(name)
-        return True
+        return is_new
 
     def seen(self, name: str) -> int:
         """The id up to which this process has read rows of ``name``, or knows there are none."""
@@ -140,13 +140,14 @@ class Cursors:
             self._read.clear()
             return True
 
-    def keep(self, names: set[str]) -> None:
-        """Forgets all other names, except those with rows to delete.
+    def keep(self, in_use: Callable[[], set[str]]) -> None:
+        """Forgets all names except those in use and those with rows to delete.
 
         A row that arrives for a forgotten name waits in the table until a coroutine receives there
-        again.
+        again.  ``in_use`` is called under the lock, because a coroutine that begins to receive
+        enters its mailbox first and calls `own` then.
         """
         with self._lock:
-            names = names | self._cursors.keys()
+            names = in_use() | self._cursors.keys()
             self._names &= names
             self._seen = {name: row for name, row in self._seen.items() if name in names}

@@ -140,16 +140,18 @@ class Mailboxes:
 
     def wait(
         self, channel: str, loop: asyncio.AbstractEventLoop, *, keeps_place: bool = False
-    ) -> asyncio.Future[None]:
+    ) -> tuple[asyncio.Future[None], bool]:
         """Lets the running coroutine on ``loop`` wait for ``channel``.
 
         With ``keeps_place`` it is first in line: it was called, but another one was faster.
+        Returns its future, and whether it is the first since the mailbox was created.
         """
         with self._lock:
             self._receivers += 1
             self._context = contextvars.copy_context()
             mailbox = self._mailboxes.get(channel) or self._mailbox(channel)
-            return mailbox.enter(loop, keeps_place=keeps_place)
+            is_first = not mailbox.is_served
+            return mailbox.enter(loop, keeps_place=keeps_place), is_first
 
     def leave(self, channel: str, receiver: asyncio.Future[None]) -> bool:
         """Removes a cancelled receiver.  Another one is called for its message, if there is one.

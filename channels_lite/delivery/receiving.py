@@ -93,8 +93,10 @@ class Receiving:
                 decoded = decode(channel, message)
                 if decoded is not None:
                     return decoded
-            receiver = mailboxes.wait(channel, loop, keeps_place=receiver is not None)
+            receiver, is_first = mailboxes.wait(channel, loop, keeps_place=receiver is not None)
             try:
+                # Until it was in line, the sweeper of another loop could forget the name.
+                is_new_name |= is_first and self._own(channel)
                 self._arm(channel, loop, is_new_name=is_new_name)
                 is_new_name = False
                 await receiver
@@ -113,12 +115,12 @@ class Receiving:
         return self._is_new(channel)
 
     def _is_new(self, channel: str) -> bool:
-        """Registers the name as this process's.  Whether it is new, so that rows may wait already.
+        """See `_own`.  Called again after each ``await`` before a coroutine waits there."""
+        return not self._mailboxes.is_served(channel) and self._own(channel)
 
-        Called again after each ``await`` before a coroutine waits there, because the sweeper may
-        have forgotten the name.
-        """
-        if "!" not in channel or self._mailboxes.is_served(channel):
+    def _own(self, channel: str) -> bool:
+        """Registers the name as this process's.  Whether it is new: rows may wait already."""
+        if "!" not in channel:
             return False
         name = split(channel)[0]
         if not name.endswith(self._names_end):

@@ -121,7 +121,7 @@ class Sweeper:
         if self._mailboxes.sweep(self._clock.now(), TIDY_SLICE):
             soon(loop, partial(self._sweep_mailboxes, loop))
         else:
-            self._cursors.keep(self._mailboxes.names())
+            self._cursors.keep(self._mailboxes.names)
         if self._mailboxes.changed:
             self._mark()
 

@@ -25,7 +25,7 @@ from asgiref.sync import AsyncToSync, sync_to_async
 from django.db import connections, transaction
 from django.db.backends.signals import connection_created
 
-from channels_lite.loops import is_ending
+from channels_lite.loops import is_ending, running_loop
 from channels_lite.store import Execute, Outcome, T, Work, is_in_memory, perform, writing
 from channels_lite.store.attempt import Attempt, pause
 from channels_lite.store.connection import Source
@@ -68,10 +68,10 @@ class DjangoStore(QueuedStore):
             )
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        elif is_ending():  # no thread can be started any more
+        elif is_ending() and running_loop() is None:  # no thread can be started any more
             self.close()
             self._do_here(attempt)
-        else:
+        else:  # also on a loop that runs at the end: Django refuses to work on its thread
             self._worker.put(attempt)
 
     def _do_in_thread(self, attempt: Attempt[T]) -> Outcome[T]:

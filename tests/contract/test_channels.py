@@ -191,21 +191,32 @@ def test_successive_loops_receive(database, kind, make_layer_sync):
         assert asyncio.run(turn()) == {"number": number}
 
 
-async def test_name_that_is_forgotten_while_a_receiver_begins(make_layer, monkeypatch):
-    """As by the sweeper, while it is asked which generation of the table it is."""
+@pytest.mark.parametrize("moment", ["before the table is asked", "before it is in line"])
+async def test_name_that_is_forgotten_while_a_receiver_begins(make_layer, monkeypatch, moment):
+    """By the sweeper, of this loop or of another thread's."""
     layer, sender = make_layer(), make_layer()
     engine, channel = layer._engine, await layer.new_channel()
     await layer.send(channel, {"number": 0})
     await received(layer, channel)
-    ask = engine.generations.ask
+    ask, wait = engine.generations.ask, engine.mailboxes.wait
+
+    def sweep():
+        engine.mailboxes.sweep(engine.clock.now(), 100)
+        engine.cursors.keep(engine.mailboxes.names)
 
     async def sweep_and_ask():
-        engine.mailboxes.sweep(engine.clock.now(), 100)
-        engine.cursors.keep(engine.mailboxes.names())
+        sweep()
         return await ask()
 
-    monkeypatch.setattr(engine.generations, "ask", sweep_and_ask)
-    engine.clock.forget(engine.clock.generation)
+    def sweep_and_wait(*arguments, **options):
+        sweep()
+        return wait(*arguments, **options)
+
+    if moment == "before it is in line":
+        monkeypatch.setattr(engine.mailboxes, "wait", sweep_and_wait)
+    else:
+        monkeypatch.setattr(engine.generations, "ask", sweep_and_ask)
+        engine.clock.forget(engine.clock.generation)
     # Too large for a frame.
     await sender.send(channel, {"number": 1, "pad": bytes(70_000)})
     assert (await received(layer, channel))["number"] == 1

@@ -35,7 +35,7 @@ def drain(mailboxes, channel):
 async def test_cancelled_receiver_passes_its_message_on():
     """A receiver that is cancelled after it was called leaves its message to the next one."""
     mailboxes, loop = mailboxes_of(10), asyncio.get_running_loop()
-    first, second = (mailboxes.wait("jobs", loop) for _ in range(2))
+    first, second = (mailboxes.wait("jobs", loop)[0] for _ in range(2))
     mailboxes.put_claimed("jobs", [(Claimed(1, b"message", math.inf, 0.0), b"message")])
     assert first.done()
     assert not second.done()
@@ -47,11 +47,11 @@ async def test_cancelled_receiver_passes_its_message_on():
 async def test_receiver_that_was_beaten_stays_first_in_line():
     """Another coroutine took the message it was called for; the next one is for it."""
     mailboxes, loop = mailboxes_of(10), asyncio.get_running_loop()
-    first, second = (mailboxes.wait("p!a", loop) for _ in range(2))
+    first, second = (mailboxes.wait("p!a", loop)[0] for _ in range(2))
     put(mailboxes, "p!a")
     assert mailboxes.take("p!a", 0.0) is not None  # by one that came just now
     assert mailboxes.take("p!a", 0.0, first) is None
-    first = mailboxes.wait("p!a", loop, keeps_place=True)
+    first, _ = mailboxes.wait("p!a", loop, keeps_place=True)
     put(mailboxes, "p!a")
     assert first.done()
     assert not second.done()
@@ -63,7 +63,7 @@ def test_receiver_on_a_loop_that_stands_still_strands_nothing():
     mailboxes.wait("p!a", standing)
 
     async def wait():
-        receiver = mailboxes.wait("p!a", asyncio.get_running_loop())
+        receiver, _ = mailboxes.wait("p!a", asyncio.get_running_loop())
         thread = threading.Thread(target=put, args=(mailboxes, "p!a"))
         thread.start()
         await asyncio.wait_for(receiver, TIMEOUT)
@@ -76,7 +76,7 @@ def test_receiver_on_a_loop_that_stands_still_strands_nothing():
 async def test_claimed_message_without_receiver_is_unwanted():
     """What was claimed and nobody here waits for any more goes back as it was."""
     mailboxes = mailboxes_of(10)
-    receiver = mailboxes.wait("jobs", asyncio.get_running_loop())
+    receiver, _ = mailboxes.wait("jobs", asyncio.get_running_loop())
     claimed = Claimed(1, b"message", math.inf, 0.0)
     mailboxes.put_claimed("jobs", [(claimed, b"message")])
     assert mailboxes.unwanted() == []
@@ -152,7 +152,7 @@ def test_unused_mailboxes_are_forgotten():
 def test_receiver_that_is_out_asks_for_nothing():
     """Its coroutine may be ended by Python's collector, in the midst of what the lock guards."""
     mailboxes, loop, other = mailboxes_of(10), asyncio.new_event_loop(), asyncio.new_event_loop()
-    receiver = mailboxes.wait("channel", loop)
+    receiver, _ = mailboxes.wait("channel", loop)
     mailboxes.wait("channel", other)
     loop.close()
     mailboxes.sweep(0.0, 10)
@@ -218,8 +218,24 @@ def test_many_names_are_asked_for_at_once():
         cursors.own(f"p{number}.token!")
     assert cursors.ask(0.0, deletes=False).names is None
     read(cursors, [1])
-    cursors.keep({"p1.token!"})
+    cursors.keep(lambda: {"p1.token!"})
     assert set(cursors.ask(0.0, deletes=False).names) == {"p.token!", "p1.token!"}
     cursors.acknowledged(cursors.to_acknowledge())
-    cursors.keep({"p1.token!"})
+    cursors.keep(lambda: {"p1.token!"})
     assert set(cursors.ask(0.0, deletes=False).names) == {"p1.token!"}
+
+
+def test_name_that_is_taken_while_others_are_forgotten():
+    """By a thread that began to receive after it was asked which names are in use."""
+    cursors = cursors_of()
+    cursors.own("p.token!")
+    thread = threading.Thread(target=cursors.own, args=("p.token!",))
+
+    def in_use():
+        thread.start()
+        thread.join(0.1)  # it waits for the lock
+        return set()
+
+    cursors.keep(in_use)
+    thread.join()
+    assert set(cursors.ask(0.0, deletes=False).names) == {"p.token!"}

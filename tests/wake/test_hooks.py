@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
+import sysconfig
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -49,3 +53,21 @@ def test_connection_that_is_hidden_is_named():
     assert hooks.attach(Hidden(), b"") == (  # type: ignore[arg-type]
         f"{__name__}.{Hidden.__qualname__} hides Python's own connection"
     )
+
+
+@pytest.mark.skipif(
+    not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python always has its GIL"
+)
+def test_free_threaded_python_keeps_its_gil_off():
+    """The extension says that it needs none, and so does all that the layers import."""
+    said = subprocess.run(
+        [sys.executable, "-W", "error", "-c", "import django; django.setup()\n"
+         "import sys, channels_lite.layers.aio, channels_lite.layers.notify\n"
+         "from channels_lite.wake.hooks import hooks\n"
+         "print([hooks.reason, sys._is_gil_enabled()])\n"],
+        env={key: value for key, value in os.environ.items() if key != "PYTHON_GIL"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    assert (said.stdout, said.stderr) == ("['', False]\n", "")
