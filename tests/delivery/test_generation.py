@@ -32,7 +32,8 @@ async def test_looks_that_find_none_have_it_begun_once_in_a_while(monkeypatch):
         frames=nothing,
         occupancy=nothing,
         outgoing=None,
-        are_others_alive=lambda: True,
+        presence=None,
+        begin_use=lambda: None,
         look=look,
     )
 
