@@ -34,5 +34,10 @@ class Stats:
     looks: int = 0
     found_by_clock: int = 0
     failed_looks: int = 0
+    #: With a relay: messages that went to other nodes, and that came from them; those to groups
+    #: that other nodes have missed, for the engine was away, and jobs that were lost on the way.
+    relayed: int = 0
+    relay_received: int = 0
+    relay_missed: int = 0
     #: Called with the seconds from ``send()`` to ``receive()`` of each message, if anybody asks.
     observe: Callable[[float], None] | None = None

@@ -17,6 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 from channels_lite.clock import Clock, ticks
 from channels_lite.config import Config
@@ -84,7 +85,7 @@ class Parts:
     def _start(self) -> None:
         """What belongs to one process: made anew in a forked child."""
         #: Part of every process-local channel's name, and the name of this process's FIFO.
-        self.token = uuid.uuid4().hex
+        self.token = self._new_token()
         self.stats = Stats()
         self._marking = threading.Lock()
         #: Somebody has used it; channels of this process may be members of groups.
@@ -142,7 +143,7 @@ class Parts:
             cursors=self.cursors,
             arrivals=self.arrivals,
         )
-        self.sending = Sending(
+        self.sending = self._make_sending(
             database=self.config.database,
             clock=self.clock,
             generations=self.generations,
@@ -155,7 +156,7 @@ class Parts:
 
     def _start_receiving(self) -> None:
         self.availability = Availability(self.config.database, self.stats, self.mailboxes.fail)
-        self.claims = Claims(
+        self.claims = self._make_claims(
             store=self.store,
             mailboxes=self.mailboxes,
             clock=self.clock,
@@ -204,6 +205,17 @@ class Parts:
             go_on=self.go_on,
             is_in_memory=self.is_in_memory,
         )
+
+    # What `relayed` makes otherwise.
+
+    def _new_token(self) -> str:
+        return uuid.uuid4().hex
+
+    def _make_sending(self, **parts: Any) -> Sending:
+        return Sending(**parts)
+
+    def _make_claims(self, **parts: Any) -> Claims:
+        return Claims(**parts)
 
     # What the parts call of those that are made after them.
 
