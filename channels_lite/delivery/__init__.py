@@ -8,6 +8,6 @@ In: `reader` (looks) or `claims` (plain channels), `cursors`, `arrivals`, `mailb
 Where a relay is configured: `relayed` in the place of `sending`, `jobs` in that of `claims`, and
 `incoming`, with `roster`, for what comes from other nodes.
 
-Imports `store`, `wake` and `relay`, and nothing of `layers`.  Runs on the loops that send and receive;
-what comes back from the store may be on a thread of the store's.
+Imports `store`, `wake` and `relay`, and nothing of `layers`.  Runs on the loops that send and
+receive; what comes back from the store may be on a thread of the store's.
 """

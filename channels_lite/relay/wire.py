@@ -6,12 +6,28 @@ seconds that are left, for no two nodes agree about the time of day.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import msgspec
 
-__all__ = ["Answer", "Copied", "Entry", "Flushed", "Hello", "Membership", "Messages", "Subjects",
-           "Unreadable", "decode", "encode"]  # fmt: skip
+__all__ = [
+    "Answer",
+    "Ask",
+    "Copied",
+    "Entry",
+    "Flushed",
+    "Hello",
+    "Membership",
+    "Messages",
+    "Subjects",
+    "Unreadable",
+    "decode",
+    "decode_ask",
+    "encode",
+    "encode_ask",
+    "escape",
+    "unescape",
+]  # fmt: skip
 
 
 class Entry(NamedTuple):
@@ -64,6 +80,17 @@ class Copied(msgspec.Struct, array_like=True, tag=5):
     node: str
 
 
+class Ask(msgspec.Struct, array_like=True):
+    """Any of these that wants an answer, or is one, where the engine has no way for it."""
+
+    #: What it begins with, which is the beginning of none of the others.
+    MARK: ClassVar[bytes] = b"?"
+
+    token: str
+    number: int
+    payload: bytes
+
+
 Message = Messages | Membership | Answer | Flushed | Hello | Copied
 
 _encoder = msgspec.msgpack.Encoder()
@@ -89,6 +116,22 @@ def decode(payload: bytes) -> Message:
     except (msgspec.MsgspecError, RecursionError) as error:
         raise Unreadable(str(error)) from None
     return message
+
+
+_ask_decoder = msgspec.msgpack.Decoder(Ask)
+
+
+def encode_ask(ask: Ask) -> bytes:
+    """What `decode_ask` takes."""
+    return _encoder.encode(ask)
+
+
+def decode_ask(payload: bytes) -> Ask:
+    """Raises `Unreadable`."""
+    try:
+        return _ask_decoder.decode(payload)
+    except msgspec.MsgspecError as error:
+        raise Unreadable(str(error)) from None
 
 
 class Subjects:
