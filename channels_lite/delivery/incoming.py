@@ -170,8 +170,17 @@ class Incoming:
         except (StoreUnavailable, ImproperlyConfigured) as error:
             logger.error("another node has flushed, which this one could not: %s", error)
         self._forget()
-        await asyncio.sleep(AFTER_FLUSH)
-        await self._read()
+        self._read_later()
+
+    def _read_later(self) -> None:
+        """Who has joined meanwhile is a member."""
+
+        async def read() -> None:
+            await asyncio.sleep(AFTER_FLUSH)
+            await self._read()
+
+        # In the place of one under way, whose flush was before; or nothing would keep it.
+        self._reading = asyncio.get_running_loop().create_task(read())
 
     def _is_first(self, flush: str) -> bool:
         """Whether no other process of this node has seen to it; the upkeep removes the mark."""

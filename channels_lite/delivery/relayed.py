@@ -22,6 +22,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from channels.exceptions import MessageTooLarge
+
 from channels_lite import signals
 from channels_lite.delivery.capacity import Capacities
 from channels_lite.delivery.roster import Roster
@@ -92,25 +94,48 @@ class RelayedSending(Sending):
         caller = transaction_of_caller(self._database)
         tell_committed()
         if caller is None:
+            await self._catch_up()
             await self._relay.publish(subject, entry)
             return
-
-        def publish() -> None:
-            self._relay.post(Post(subject, entry, is_group=False, then=self._was_published))
-
+        publish = partial(self._publish_committed, subject, entry, is_group=False)
         await after_commit_of(caller, self._database, publish)
+
+    async def _catch_up(self) -> None:
+        """What was committed before goes first."""
+        if self._relay.is_behind:
+            await self._relay.call(self._relay.caught_up)
+
+    def _publish_committed(self, subject: str, entry: Entry, *, is_group: bool) -> None:
+        if self._relay.is_behind:
+            self._relay.later(partial(self._publish_later, subject, entry, is_group=is_group))
+        else:
+            self._relay.post(Post(subject, entry, is_group=is_group, then=self._was_published))
+
+    async def _publish_later(self, subject: str, entry: Entry, *, is_group: bool) -> None:
+        """Of a transaction that is committed, behind something else of it."""
+        try:
+            members = await self._relay.publish(subject, entry, is_group=is_group)
+            if members:
+                await self._put_each(entry, members)
+        except (StoreUnavailable, MessageTooLarge) as error:
+            self._was_missed(f"a message to {entry.name}", error)
+        else:
+            self._stats.relayed += 1
 
     async def _put(self, entry: Entry) -> bool:
         self._relay.require_room(entry)
         caller = transaction_of_caller(self._database)
         tell_committed()
         if caller is None:
+            await self._catch_up()
             return await self._relay.call(self._put_now, entry)
-        put = partial(self._relay.spawn, partial(self._put_later, entry))
+        put = partial(self._relay.later, partial(self._put_later, entry))
         await after_commit_of(caller, self._database, put)
         return True
 
     async def _put_now(self, entry: Entry) -> bool:
+        await self._relay.wait()
+        self._relay.require_room(entry)  # it may not have been known before
         capacity = self._capacities.messages(entry.name)
         return await self._relay.do(lambda link: link.put(*entry, capacity))
 
@@ -133,13 +158,11 @@ class RelayedSending(Sending):
         caller = transaction_of_caller(self._database)
         if caller is not None:
             await super().group_send(group, data, expiry)
-
-            def publish() -> None:
-                relay.post(Post(subject, entry, is_group=True, then=self._was_published))
-
+            publish = partial(self._publish_committed, subject, entry, is_group=True)
             await after_commit_of(caller, self._database, publish)
             return
         tell_committed()
+        await self._catch_up()
         post = relay.begin(subject, entry, is_group=True)  # on its way while it is handed over here
         await super().group_send(group, data, expiry)
         try:
@@ -253,6 +276,7 @@ class RelayedSending(Sending):
         """Changes a membership that the engine or another process keeps; after a commit of ours."""
         caller = transaction_of_caller(self._database)
         if caller is None:
+            await self._catch_up()
             await self._relay.call(change)
             return
 
@@ -262,7 +286,7 @@ class RelayedSending(Sending):
             except StoreUnavailable as error:
                 self._was_missed("a change of a membership", error)
 
-        await after_commit_of(caller, self._database, partial(self._relay.spawn, after_commit))
+        await after_commit_of(caller, self._database, partial(self._relay.later, after_commit))
 
     async def members(self, group: str) -> list[str]:
         """See `Sending.members`: those on this node, and plain channels."""

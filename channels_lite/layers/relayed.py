@@ -9,8 +9,8 @@ with the layer, for a token begins with the name of the node, which is a file be
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
-import uuid
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -25,15 +25,18 @@ from channels_lite.delivery.jobs import Jobs
 from channels_lite.delivery.relayed import RelayedSending
 from channels_lite.delivery.roster import Roster
 from channels_lite.delivery.sending import Sending
+from channels_lite.errors import StoreUnavailable
 from channels_lite.layers.engine import Engine
+from channels_lite.loops import is_ending
 from channels_lite.relay import DEADLINE, link_class, settings_of
 from channels_lite.relay.connection import Relay
 from channels_lite.relay.node import name_of, token_in
-from channels_lite.relay.wire import Flushed, encode
 from channels_lite.store.django import after_commit_of, transaction_of_caller
 from channels_lite.store.sql import FlushMark
 
 __all__ = ["RelayedEngine"]
+
+logger = logging.getLogger(__name__)
 
 
 class RelayedEngine(Engine):
@@ -151,16 +154,16 @@ class RelayedEngine(Engine):
         await super().flush()
         caller = transaction_of_caller(self.config.database)
         if caller is None:
-            await self.relay.call(self._flush_elsewhere)
+            await self.relay.call(self.relay.flush)
         else:
-            tell = partial(self.relay.spawn, self._flush_elsewhere)
+            tell = partial(self.relay.later, self._flush_committed)
             await after_commit_of(caller, self.config.database, tell)
 
-    async def _flush_elsewhere(self) -> None:
-        relay = self.relay
-        await relay.do(lambda link: link.clear())
-        told = encode(Flushed(self.node, uuid.uuid4().hex))
-        await relay.do(lambda link: link.publish([(relay.subjects.everybody(), told)], ()))
+    async def _flush_committed(self) -> None:
+        try:
+            await self.relay.flush()
+        except StoreUnavailable as error:
+            logger.error("other nodes were not told of a flush that is committed: %s", error)
 
     def flushed(self, path: Path, mark: FlushMark) -> None:
         """The database at ``path`` was flushed, in this process."""
@@ -169,10 +172,17 @@ class RelayedEngine(Engine):
             if self.source.path == path:
                 self.roster.replace(())
 
+    async def close_in_order(self) -> None:
+        """Returns when all is given back, the connection too."""
+        await super().close_in_order()
+        if not is_ending():
+            await asyncio.to_thread(self.relay.wait_for_end)
+
     def close(self, done: Callable[[], object] = lambda: None) -> None:
-        """Gives back what was claimed, and ends the connection."""
+        """Gives back what was claimed, and ends the connection, unless somebody still waits."""
         super().close(done)
-        self.relay.stop()
+        if not self.mailboxes.loops():
+            self.relay.stop()
 
     def leave(self) -> None:
         """At exit: what was sent has to go out."""

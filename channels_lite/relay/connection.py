@@ -17,11 +17,12 @@ import asyncio
 import logging
 import threading
 import time
-from collections import Counter
+import uuid
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from channels.exceptions import MessageTooLarge
 
@@ -37,6 +38,7 @@ from channels_lite.relay.wire import (
     Copied,
     Entry,
     Flushed,
+    Heard,
     Hello,
     Membership,
     Message,
@@ -59,8 +61,17 @@ PING_EVERY = 1.0
 PINGS = 3
 # Seconds between two tries to connect: the first, and the longest.
 FIRST_RETRY, LAST_RETRY = 0.1, 0.5
+# Seconds after an engine has come back until what is sent there counts as sent: the others, to whom
+# it goes, have been trying to connect all the time, too.
+GRACE = LAST_RETRY + 0.1
+# Seconds within which all answer who hear of a flush.
+ANSWERS = 0.05
 # Seconds for which a transaction may still be committed in which somebody joined a group.
 TRANSACTION = 60.0
+
+
+#: Why it is away, at first.
+NEVER = "it was not connected to yet"
 
 
 class Receiver(Protocol):
@@ -116,15 +127,24 @@ class Relay:
         #: Set when the first try to connect has ended, or has taken too long.
         self._tried: asyncio.Event | None = None
         self._is_started = False
+        #: Set when the connection that was told to end has done so.
+        self._ended = threading.Event()
+        self._ended.set()
         self._is_suspect = self._says_hello = False
         #: Publishes that the engine does not have yet, and other things under way.
         self._sent: set[asyncio.Future[Any]] = set()
         self._pending: set[asyncio.Future[Any]] = set()
+        #: What is to be done in order, of transactions that are committed; whether there is any.
+        self._later: deque[Callable[[], Coroutine[Any, Any, None]]] = deque()
+        self.is_behind = False
+        self._catching_up: asyncio.Task[None] | None = None
+        #: By id, those under way that this process has asked for.
+        self._flushes: dict[str, _Answers] = {}
         #: By plain channel: its capacity, and how many jobs are wanted; and what is to be told.
         self._wanted: dict[str, tuple[int | None, int]] = {}
         self._untold: set[str] = set()
         #: Why the engine is away; "" if it is not.
-        self.reason = "it was not connected to yet"
+        self.reason = NEVER
         #: What is wrong with this node, if anything is: nobody else hears it.
         self.fault = ""
         #: Seconds of the last round trip; the engine's name; how often the link was lost.
@@ -211,6 +231,35 @@ class Relay:
             return await function(*args)
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(function(*args), loop))
 
+    def later(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Runs these one after the other, as they come; what they raise is theirs.  Any thread."""
+        if not self.start():
+            return
+        with self._lock:
+            self._later.append(function)
+            must_begin, self.is_behind = not self.is_behind, True
+        if must_begin:
+            relay_loop().call_soon_threadsafe(self._begin_to_catch_up)
+
+    def _begin_to_catch_up(self) -> None:
+        self._catching_up = self._keep(self._catch_up())
+        self._pending.add(self._catching_up)
+        self._catching_up.add_done_callback(self._pending.discard)
+
+    async def _catch_up(self) -> None:
+        while True:
+            with self._lock:
+                if not self._later:
+                    self.is_behind = False
+                    return
+                function = self._later.popleft()
+            await function()
+
+    async def caught_up(self) -> None:
+        """Returns when all of `later` is done that there is now."""
+        if self._catching_up is not None:
+            await asyncio.wait([self._catching_up])
+
     def want(self, channel: str, capacity: int | None, total: int) -> None:
         """So many jobs of a plain channel are wanted now, all in all.  Any thread."""
         with self._lock:
@@ -257,10 +306,14 @@ class Relay:
             is_started, self._is_started = self._is_started, False
         if not is_started:
             return
-        loop, ended = relay_loop(), threading.Event()
-        loop.call_soon_threadsafe(self._begin_to_end, ended)
+        loop, self._ended = relay_loop(), threading.Event()
+        loop.call_soon_threadsafe(self._begin_to_end, self._ended)
         if timeout and running_loop() is not loop:
-            ended.wait(timeout)
+            self._ended.wait(timeout)
+
+    def wait_for_end(self) -> None:
+        """Returns when what `stop` has ended is gone.  Any other thread than the relay's."""
+        self._ended.wait(1.5 * DEADLINE)
 
     def abandon(self) -> None:
         """In a forked child: lets go of the parent's sockets."""
@@ -320,6 +373,8 @@ class Relay:
             )
             with self._lock:
                 self._subscribed = groups
+            if self.reason != NEVER:
+                await asyncio.wait([link.lost], timeout=GRACE)
             # Who has joined meanwhile is heard before anything counts as sent.
             while missing := self._wanted_groups() - self._subscribed:
                 for group in missing:
@@ -329,11 +384,14 @@ class Relay:
         except StoreUnavailable as error:
             self._is_away(str(error))
             return False
+        if link.lost.done():
+            self._is_away(link.lost.result())
+            return False
         self._has_come(link)
         return True
 
     def _has_come(self, link: Link) -> None:
-        if self.losses:
+        if self.reason != NEVER:
             logger.info("%s at %s is back", link.engine, self._settings.shown)
         if link.lack and link.lack != self.lack:
             logger.error("%s", link.lack)
@@ -401,9 +459,9 @@ class Relay:
             under_way = self._sent | self._pending
             if under_way:
                 await asyncio.wait(under_way, timeout=DEADLINE)
-            if task is not None:
-                task.cancel()
-                await asyncio.wait([task])
+            while task is not None and not task.done():
+                task.cancel()  # again: wait_for() may swallow it, before Python 3.12
+                await asyncio.wait([task], timeout=0.1)
             with self._lock:
                 self._subscribed = set()
         finally:
@@ -615,13 +673,58 @@ class Relay:
             with suppress(StoreUnavailable):
                 await self.do(lambda link: link.answer(reply, answer))
         elif isinstance(message, Flushed):
-            await self.receiver.flushed(message)
+            await self._flushed(message)
+        elif isinstance(message, Heard):
+            self._heard(message)
         elif isinstance(message, Hello):
             await self._met(message.token)
         elif isinstance(message, Copied) and self.receiver.is_neighbour(self.token):
             self._is_copied()
             with suppress(StoreUnavailable):
                 await self.do(lambda link: link.answer(reply, encode(Answer())))
+
+    # A flush
+
+    async def flush(self) -> None:
+        """Deletes what the engine keeps, and tells everybody.
+
+        Returns when all have done it that can be heard, or after `DEADLINE`.  Raises
+        ``StoreUnavailable``.
+        """
+        await self.do(lambda link: link.clear())
+        flush = Flushed(self.node, uuid.uuid4().hex, self.token)
+        answers = self._flushes[flush.id] = _Answers(set(), set(), asyncio.Event())
+        told = [(self.subjects.everybody(), encode(flush))]
+        try:
+            await self.do(lambda link: link.publish(told, ()))
+            # As long as it takes all to say that they are there; nobody has a list of them.
+            await asyncio.sleep(max(ANSWERS, 3 * self.round_trip))
+            deadline = time.monotonic() + DEADLINE
+            while answers.heard - answers.done and time.monotonic() < deadline:
+                answers.changed.clear()
+                with suppress(TimeoutError, asyncio.TimeoutError):
+                    await asyncio.wait_for(answers.changed.wait(), DEADLINE)
+        finally:
+            del self._flushes[flush.id]
+
+    async def _flushed(self, flush: Flushed) -> None:
+        if flush.token == self.token:
+            return
+        await self._answer(flush, is_done=False)
+        await self.receiver.flushed(flush)
+        await self._answer(flush, is_done=True)
+
+    async def _answer(self, flush: Flushed, *, is_done: bool) -> None:
+        heard = encode(Heard(flush.id, self.token, is_done))
+        parcels = [(self.subjects.process(flush.token), heard)]
+        with suppress(StoreUnavailable):
+            await self.do(lambda link: link.publish(parcels, ()))
+
+    def _heard(self, heard: Heard) -> None:
+        answers = self._flushes.get(heard.id)
+        if answers is not None:
+            (answers.done if heard.is_done else answers.heard).add(heard.token)
+            answers.changed.set()
 
     async def _met(self, token: str) -> None:
         """A process that says it is of this node; but does it use our database?"""
@@ -645,6 +748,14 @@ class Relay:
     def job_came(self, channel: str, data: bytes, ttl: float) -> None:
         """See `Listener`."""
         self.receiver.take_job(channel, data, ttl)
+
+
+class _Answers(NamedTuple):
+    """To a flush: who has heard of it, and who has done it."""
+
+    heard: set[str]
+    done: set[str]
+    changed: asyncio.Event
 
 
 async def _awaited(awaitable: Awaitable[T]) -> T:

@@ -29,6 +29,7 @@ from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
+    InvalidResponse,
     RedisError,
     ResponseError,
 )
@@ -568,6 +569,8 @@ def _reason(error: Exception) -> str:
             f"it refuses the login ({said}): see user and password in CONFIG['relay'], or "
             "CONFIG['relay_options']"
         )
+    if isinstance(error, InvalidResponse):
+        return f"what listens there is no Redis ({said})"
     if isinstance(error, ResponseError) and "OOM" in said:
         return f"its memory is full: {said}"
     return said

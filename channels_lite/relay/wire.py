@@ -16,6 +16,7 @@ __all__ = [
     "Copied",
     "Entry",
     "Flushed",
+    "Heard",
     "Hello",
     "Membership",
     "Messages",
@@ -61,10 +62,19 @@ class Answer(msgspec.Struct, array_like=True, tag=2):
 
 
 class Flushed(msgspec.Struct, array_like=True, tag=3):
-    """Everything that was sent before is void; ``id`` names the flush."""
+    """What was sent before is void; ``id`` names the flush, ``token`` the process that asks."""
 
     node: str
     id: str
+    token: str
+
+
+class Heard(msgspec.Struct, array_like=True, tag=6):
+    """To that: a process has heard it, and has done it or not yet."""
+
+    id: str
+    token: str
+    is_done: bool
 
 
 class Hello(msgspec.Struct, array_like=True, tag=4):
@@ -91,7 +101,7 @@ class Ask(msgspec.Struct, array_like=True):
     payload: bytes
 
 
-Message = Messages | Membership | Answer | Flushed | Hello | Copied
+Message = Messages | Membership | Answer | Flushed | Heard | Hello | Copied
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Message)
