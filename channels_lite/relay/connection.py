@@ -407,13 +407,15 @@ class Relay:
         link.publish([(self.subjects.node(self.node), hello)], ()).add_done_callback(_ignore)
 
     def _is_away(self, reason: str) -> None:
-        if reason != self.reason:
+        if self.reason in ("", NEVER):
             logger.warning(
                 "the relay's engine at %s is away, so messages to other nodes are missed or "
                 "refused until it is back: %s",
                 self._settings.shown,
                 reason,
             )
+        elif reason != self.reason:
+            logger.info("the relay's engine at %s is still away: %s", self._settings.shown, reason)
         self.reason = reason
 
     def _has_tried(self, tried: asyncio.Event | None) -> None:

@@ -55,6 +55,8 @@ FULL, NO_STREAM, OTHER_CONFIG, FEW_PEERS = 10077, 10059, 10058, (10005, 10074)
 NO_RESPONDERS, EXPIRED = "503", "408"
 # Seconds before a queue whose consumer is gone is asked again.
 AGAIN = 0.2
+# Seconds within which a job that was taken has made room.
+ACKNOWLEDGED = 0.01
 # What is before the data of a job: seconds that it had to live when it was put.
 TTL = struct.Struct("!d")
 # Of nats-py's options, those that are none of the user's.
@@ -429,7 +431,13 @@ class NatsLink:
         )
 
     async def put(self, channel: str, data: bytes, ttl: float, capacity: int | None) -> bool:
-        """False if the stream refuses it."""
+        """False if the stream refuses it: again a moment later, for acknowledgements take one."""
+        if await self._put(channel, data, ttl, capacity):
+            return True
+        await asyncio.sleep(ACKNOWLEDGED)
+        return await self._put(channel, data, ttl, capacity)
+
+    async def _put(self, channel: str, data: bytes, ttl: float, capacity: int | None) -> bool:
         subject, payload = self.queue(channel, capacity), TTL.pack(ttl) + data
         answer = await self.request(subject, payload)
         if answer.status == NO_RESPONDERS:

@@ -287,6 +287,38 @@ def fork(told: str = "all") -> dict[str, Any]:
     return {"child": said, "parent": layer.client_prefix}
 
 
+def fork_and_send(channel: str, told: str = "all") -> dict[str, Any]:
+    """Forks after use; the child sends there, and so does the parent; what the child said."""
+    read_end, write_end = os.pipe()
+    if told == "all":
+        pid = os.fork()
+    else:
+        with other_threads_at_rest():
+            pid = ctypes.PyDLL(None).fork()
+    if pid == 0:
+        if told == "child":
+            ctypes.pythonapi.PyOS_AfterFork_Child()
+        os.dup2(write_end, 1)
+
+        async def child() -> None:
+            own = await layer.new_channel()
+            await layer.group_add("room", own)
+            await layer.send(channel, {"from": "child", "channel": own})
+            messages = [await asyncio.wait_for(layer.receive(own), 10) for _ in range(2)]
+            say(prefix=layer.client_prefix, received=messages)
+
+        try:
+            asyncio.run(child())
+        finally:
+            os._exit(0)
+    os.close(write_end)
+    send(channel, {"from": "parent"})
+    with os.fdopen(read_end) as lines:
+        said = json.loads(lines.readline() or "{}")
+    os.waitpid(pid, 0)
+    return {"child": said, "parent": layer.client_prefix}
+
+
 def become(user: int) -> None:
     """From now on the process is somebody else's, and of no group."""
     os.setgroups([])
