@@ -12,7 +12,7 @@ from contextlib import closing, suppress
 import pytest
 
 from channels_lite.errors import StoreUnavailable
-from channels_lite.relay import DEADLINE
+from channels_lite.relay import DEADLINE, connection
 from tests.conftest import TIMEOUT, received, until
 from tests.relay.engines import NatsServer, RedisServer
 
@@ -85,6 +85,23 @@ async def test_engine_that_is_away_at_start(make_node, engine_name, tmp_path, ca
         assert await received(there, "jobs") == {"number": 3}
     finally:
         engine.kill()
+
+
+async def test_group_add_waits_until_it_is_subscribed(make_node, own_engine, monkeypatch):
+    """It returns when the engine has confirmed that messages will come, and not before."""
+    monkeypatch.setattr(connection, "DEADLINE", TIMEOUT)
+    here, there = make_node("here", own_engine.url), make_node("there", own_engine.url)
+    channel = await there.new_channel()
+    await here.new_channel()
+    own_engine.freeze()
+    joining = asyncio.create_task(there.group_add("room", channel))
+    await asyncio.wait([joining], timeout=0.3)
+    has_returned = joining.done()
+    own_engine.thaw()
+    await joining
+    assert not has_returned
+    await here.group_send("room", {"number": 1})
+    assert await received(there, channel) == {"number": 1}
 
 
 @pytest.mark.parametrize("fault", ["killed", "frozen"])
