@@ -31,6 +31,7 @@ from channels_lite.process import enter
 from channels_lite.serializers import SerializerDoesNotExist, UndecodableMessage, registry
 from channels_lite.store import Store, is_in_memory, upkeep
 from channels_lite.wake import Waiter
+from channels_lite.wake.fifo import RelayReport
 
 __all__ = ["MAX_MESSAGE_SIZE", "BaseSQLiteChannelLayer"]
 
@@ -118,6 +119,11 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     def stats(self) -> Stats:
         """What the layer has done in this process."""
         return self._engine.stats
+
+    @property
+    def relay_report(self) -> RelayReport | None:
+        """How the connection to the relay's engine is; None where no relay is configured."""
+        return self._engine.relay_report()
 
     @property
     def polling_reason(self) -> str:

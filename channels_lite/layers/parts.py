@@ -45,6 +45,7 @@ from channels_lite.store.connection import Source
 from channels_lite.store.django import DjangoStore
 from channels_lite.store.occupancy import Occupancy
 from channels_lite.wake import Waiter
+from channels_lite.wake.fifo import RelayReport
 from channels_lite.wake.presence import Presence
 
 __all__ = ["Parts"]
@@ -203,6 +204,7 @@ class Parts:
             mark=self.mark,
             tidy=self._tidy,
             go_on=self.go_on,
+            relay=self.relay_report,
             is_in_memory=self.is_in_memory,
         )
 
@@ -216,6 +218,10 @@ class Parts:
 
     def _make_claims(self, **parts: Any) -> Claims:
         return Claims(**parts)
+
+    def relay_report(self) -> RelayReport | None:
+        """What is to be said of the relay; None: there is none."""
+        return None
 
     # What the parts call of those that are made after them.
 

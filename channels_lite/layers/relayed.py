@@ -33,6 +33,7 @@ from channels_lite.relay.connection import Relay
 from channels_lite.relay.node import name_of, token_in
 from channels_lite.store.django import after_commit_of, transaction_of_caller
 from channels_lite.store.sql import FlushMark
+from channels_lite.wake.fifo import RelayReport
 
 __all__ = ["RelayedEngine"]
 
@@ -136,6 +137,20 @@ class RelayedEngine(Engine):
     def _forget_messages(self) -> None:
         self.mailboxes.clear()
         self.mark()
+
+    def relay_report(self) -> RelayReport:
+        """For those who watch; the round trip by steps, so that it is not news each second."""
+        relay, stats = self.relay, self.stats
+        self.roster.forget_expired(self.clock.now())
+        return RelayReport(
+            relay.engine,
+            relay.fault or relay.lack or relay.reason,
+            round(relay.round_trip, 4),
+            len(self.roster.groups()),
+            stats.relayed,
+            stats.relay_received,
+            stats.relay_missed,
+        )
 
     # Its life
 

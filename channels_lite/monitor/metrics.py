@@ -24,6 +24,7 @@ from prometheus_client import (
     REGISTRY,
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     generate_latest,
     multiprocess,
@@ -55,8 +56,28 @@ COUNTERS = {
     "found_by_clock": Counter(
         "channels_lite_found_by_clock", "Looks by the clock that found unannounced rows", ["layer"]
     ),
+    "relayed": Counter("channels_lite_relayed", "Messages that went to other nodes", ["layer"]),
+    "relay_received": Counter(
+        "channels_lite_relay_received", "Messages that came from other nodes", ["layer"]
+    ),
+    "relay_missed": Counter(
+        "channels_lite_relay_missed", "Messages that other nodes missed", ["layer"]
+    ),
     "failed_looks": Counter("channels_lite_failed_looks", "Looks that failed", ["layer"]),
 }
+# By process; the worst of all, where prometheus-client adds them up.
+RELAY_UP = Gauge(
+    "channels_lite_relay_up",
+    "Whether the engine of the relay answers",
+    ["layer"],
+    multiprocess_mode="livemin",
+)
+RELAY_ROUND_TRIP = Gauge(
+    "channels_lite_relay_round_trip_seconds",
+    "The last round trip to the engine of the relay",
+    ["layer"],
+    multiprocess_mode="livemax",
+)
 LATENCY = Histogram(
     "channels_lite_latency_seconds",
     "From send() to receive(), where both have the same expiry",
@@ -124,6 +145,10 @@ def publish() -> None:
             for name, counter in COUNTERS.items():
                 # Not less: a count that another thread has overwritten may fall.
                 counter.labels(alias).inc(max(0, now[name] - before.get(name, 0)))
+            relay = layer.relay_report
+            if relay is not None:
+                RELAY_UP.labels(alias).set(not relay.reason)
+                RELAY_ROUND_TRIP.labels(alias).set(relay.round_trip)
             _published[alias] = stats, now
 
 

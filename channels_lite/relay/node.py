@@ -17,7 +17,15 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["NODE_LENGTH", "name_of", "node_file", "node_of", "random_node", "token_in"]
+__all__ = [
+    "NODE_LENGTH",
+    "known_name",
+    "name_of",
+    "node_file",
+    "node_of",
+    "random_node",
+    "token_in",
+]
 
 #: Characters of a node's name, which a token begins with.
 NODE_LENGTH = 10
@@ -45,6 +53,11 @@ def node_of(token: str) -> str:
 def node_file(database: Path) -> Path:
     """Where the name of the node lies."""
     return database.with_name(f"{database.name}-node")
+
+
+def known_name(database: Path) -> str:
+    """The same; "" if there is none."""
+    return _read(node_file(database))
 
 
 def name_of(database: Path) -> str:
