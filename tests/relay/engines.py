@@ -27,6 +27,8 @@ class Engine:
 
     binary = ""
     scheme = ""
+    #: What runs it on another machine.
+    within: tuple[str, ...] = ()
 
     def __init__(self, folder: Path, *arguments: str, login: str = "", port: int = 0) -> None:
         self.folder = folder
@@ -51,7 +53,9 @@ class Engine:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self.path(), *self.command(), *self._arguments], stdout=log, stderr=log
+                [*self.within, self.path(), *self.command(), *self._arguments],
+                stdout=log,
+                stderr=log,
             )
         deadline = time.monotonic() + TIMEOUT
         while not self.answers():
