@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.relay.engines import Engine
 
-__all__ = ["Network", "why_not"]
+__all__ = ["Network", "has_netem", "why_not"]
 
 
 def command(*arguments: str) -> str:
@@ -37,6 +37,19 @@ def why_not() -> str:
         with suppress(subprocess.CalledProcessError):
             command("ip", "netns", "del", name)
     return ""
+
+
+def has_netem() -> bool:
+    """Whether this kernel has what delays and loses."""
+    name = f"clw{os.getpid()}try"
+    command("ip", "netns", "add", name)
+    try:
+        command("tc", "-n", name, "qdisc", "replace", "dev", "lo", "root", "netem", "delay", "1ms")
+    except subprocess.CalledProcessError:
+        return False
+    finally:
+        command("ip", "netns", "del", name)
+    return True
 
 
 class Network:
@@ -75,20 +88,35 @@ class Network:
         number = self.NODES.index(node) + 1
         command("ip", "-n", self._names[node], "link", "set", f"clw{number}", state)
 
-    def spoil(self, node: str, *how: str, to_node: bool) -> None:
-        """What goes to the node, or comes from it, suffers so: see ``tc-netem``."""
+    def _ends(self, node: str, *, to_node: bool) -> tuple[str, str, str]:
+        """The machine that sends, its end of the cable, and the address of the other end."""
         number = self.NODES.index(node) + 1
-        name, end = ("engine", f"clw{number}e") if to_node else (node, f"clw{number}")
-        command(
-            "tc", "-n", self._names[name], "qdisc", "replace", "dev", end, "root", "netem", *how
-        )
+        if to_node:
+            return self._names["engine"], f"clw{number}e", f"10.97.{number}.2"
+        return self._names[node], f"clw{number}", f"10.97.{number}.1"
+
+    def lose(self, node: str, *, to_node: bool) -> None:
+        """What goes to the node, or comes from it, is lost; the other way it is heard."""
+        name, end, address = self._ends(node, to_node=to_node)
+        nobody = ("lladdr", "02:00:00:00:00:01", "dev", end, "nud", "permanent")
+        command("ip", "-n", name, "neighbor", "replace", address, *nobody)
+
+    def find(self, node: str, *, to_node: bool) -> None:
+        """It is not lost any more."""
+        name, end, address = self._ends(node, to_node=to_node)
+        command("ip", "-n", name, "neighbor", "delete", address, "dev", end)
+
+    def spoil(self, node: str, *how: str) -> None:
+        """Both ways suffer so: see ``tc-netem``."""
+        for to_node in (True, False):
+            name, end, _ = self._ends(node, to_node=to_node)
+            command("tc", "-n", name, "qdisc", "replace", "dev", end, "root", "netem", *how)
 
     def mend(self, node: str) -> None:
         """Nothing suffers any more."""
-        number = self.NODES.index(node) + 1
-        for name, end in (("engine", f"clw{number}e"), (node, f"clw{number}")):
-            with suppress(subprocess.CalledProcessError):
-                command("tc", "-n", self._names[name], "qdisc", "del", "dev", end, "root")
+        for to_node in (True, False):
+            name, end, _ = self._ends(node, to_node=to_node)
+            command("tc", "-n", name, "qdisc", "del", "dev", end, "root")
 
     def close(self) -> None:
         """Ends them, with their cables."""
