@@ -19,8 +19,8 @@ import threading
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -120,7 +120,9 @@ class Relay:
         #: Groups that are subscribed to; and those that somebody is about to join, how often.
         self._subscribed: set[str] = set()
         self._entering: Counter[str] = Counter()
-        self._changing: asyncio.Lock | None = None
+        #: By group, that one change of its subscription comes after the other.
+        self._changing = _Locks()
+        self._is_settling = self._must_settle = False
         self._task: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._link: Link | None = None
@@ -323,7 +325,6 @@ class Relay:
     # The link
 
     def _begin(self) -> None:
-        self._changing = asyncio.Lock()
         self._tried = asyncio.Event()
         self._task = self._keep(self._run(self._task))
         asyncio.get_running_loop().call_later(DEADLINE, self._has_tried, self._tried)
@@ -440,7 +441,7 @@ class Relay:
                 unanswered = 0
                 self._is_suspect = False
                 self._tell_wants()
-                await self._settle()
+                self._settle_soon()
             elif not link.lost.done():
                 ping.cancel()
                 unanswered += 1
@@ -580,9 +581,9 @@ class Relay:
 
     async def _subscribe(self, group: str) -> None:
         await self.wait()
-        if self._changing is None or self._link is None:
+        if self._link is None:
             return  # `_open` does it
-        async with self._changing:
+        async with self._changing.of(group):
             if group not in self._subscribed:
                 await self.do(lambda link: link.subscribe(self.subjects.group(group)))
                 with self._lock:
@@ -594,20 +595,30 @@ class Relay:
         return self.receiver.groups() | entering
 
     def _settle_soon(self) -> None:
-        self._keep(self._settle())
+        self._must_settle = True
+        if not self._is_settling:
+            self._keep(self._settle())
 
     async def _settle(self) -> None:
         """Subscribes to what is wanted, and to nothing else, as far as it can be done now."""
-        with suppress(StoreUnavailable):
-            for group in self._wanted_groups() - self._subscribed:
-                await self._subscribe(group)
-            for group in self._subscribed - self._wanted_groups():
-                await self._unsubscribe(group)
+        self._is_settling, self._must_settle = True, True
+        try:
+            while self._must_settle:  # who leaves meanwhile is in the next round, with all others
+                self._must_settle = False
+                wanted, have = self._wanted_groups(), set(self._subscribed)
+                for group in wanted - have:
+                    await self._subscribe(group)
+                for group in have - wanted:
+                    await self._unsubscribe(group)
+        except StoreUnavailable:
+            pass  # `_watch` tries again
+        finally:
+            self._is_settling = False
 
     async def _unsubscribe(self, group: str) -> None:
-        if self._changing is None or self._link is None:
+        if self._link is None:
             return
-        async with self._changing:
+        async with self._changing.of(group):
             with self._lock:
                 is_wanted = group in self._entering or self.receiver.has_members(group)
                 if is_wanted or group not in self._subscribed:
@@ -750,6 +761,28 @@ class Relay:
     def job_came(self, channel: str, data: bytes, ttl: float) -> None:
         """See `Listener`."""
         self.receiver.take_job(channel, data, ttl)
+
+
+class _Locks:
+    """One lock for each name, as long as somebody needs it."""
+
+    def __init__(self) -> None:
+        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+
+    @asynccontextmanager
+    async def of(self, name: str) -> AsyncIterator[None]:
+        """Alone with this name."""
+        lock, count = self._locks.get(name) or (asyncio.Lock(), 0)
+        self._locks[name] = lock, count + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, count = self._locks[name]
+            if count > 1:
+                self._locks[name] = lock, count - 1
+            else:
+                del self._locks[name]
 
 
 class _Answers(NamedTuple):

@@ -25,7 +25,7 @@ import re
 import ssl
 import struct
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -153,6 +153,7 @@ class NatsLink:
         self._numbers = itertools.count()
         self._queues = _Queues(self)
         self._members = f"{settings.prefix}_members"
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @classmethod
     def check(cls, settings: Settings) -> None:
@@ -204,7 +205,13 @@ class NatsLink:
         commands = [self._sub(f"{self._inbox}.*"), *map(self._sub, subjects)]
         await self._confirmed(self._client.write(b"".join(commands)))
         if not self.lack:
-            await self._step(self._make_stream(self._members, self._members_config()))
+            # Nobody waits for it: a cluster may have no leader yet, and who joins makes it, too.
+            self._keep(self._make_members())
+
+    def _keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _connect(self, server: str) -> None:
         options = {"name": f"channels-lite {self._settings.token}"} | dict(self._settings.options)
@@ -371,15 +378,36 @@ class NatsLink:
             status = headers[9:12].decode("ascii", "replace") if headers else ""
             answer = self._answers.pop(number, None)
             if answer is None:
-                self._queues.ended(number, status)
+                self._queues.ended(number, status)  # of a pull request, if it is one
             elif not answer.done():
                 # A direct answer has headers of its own, and no status.
                 answer.set_result(_Answer(data, status if status.strip().isdigit() else ""))
         elif reply.startswith("$JS.ACK."):
             self._client.write_only(_pub(reply, b""))
-            self._queues.take(subject, reply, data)
+            if self._replicas > 1:
+                self._keep(self._claim(subject, reply, data))
+            else:
+                self._queues.take(subject, reply, data)
         else:
             self._listener.came(subject, data, reply)
+
+    async def _claim(self, subject: str, reply: str, data: bytes) -> None:
+        """Where there are replicas, a new leader may not know yet that a job was delivered: it is
+        his who deletes it."""
+        delivery = _Delivery.of(reply)
+        what = {"seq": delivery.sequence, "no_erase": True}
+        until = ticks() + self._settings.expiry
+        is_ours = False
+        while ticks() < until and not self.lost.done():
+            try:
+                deleting = self.api(f"STREAM.MSG.DELETE.{delivery.stream}", **what)
+                said = await asyncio.wait_for(deleting, STEP)
+            except (StoreUnavailable, TimeoutError, asyncio.TimeoutError):
+                await asyncio.sleep(AGAIN)  # there is no leader now
+                continue
+            is_ours = bool(said.get("success"))
+            break
+        self._queues.take(subject, reply, data, is_ours=is_ours)
 
     # JetStream
 
@@ -394,8 +422,7 @@ class NatsLink:
 
     async def _make_stream(self, name: str, config: dict[str, Any]) -> None:
         """Makes it, or gives it this configuration."""
-        replicas = self._settings.replicas or (3 if self._client.info.get("cluster") else 1)
-        config = {"name": name, "num_replicas": replicas} | config
+        config = {"name": name, "num_replicas": self._replicas} | config
         code = _code(made := await self.api(f"STREAM.CREATE.{name}", **config))
         if code in FEW_PEERS and self._settings.replicas is None:
             config["num_replicas"] = 1
@@ -404,6 +431,10 @@ class NatsLink:
             code = _code(made := await self.api(f"STREAM.UPDATE.{name}", **config))
         if code:
             raise StoreUnavailable(f"JetStream refuses the stream {name}: {_said(made)}")
+
+    @property
+    def _replicas(self) -> int:
+        return self._settings.replicas or (3 if self._client.info.get("cluster") else 1)
 
     def stream(self, capacity: int | None) -> str:
         """That of the plain channels with this capacity."""
@@ -477,10 +508,17 @@ class NatsLink:
         name = f"{self._settings.prefix}.m.{escape(group)}"
         return f"{name}.{escape(channel)}" if channel else name
 
+    async def _make_members(self) -> None:
+        with suppress(StoreUnavailable):
+            await self._make_stream(self._members, self._members_config())
+
     async def join(self, group: str, channel: str, expiry: float) -> None:
         """Its subject, and then that of the group, which says that there are any."""
         for subject in (self._membership(group, channel), self._membership(group)):
             answer = await self.request(subject)
+            if answer.status and not self.lack:
+                await self._make_stream(self._members, self._members_config())
+                answer = await self.request(subject)
             if answer.status:
                 raise StoreUnavailable(self.lack or "JetStream does not answer")
             if _code(said := json.loads(answer.data)):
@@ -516,6 +554,22 @@ class _Answer(NamedTuple):
 
     data: bytes
     status: str
+
+
+class _Delivery(NamedTuple):
+    """What a subject for acknowledgements says."""
+
+    stream: str
+    sequence: int
+    #: When the job was put, by the server's clock.
+    at: float
+
+    @classmethod
+    def of(cls, reply: str) -> _Delivery:
+        """``$JS.ACK.stream.consumer.delivered.sequence...``; two parts more where there are
+        domains."""
+        parts = reply.split(".")[2 if len(reply.split(".")) == 9 else 4 :]
+        return cls(parts[0], int(parts[3]), int(parts[5]) / 1e9)
 
 
 class _Queues:
@@ -581,18 +635,18 @@ class _Queues:
             raise StoreUnavailable(f"JetStream refuses the queue {channel}: {_said(made)}")
         self._made.add((channel, capacity))
 
-    def take(self, subject: str, reply: str, payload: bytes) -> None:
+    def take(self, subject: str, reply: str, payload: bytes, *, is_ours: bool = True) -> None:
         """A job came; it is acknowledged already."""
         channel = unescape(subject.rpartition(".")[2])
         pulls = self._pulls.get(channel)
         if pulls:
             del pulls[next(iter(pulls))]
         capacity, total = self._wanted.get(channel, (None, 0))
-        self._wanted[channel] = capacity, max(0, total - 1)
-        if len(payload) < TTL.size:
+        if not is_ours or len(payload) < TTL.size:
+            self._again(channel, capacity, 0)
             return
-        parts = reply.split(".")  # longer where there is a domain
-        age = ticks() - int(parts[7 if len(parts) == 9 else 9]) / 1e9
+        self._wanted[channel] = capacity, max(0, total - 1)
+        age = ticks() - _Delivery.of(reply).at
         self._offset = min(self._offset, age)
         ttl = TTL.unpack_from(payload)[0] - (age - self._offset)
         self._link.job_came(channel, payload[TTL.size :], ttl)
@@ -620,7 +674,7 @@ class _Queues:
     def _again(self, channel: str, capacity: int | None, after: float) -> None:
         async def again() -> None:
             await asyncio.sleep(after)
-            total = self._wanted[channel][1]
+            _, total = self._wanted.get(channel, (capacity, 0))
             with suppress(StoreUnavailable):  # `renew`, or the next link
                 await self.want(channel, capacity, total)
 

@@ -573,4 +573,4 @@ def _reason(error: Exception) -> str:
         return f"what listens there is no Redis ({said})"
     if isinstance(error, ResponseError) and "OOM" in said:
         return f"its memory is full: {said}"
-    return said
+    return said.partition(". ")[0]  # what it has to say about protected mode is a page

@@ -93,5 +93,5 @@ class RedisServer(Engine):
     binary, scheme = "redis-server", "redis"
 
     def command(self) -> list[str]:
-        return ["--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--appendonly", "no",
+        return ["--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--protected-mode", "no",
                 "--dir", str(self.folder)]  # fmt: skip
