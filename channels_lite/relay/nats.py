@@ -383,10 +383,10 @@ class NatsLink:
                 # A direct answer has headers of its own, and no status.
                 answer.set_result(_Answer(data, status if status.strip().isdigit() else ""))
         elif reply.startswith("$JS.ACK."):
-            self._client.write_only(_pub(reply, b""))
             if self._replicas > 1:
                 self._keep(self._claim(subject, reply, data))
             else:
+                self._client.write_only(_pub(reply, b""))
                 self._queues.take(subject, reply, data)
         else:
             self._listener.came(subject, data, reply)
@@ -407,6 +407,7 @@ class NatsLink:
                 continue
             is_ours = bool(said.get("success"))
             break
+        self._client.write_only(_pub(reply, b""))
         self._queues.take(subject, reply, data, is_ours=is_ours)
 
     # JetStream
@@ -509,8 +510,13 @@ class NatsLink:
         return f"{name}.{escape(channel)}" if channel else name
 
     async def _make_members(self) -> None:
-        with suppress(StoreUnavailable):
-            await self._make_stream(self._members, self._members_config())
+        while not self.lost.done():
+            try:
+                await self._step(self._make_stream(self._members, self._members_config()))
+            except StoreUnavailable:
+                await asyncio.sleep(AGAIN)
+            else:
+                return
 
     async def join(self, group: str, channel: str, expiry: float) -> None:
         """Its subject, and then that of the group, which says that there are any."""
