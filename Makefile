@@ -7,7 +7,8 @@ SOURCES := pyproject.toml setup.py $(wildcard csrc/*.c csrc/*.h csrc/*.py)
 .PHONY: help demo test docs lint bench bench-smoke chaos soak model clean
 
 help:
-	@echo "make demo    the chat of example/ on http://127.0.0.1:8000/ (PORT=8001 make demo)"
+	@echo "make demo    the chat of example/ on http://127.0.0.1:8000/ (PORT=8001 make demo);"
+	@echo "             NODES=2 make demo: on two nodes, by a NATS or a Redis that is installed"
 	@echo "make test    the tests; ARGS goes to pytest: make test ARGS='-k worker example'"
 	@echo "make chaos   the fault tests in full, half an hour"
 	@echo "make soak    eight processes, killed and stopped at random for another half"

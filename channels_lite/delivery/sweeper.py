@@ -24,6 +24,7 @@ from channels_lite.delivery.stats import Stats
 from channels_lite.loops import soon
 from channels_lite.store import Outcome, Store
 from channels_lite.store.upkeep import KEPT, Sweep
+from channels_lite.wake.fifo import RelayReport
 from channels_lite.wake.presence import Presence
 
 __all__ = ["Sweeper"]
@@ -60,6 +61,7 @@ class Sweeper:
         mark: Callable[[], None],
         tidy: Callable[[set[str]], bool],
         go_on: Callable[[], None],
+        relay: Callable[[], RelayReport | None],
         is_in_memory: bool,
     ) -> None:
         self._config = config
@@ -78,6 +80,8 @@ class Sweeper:
         #: Keeps this process reachable.  If something was created again, its loops must watch it.
         self._tidy_waiter = tidy
         self._go_on = go_on
+        #: What is to be said of the relay.
+        self._relay = relay
         self._is_in_memory = is_in_memory
         self._sweeping: asyncio.AbstractEventLoop | None = None
         self._next_sweep = self._next_tidy = 0.0
@@ -115,7 +119,7 @@ class Sweeper:
             self._go_on()
         if self._presence is not None:
             self._presence.keep_marks(set(self._mailboxes.full))
-            self._presence.report(self._stats.received, self._stats.full)
+            self._presence.report(self._stats.received, self._stats.full, self._relay())
 
     def _sweep_mailboxes(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._mailboxes.sweep(self._clock.now(), TIDY_SLICE):

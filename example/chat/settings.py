@@ -34,6 +34,10 @@ CHANNEL_LAYERS = {
         "CONFIG": {"database": "channels"},
     },
 }
+# `make demo NODES=2` has nodes with databases of their own, as on machines of their own.
+NODE = os.environ.get("CHAT_NODE", "")
+if "CHAT_RELAY" in os.environ:
+    CHANNEL_LAYERS["default"]["CONFIG"]["relay"] = os.environ["CHAT_RELAY"]
 # Without DEBUG, Django would mail errors instead of showing them.
 LOGGING = {
     "version": 1,

@@ -1,0 +1,828 @@
+"""A layer's connection to the engine: kept, subscribed, and given what goes out.
+
+It connects at first use and again whenever the link is lost.  What goes out is published with what
+else is to go in that iteration, and is done when the engine has it.  A link counts as up only when
+everything that was subscribed to is so again, and the engine has said so: until then each send that
+must leave says `StoreUnavailable` at once.  An engine that does not answer within `DEADLINE` counts
+as away; it is up again with its next answer, and after a few seconds without one it is connected to
+anew.
+
+Thread: that of `thread`, but for what says "any thread".  One lock guards what senders hand over,
+and which groups are subscribed to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+import uuid
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from channels.exceptions import MessageTooLarge
+
+from channels_lite.errors import StoreUnavailable
+from channels_lite.loops import PER_ITERATION, running_loop
+from channels_lite.relay import DEADLINE, InDoubt, Link, Settings
+from channels_lite.relay.node import node_of
+from channels_lite.relay.posts import Post, pack, size_of
+from channels_lite.relay.thread import relay_loop
+from channels_lite.relay.wire import (
+    OVERHEAD,
+    Answer,
+    Copied,
+    Entry,
+    Flushed,
+    Heard,
+    Hello,
+    Membership,
+    Message,
+    Messages,
+    Subjects,
+    Unreadable,
+    decode,
+    encode,
+)
+
+__all__ = ["Receiver", "Relay"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# Seconds between two questions whether the engine is there; and those that it may leave unanswered
+# before it is connected to anew.
+PING_EVERY = 1.0
+PINGS = 3
+# Seconds between two tries to connect: the first, and the longest.
+FIRST_RETRY, LAST_RETRY = 0.1, 0.5
+# Seconds after an engine has come back until what is sent there counts as sent: the others, to whom
+# it goes, have been trying to connect all the time, too.
+GRACE = LAST_RETRY + 0.1
+# Seconds within which all answer who hear of a flush.
+ANSWERS = 0.05
+# Seconds for which a transaction may still be committed in which somebody joined a group.
+TRANSACTION = 60.0
+
+
+#: Why it is away, at first.
+NEVER = "it was not connected to yet"
+
+
+class Receiver(Protocol):
+    """The layer's side.  Called on the relay's loop; raises nothing."""
+
+    def groups(self) -> set[str]:
+        """Those with members in this process."""
+
+    def has_members(self, group: str) -> bool:
+        """Whether it is one of them."""
+
+    async def prepare(self) -> bool:
+        """Before all are subscribed to.  Whether others can see this process by our database."""
+
+    def take(self, group: str, entries: list[Entry]) -> None:
+        """Messages of another node, to a group, or "" to channels of this process."""
+
+    def take_job(self, channel: str, data: bytes, ttl: float) -> None:
+        """See `Listener.job_came`."""
+
+    async def change(self, asked: Membership) -> str:
+        """Another process lets a channel of ours into a group, or out of it.  What went wrong."""
+
+    async def flushed(self, flush: Flushed) -> None:
+        """Somebody has flushed everything."""
+
+    def is_neighbour(self, token: str) -> bool:
+        """Whether a process with this token uses our database; True where it cannot be told."""
+
+
+class Relay:
+    """One layer's.  See above; `start` may be called at each use."""
+
+    #: Set before the first use.
+    receiver: Receiver
+
+    def __init__(self, settings: Settings, link: type[Link]) -> None:
+        self._settings = settings
+        self._link_class = link
+        self.token = settings.token
+        self.node = node_of(settings.token)
+        self.subjects = Subjects(settings.prefix)
+        self._lock = threading.Lock()
+        self._posts: list[Post] = []
+        self._is_waking = False
+        #: Groups that are subscribed to; and those that somebody is about to join, how often.
+        self._subscribed: set[str] = set()
+        self._entering: Counter[str] = Counter()
+        #: By group, that one change of its subscription comes after the other.
+        self._changing = _Locks()
+        self._is_settling = self._must_settle = False
+        self._task: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._link: Link | None = None
+        #: Set when the first try to connect has ended, or has taken too long.
+        self._tried: asyncio.Event | None = None
+        self._is_started = False
+        #: Set when the connection that was told to end has done so.
+        self._ended = threading.Event()
+        self._ended.set()
+        self._is_suspect = self._says_hello = False
+        #: Publishes that the engine does not have yet, and other things under way.
+        self._sent: set[asyncio.Future[Any]] = set()
+        self._pending: set[asyncio.Future[Any]] = set()
+        #: What is to be done in order, of transactions that are committed; whether there is any.
+        self._later: deque[Callable[[], Coroutine[Any, Any, None]]] = deque()
+        self.is_behind = False
+        self._catching_up: asyncio.Task[None] | None = None
+        #: By id, those under way that this process has asked for.
+        self._flushes: dict[str, _Answers] = {}
+        #: By plain channel: its capacity, and how many jobs are wanted; and what is to be told.
+        self._wanted: dict[str, tuple[int | None, int]] = {}
+        self._untold: set[str] = set()
+        #: Why the engine is away; "" if it is not.
+        self.reason = NEVER
+        #: What is wrong with this node, if anything is: nobody else hears it.
+        self.fault = ""
+        #: Seconds of the last round trip; the engine's name; how often the link was lost.
+        self.round_trip = 0.0
+        self.engine = self.lack = ""
+        self.losses = 0
+
+    # Any thread
+
+    @property
+    def is_up(self) -> bool:
+        """Whether what is sent now is on its way."""
+        return self._link is not None and not self._is_suspect
+
+    def start(self) -> bool:
+        """Connects, if nobody has begun to.  False: there is no thread for it.  Any thread."""
+        if self._is_started:
+            return True
+        with self._lock:
+            if self._is_started:
+                return True
+            try:
+                loop = relay_loop()
+            except RuntimeError as error:
+                self.reason = str(error)
+                return False
+            self._is_started = True
+        loop.call_soon_threadsafe(self._begin)
+        return True
+
+    async def publish(self, subject: str, entry: Entry, *, is_group: bool = False) -> list[str]:
+        """Publishes one message.  Returns the plain channels of the group.  Any thread.
+
+        Raises ``StoreUnavailable`` and ``MessageTooLarge``.
+        """
+        post = self.begin(subject, entry, is_group=is_group)
+        return await self.finish(post)
+
+    def begin(self, subject: str, entry: Entry, *, is_group: bool = False) -> Post:
+        """The same, but for the waiting, which `finish` does.  Any thread."""
+        self.require_room(entry)
+        future = asyncio.get_running_loop().create_future()
+        post = Post(subject, entry, is_group=is_group, future=future)
+        self.post(post)
+        return post
+
+    async def finish(self, post: Post) -> list[str]:
+        """See `begin`."""
+        if post.future is not None:
+            await post.future
+        if post.error is not None:
+            raise post.error
+        return post.members or []
+
+    def require_room(self, entry: Entry) -> None:
+        """Raises ``MessageTooLarge`` for what the engine would refuse.  Any thread."""
+        link = self._link
+        if link is not None and len(entry.data) + len(entry.name) + 2 * OVERHEAD > link.max_payload:
+            raise self._too_large(entry, link)
+
+    def _too_large(self, entry: Entry, link: Link) -> MessageTooLarge:
+        return MessageTooLarge(
+            f"{len(entry.data)} bytes, and {link.engine} takes {link.max_payload} at most: send "
+            "less, or raise its limit"
+        )
+
+    def post(self, post: Post) -> None:
+        """Publishes it soon.  Any thread; those of one thread in their order."""
+        if not self.start():
+            _finish([post], self._away())
+            return
+        with self._lock:
+            self._posts.append(post)
+            must_wake, self._is_waking = not self._is_waking, True
+        if must_wake:
+            relay_loop().call_soon_threadsafe(self._flush)
+
+    async def call(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+        """Awaits a coroutine function of this on the relay's loop.  Any thread."""
+        if not self.start():
+            raise self._away()
+        loop = relay_loop()
+        if running_loop() is loop:
+            return await function(*args)
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(function(*args), loop))
+
+    def later(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Runs these one after the other, as they come; what they raise is theirs.  Any thread."""
+        if not self.start():
+            return
+        with self._lock:
+            self._later.append(function)
+            must_begin, self.is_behind = not self.is_behind, True
+        if must_begin:
+            relay_loop().call_soon_threadsafe(self._begin_to_catch_up)
+
+    def _begin_to_catch_up(self) -> None:
+        self._catching_up = self._keep(self._catch_up())
+        self._pending.add(self._catching_up)
+        self._catching_up.add_done_callback(self._pending.discard)
+
+    async def _catch_up(self) -> None:
+        while True:
+            with self._lock:
+                if not self._later:
+                    self.is_behind = False
+                    return
+                function = self._later.popleft()
+            await function()
+
+    async def caught_up(self) -> None:
+        """Returns when all of `later` is done that there is now."""
+        if self._catching_up is not None:
+            await asyncio.wait([self._catching_up])
+
+    def want(self, channel: str, capacity: int | None, total: int) -> None:
+        """So many jobs of a plain channel are wanted now, all in all.  Any thread."""
+        with self._lock:
+            if total == self._wanted.get(channel, (None, 0))[1] == 0:
+                return
+            self._wanted[channel] = capacity, total
+            must_wake = not self._untold
+            self._untold.add(channel)
+        if must_wake and self.start():
+            relay_loop().call_soon_threadsafe(self._tell_wants)
+
+    def is_subscribed(self, group: str, *, enters: bool) -> bool:
+        """Whether it is; then with ``enters`` it stays so until `entered`.  Any thread."""
+        with self._lock:
+            is_subscribed = group in self._subscribed
+            if is_subscribed and enters:
+                self._entering[group] += 1
+        return is_subscribed
+
+    def entered(self, group: str) -> None:
+        """Who entered is a member now, or is not going to be one.  Any thread."""
+        with self._lock:
+            self._entering[group] -= 1
+            if not self._entering[group]:
+                del self._entering[group]
+        if not self.receiver.has_members(group):
+            self.left(group)
+
+    def left(self, group: str) -> None:
+        """It has no members here any more.  Any thread."""
+        if self._is_started and self.is_subscribed(group, enters=False):
+            relay_loop().call_soon_threadsafe(self._settle_soon)
+
+    def hold(self, group: str) -> None:
+        """As `entered`, for a transaction that may still be committed.  Any thread."""
+        relay_loop().call_soon_threadsafe(self._hold, group)
+
+    def _hold(self, group: str) -> None:
+        asyncio.get_running_loop().call_later(TRANSACTION, self.entered, group)
+
+    def stop(self, timeout: float = 0) -> None:
+        """Lets what was sent go out, for so long, and ends.  `start` begins anew.  Any thread."""
+        with self._lock:
+            is_started, self._is_started = self._is_started, False
+        if not is_started:
+            return
+        loop, self._ended = relay_loop(), threading.Event()
+        loop.call_soon_threadsafe(self._begin_to_end, self._ended)
+        if timeout and running_loop() is not loop:
+            self._ended.wait(timeout)
+
+    def wait_for_end(self) -> None:
+        """Returns when what `stop` has ended is gone.  Any other thread than the relay's."""
+        self._ended.wait(1.5 * DEADLINE)
+
+    def abandon(self) -> None:
+        """In a forked child: lets go of the parent's sockets."""
+        if self._link is not None:
+            self._link.abandon()
+
+    # The link
+
+    def _begin(self) -> None:
+        self._tried = asyncio.Event()
+        self._task = self._keep(self._run(self._task))
+        asyncio.get_running_loop().call_later(DEADLINE, self._has_tried, self._tried)
+
+    def _keep(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._has_ended)
+        return task
+
+    def _has_ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("the relay has a fault", exc_info=task.exception())
+            self.reason = self.reason or repr(task.exception())
+
+    async def _run(self, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        retry = FIRST_RETRY
+        while True:
+            link = self._link_class(self._settings, self)
+            try:
+                if await self._open(link):
+                    retry = FIRST_RETRY
+                    await self._watch(link)
+            finally:
+                self._link = None
+                self._has_tried(self._tried)
+                await link.close()
+            await asyncio.sleep(retry)
+            retry = min(2 * retry, LAST_RETRY)
+
+    async def _open(self, link: Link) -> bool:
+        """Connects, and subscribes to all that is wanted.  False: it cannot be done."""
+        subjects = self.subjects
+        try:
+            self._says_hello = await self.receiver.prepare()
+            groups = self._wanted_groups()
+            await link.open(
+                [
+                    subjects.process(self.token),
+                    subjects.node(self.node),
+                    subjects.everybody(),
+                    *map(subjects.group, groups),
+                ]
+            )
+            with self._lock:
+                self._subscribed = groups
+            if self.reason != NEVER:
+                await asyncio.wait([link.lost], timeout=GRACE)
+            # Who has joined meanwhile is heard before anything counts as sent.
+            while missing := self._wanted_groups() - self._subscribed:
+                for group in missing:
+                    await link.subscribe(subjects.group(group))
+                    with self._lock:
+                        self._subscribed.add(group)
+        except StoreUnavailable as error:
+            self._is_away(str(error))
+            return False
+        if link.lost.done():
+            self._is_away(link.lost.result())
+            return False
+        self._has_come(link)
+        return True
+
+    def _has_come(self, link: Link) -> None:
+        if self.reason != NEVER:
+            logger.info("%s at %s is back", link.engine, self._settings.shown)
+        if link.lack and link.lack != self.lack:
+            logger.error("%s", link.lack)
+        self._link, self.engine, self.lack = link, link.engine, link.lack
+        self._is_suspect, self.reason = False, ""
+        self._has_tried(self._tried)
+        with self._lock:
+            self._untold |= {each for each, (_, total) in self._wanted.items() if total}
+        self._tell_wants()
+        if not self._says_hello:
+            return
+        hello = encode(Hello(self.node, self.token))
+        link.publish([(self.subjects.node(self.node), hello)], ()).add_done_callback(_ignore)
+
+    def _is_away(self, reason: str) -> None:
+        if self.reason in ("", NEVER):
+            logger.warning(
+                "the relay's engine at %s is away, so messages to other nodes are missed or "
+                "refused until it is back: %s",
+                self._settings.shown,
+                reason,
+            )
+        elif reason != self.reason:
+            logger.info("the relay's engine at %s is still away: %s", self._settings.shown, reason)
+        self.reason = reason
+
+    def _has_tried(self, tried: asyncio.Event | None) -> None:
+        if tried is not None and not tried.is_set():
+            tried.set()
+            self._flush()
+
+    async def _watch(self, link: Link) -> None:
+        """Asks each second whether the engine is there, until it is lost."""
+        unanswered = 0
+        while True:
+            await asyncio.wait([link.lost], timeout=PING_EVERY)
+            if link.lost.done():
+                reason = link.lost.result()
+                break
+            began = time.monotonic()
+            ping = asyncio.ensure_future(link.ping())
+            both: list[asyncio.Future[Any]] = [ping, link.lost]
+            await asyncio.wait(both, timeout=DEADLINE, return_when=asyncio.FIRST_COMPLETED)
+            if ping.done() and ping.exception() is None:
+                self.round_trip = time.monotonic() - began
+                unanswered = 0
+                self._is_suspect = False
+                self._tell_wants()
+                self._settle_soon()
+            elif not link.lost.done():
+                ping.cancel()
+                unanswered += 1
+                self._is_suspect = True
+                if unanswered >= PINGS:
+                    reason = f"it has not answered for {PINGS * DEADLINE:.0f} s"
+                    break
+        self._link = None
+        self.losses += 1
+        self._is_away(reason)
+
+    def _begin_to_end(self, ended: threading.Event) -> None:
+        self._flush()
+        self._keep(self._end(self._task, ended))
+
+    async def _end(self, task: asyncio.Task[None] | None, ended: threading.Event) -> None:
+        try:
+            under_way = self._sent | self._pending
+            if under_way:
+                await asyncio.wait(under_way, timeout=DEADLINE)
+            while task is not None and not task.done():
+                task.cancel()  # again: wait_for() may swallow it, before Python 3.12
+                await asyncio.wait([task], timeout=0.1)
+            with self._lock:
+                self._subscribed = set()
+        finally:
+            ended.set()
+
+    # Sending
+
+    def _flush(self) -> None:
+        with self._lock:
+            if self._link is None and self._tried is not None and not self._tried.is_set():
+                self._is_waking = False
+                return  # `_has_tried` does it
+            posts, self._posts = self._posts, []
+            self._is_waking = False
+        if not posts:
+            return
+        link = self._link
+        if link is None or self._is_suspect:
+            _finish(posts, self._away())
+            return
+        posts = self._without_large(posts, link)
+        parcels = pack(posts)
+        groups = list({post.entry.name for post in posts if post.members is not None})
+        sent = link.publish([(each.subject, each.payload(self.node)) for each in parcels], groups)
+        self._sent.add(sent)
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(DEADLINE, self._is_late, posts)
+        sent.add_done_callback(partial(self._published, posts, timer))
+
+    def _without_large(self, posts: list[Post], link: Link) -> list[Post]:
+        fitting = []
+        for post in posts:
+            if size_of(post) + OVERHEAD > link.max_payload:
+                _finish([post], self._too_large(post.entry, link))
+            else:
+                fitting.append(post)
+        return fitting
+
+    def _published(
+        self,
+        posts: list[Post],
+        timer: asyncio.TimerHandle,
+        sent: asyncio.Future[dict[str, list[str]]],
+    ) -> None:
+        timer.cancel()
+        self._sent.discard(sent)
+        error = None
+        if sent.cancelled() or sent.exception() is not None:
+            error = self._in_doubt()
+        else:
+            self._is_suspect = False
+            members = sent.result()
+            for post in posts:
+                if post.members is not None and post.entry.name in members:
+                    post.members = members[post.entry.name]
+        _finish(posts, error)
+
+    def _is_late(self, posts: list[Post]) -> None:
+        self._is_suspect = True
+        _finish(posts, self._in_doubt())
+
+    def _in_doubt(self) -> InDoubt:
+        return InDoubt(f"{self._away()}; it may have been done all the same")
+
+    def _away(self) -> StoreUnavailable:
+        reason = self.reason or f"it has not answered within {DEADLINE:.0f} s"
+        return StoreUnavailable(
+            f"the relay's engine at {self._settings.shown} is away: {reason}; what stays on this "
+            "node goes on"
+        )
+
+    async def wait(self) -> None:
+        """Until the first try to connect has ended; for `DEADLINE` at most."""
+        if self._tried is not None:
+            await self._tried.wait()
+
+    async def do(self, verb: Callable[[Link], Awaitable[T]]) -> T:
+        """Awaits something of the link.  Raises ``StoreUnavailable`` within `DEADLINE`."""
+        await self.wait()
+        link = self._link
+        if link is None or self._is_suspect:
+            raise self._away()
+        try:
+            return await asyncio.wait_for(_awaited(verb(link)), DEADLINE)
+        except (TimeoutError, asyncio.TimeoutError):
+            self._is_suspect = True
+            raise self._in_doubt() from None
+        except StoreUnavailable:
+            if link.lost.done():
+                raise self._in_doubt() from None
+            raise
+
+    def spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Runs it on the relay's loop; what it raises is its own business.  Any thread."""
+        if self.start():
+            relay_loop().call_soon_threadsafe(self._spawn, function)
+
+    def _spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        task = self._keep(function())
+        self._pending.add(task)
+        task.add_done_callback(self._pending.discard)
+
+    # Groups
+
+    async def enter(self, group: str) -> None:
+        """Somebody of this process is about to join: `entered` tells what became of it.
+
+        Subscribed when it returns; or when the engine is back, if it is away.
+        """
+        with self._lock:
+            self._entering[group] += 1
+        with suppress(StoreUnavailable):
+            await self._subscribe(group)
+
+    async def _subscribe(self, group: str) -> None:
+        await self.wait()
+        if self._link is None:
+            return  # `_open` does it
+        async with self._changing.of(group):
+            if group not in self._subscribed:
+                await self.do(lambda link: link.subscribe(self.subjects.group(group)))
+                with self._lock:
+                    self._subscribed.add(group)
+
+    def _wanted_groups(self) -> set[str]:
+        with self._lock:
+            entering = set(self._entering)
+        return self.receiver.groups() | entering
+
+    def _settle_soon(self) -> None:
+        self._must_settle = True
+        if not self._is_settling:
+            self._keep(self._settle())
+
+    async def _settle(self) -> None:
+        """Subscribes to what is wanted, and to nothing else, as far as it can be done now."""
+        self._is_settling, self._must_settle = True, True
+        try:
+            while self._must_settle:  # who leaves meanwhile is in the next round, with all others
+                self._must_settle = False
+                wanted, have = self._wanted_groups(), set(self._subscribed)
+                for group in wanted - have:
+                    await self._subscribe(group)
+                for group in have - wanted:
+                    await self._unsubscribe(group)
+        except StoreUnavailable:
+            pass  # `_watch` tries again
+        finally:
+            self._is_settling = False
+
+    async def _unsubscribe(self, group: str) -> None:
+        if self._link is None:
+            return
+        async with self._changing.of(group):
+            with self._lock:
+                is_wanted = group in self._entering or self.receiver.has_members(group)
+                if is_wanted or group not in self._subscribed:
+                    return
+                self._subscribed.discard(group)
+            await self.do(lambda link: link.unsubscribe(self.subjects.group(group)))
+
+    async def ask(self, asked: Membership, token: str) -> None:
+        """Has the process with this token change a membership of its own.
+
+        Returns when it has, and if there is no such process.  Raises ``StoreUnavailable``.
+        """
+        payload = encode(asked)
+        answer = await self.do(lambda link: link.ask(self.subjects.process(token), payload))
+        if answer is None:
+            return
+        try:
+            answered = decode(answer)
+        except Unreadable as error:
+            raise StoreUnavailable(f"the process of {asked.channel} answered: {error}") from None
+        if isinstance(answered, Answer) and answered.error:
+            raise StoreUnavailable(f"the process of {asked.channel} says: {answered.error}")
+
+    # Jobs
+
+    def _tell_wants(self) -> None:
+        if self._link is None or self._is_suspect:
+            return
+        with self._lock:
+            untold, self._untold = self._untold, set()
+            wanted = [(each, *self._wanted[each]) for each in untold]
+            for channel, _, total in wanted:
+                if not total:
+                    del self._wanted[channel]
+        for channel, capacity, total in wanted:
+            self._keep(self._tell_want(self._link, channel, capacity, total))
+
+    async def _tell_want(self, link: Link, channel: str, capacity: int | None, total: int) -> None:
+        try:
+            await self.do(lambda link: link.want(channel, capacity, total))
+        except StoreUnavailable:
+            with self._lock:
+                if channel in self._wanted:
+                    self._untold.add(channel)  # `_watch` tells it again
+
+    # What comes
+
+    def came(self, subject: str, payload: bytes, reply: str) -> None:
+        """See `Listener`."""
+        try:
+            message = decode(payload)
+        except Unreadable as error:
+            logger.error("what came from the relay for %s was dropped: %s", subject, error)
+            return
+        if isinstance(message, Messages):
+            group = self.subjects.group_of(subject)
+            if not group or message.node != self.node:  # else everybody here has it already
+                self.receiver.take(group, message.entries)
+        else:
+            self._keep(self._came(message, reply))
+
+    async def _came(self, message: Message, reply: str) -> None:
+        if isinstance(message, Membership):
+            answer = encode(Answer(await self.receiver.change(message)))
+            with suppress(StoreUnavailable):
+                await self.do(lambda link: link.answer(reply, answer))
+        elif isinstance(message, Flushed):
+            await self._flushed(message)
+        elif isinstance(message, Heard):
+            self._heard(message)
+        elif isinstance(message, Hello):
+            await self._met(message.token)
+        elif isinstance(message, Copied) and self.receiver.is_neighbour(self.token):
+            self._is_copied()
+            with suppress(StoreUnavailable):
+                await self.do(lambda link: link.answer(reply, encode(Answer())))
+
+    # A flush
+
+    async def flush(self) -> None:
+        """Deletes what the engine keeps, and tells everybody.
+
+        Returns when all have done it that can be heard, or after `DEADLINE`.  Raises
+        ``StoreUnavailable``.
+        """
+        await self.do(lambda link: link.clear())
+        flush = Flushed(self.node, uuid.uuid4().hex, self.token)
+        answers = self._flushes[flush.id] = _Answers(set(), set(), asyncio.Event())
+        told = [(self.subjects.everybody(), encode(flush))]
+        try:
+            await self.do(lambda link: link.publish(told, ()))
+            # As long as it takes all to say that they are there; nobody has a list of them.
+            await asyncio.sleep(max(ANSWERS, 3 * self.round_trip))
+            deadline = time.monotonic() + DEADLINE
+            while answers.heard - answers.done and time.monotonic() < deadline:
+                answers.changed.clear()
+                with suppress(TimeoutError, asyncio.TimeoutError):
+                    await asyncio.wait_for(answers.changed.wait(), DEADLINE)
+        finally:
+            del self._flushes[flush.id]
+
+    async def _flushed(self, flush: Flushed) -> None:
+        if flush.token == self.token:
+            return
+        await self._answer(flush, is_done=False)
+        await self.receiver.flushed(flush)
+        await self._answer(flush, is_done=True)
+
+    async def _answer(self, flush: Flushed, *, is_done: bool) -> None:
+        heard = encode(Heard(flush.id, self.token, is_done))
+        parcels = [(self.subjects.process(flush.token), heard)]
+        with suppress(StoreUnavailable):
+            await self.do(lambda link: link.publish(parcels, ()))
+
+    def _heard(self, heard: Heard) -> None:
+        answers = self._flushes.get(heard.id)
+        if answers is not None:
+            (answers.done if heard.is_done else answers.heard).add(heard.token)
+            answers.changed.set()
+
+    async def _met(self, token: str) -> None:
+        """A process that says it is of this node; but does it use our database?"""
+        if token == self.token or self.receiver.is_neighbour(token):
+            return
+        # It may have ended; one that lives, and still has its name, answers.
+        copied, subject = encode(Copied(self.node)), self.subjects.process(token)
+        with suppress(StoreUnavailable):
+            if await self.do(lambda link: link.ask(subject, copied)) is not None:
+                self._is_copied()
+
+    def _is_copied(self) -> None:
+        if not self.fault:
+            self.fault = (
+                f"another node has the same name, {self.node}, for its machine is a copy of this "
+                "one, or the reverse, so the two do not hear each other: delete the file that ends "
+                "in -node beside the database on one of them, and restart its processes"
+            )
+            logger.error("%s", self.fault)
+
+    def job_came(self, channel: str, data: bytes, ttl: float) -> None:
+        """See `Listener`."""
+        self.receiver.take_job(channel, data, ttl)
+
+
+class _Locks:
+    """One lock for each name, as long as somebody needs it."""
+
+    def __init__(self) -> None:
+        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+
+    @asynccontextmanager
+    async def of(self, name: str) -> AsyncIterator[None]:
+        """Alone with this name."""
+        lock, count = self._locks.get(name) or (asyncio.Lock(), 0)
+        self._locks[name] = lock, count + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, count = self._locks[name]
+            if count > 1:
+                self._locks[name] = lock, count - 1
+            else:
+                del self._locks[name]
+
+
+class _Answers(NamedTuple):
+    """To a flush: who has heard of it, and who has done it."""
+
+    heard: set[str]
+    done: set[str]
+    changed: asyncio.Event
+
+
+async def _awaited(awaitable: Awaitable[T]) -> T:
+    return await awaitable
+
+
+def _ignore(sent: asyncio.Future[Any]) -> None:
+    if not sent.cancelled():
+        sent.exception()
+
+
+def _finish(posts: list[Post], error: Exception | None) -> None:
+    """Tells those who wait: a call to each loop, which lets so many go on in an iteration."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for post in posts:
+        if post.is_done:
+            continue
+        post.is_done = True
+        if error is not None:  # one for each, for each is raised elsewhere
+            post.error = type(error)(*error.args)
+        if post.future is not None:
+            by_loop.setdefault(post.future.get_loop(), []).append(post.future)
+        elif post.then is not None:
+            post.then(post)
+    for loop, futures in by_loop.items():
+        with suppress(RuntimeError):  # it is closed, and nobody waits
+            loop.call_soon_threadsafe(_settle, loop, futures)
+
+
+def _settle(loop: asyncio.AbstractEventLoop, futures: list[asyncio.Future[None]]) -> None:
+    for future in futures[:PER_ITERATION]:
+        if not future.done():
+            future.set_result(None)
+    if len(futures) > PER_ITERATION:
+        loop.call_soon(_settle, loop, futures[PER_ITERATION:])
