@@ -82,11 +82,12 @@ class Config:
     symmetric_encryption_keys: list[str | bytes] | None = _key(None, _KEYS)
     #: The maximum number of the aio layer's connections, each of which has a thread.
     pool_size: int = _key(10, _COUNT)
-    #: URL of a NATS or Redis through which nodes, processes with a database each, hear each other:
-    #: ``nats://host:port,host:port`` or ``redis://host:port/0``.  Left out: one machine.
+    #: The URL of a NATS or Redis server that connects several machines, each with its own database:
+    #: ``nats://host:port,host:port`` or ``redis://host:port/0``.  ``None`` means one machine.
     relay: str | None = _key(None, _TEXT)
-    #: ``prefix`` of all names there ("channels_lite"), ``replicas`` of what NATS keeps, and options
-    #: of nats-py's ``connect()`` or redis-py's ``from_url()``.
+    #: ``prefix``, the start of all names in the engine ("channels_lite"); ``replicas``, the number
+    #: of copies that NATS keeps; and options of nats-py's ``connect()`` or of redis-py's
+    #: ``from_url()``.
     relay_options: Mapping[str, Any] | None = _key(None, _OPTIONS)
 
     @classmethod

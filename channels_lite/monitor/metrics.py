@@ -69,16 +69,16 @@ COUNTERS = {
     ),
     "failed_looks": Counter("channels_lite_failed_looks", "Reads that failed", ["layer"]),
 }
-# By process; the worst of all, where prometheus-client adds them up.
+# One value for each process; with several, prometheus-client takes the worst.
 RELAY_UP = Gauge(
     "channels_lite_relay_up",
-    "Whether the engine of the relay answers",
+    "1 while the engine of the relay answers",
     ["layer"],
     multiprocess_mode="livemin",
 )
 RELAY_ROUND_TRIP = Gauge(
     "channels_lite_relay_round_trip_seconds",
-    "The last round trip to the engine of the relay",
+    "Seconds of the last round trip to the engine of the relay",
     ["layer"],
     multiprocess_mode="livemax",
 )

@@ -19,8 +19,8 @@ PREFIX = "channels-lite-"
 async def round_trip(layer: BaseSQLiteChannelLayer, *, by_relay: bool = True) -> float:
     """Seconds that a message to a plain channel takes, through row, wake-up and claim.
 
-    Where a relay is configured, that is the engine's queue; without ``by_relay`` it is to a group,
-    whose member is entered and asked for in the database, and stays on the node.
+    With a relay, the message goes through a queue of the engine.  If ``by_relay`` is false, it goes
+    to a group, whose member is in the database, and stays on the node.
 
     Raises ``asyncio.TimeoutError`` after ``DEADLINE``, and what ``send`` and ``receive`` raise.
     """
