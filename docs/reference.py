@@ -55,14 +55,18 @@ MESSAGES = """
 ## What a message carries
 
 A dict of dicts, lists, strings, bytes, whole numbers of 64 bits, floats, booleans and `None`,
-nested as you like, of up to 64 MiB. Tuples and sets arrive as lists. In every format:
+nested as you like, of up to 64 MiB. What you send arrives by these rules, in values and in keys, or
+`send()` raises `InvalidMessage`. In every format:
 
+* Tuples and sets arrive as lists, in keys as tuples; a dataclass arrives as a dict, and a member of
+  an enumeration as its value.
 * A subclass arrives as the type that it is derived from, with what is stored in it: `SafeString`
   as a string, a member of an `IntEnum` as a number, a `QueryDict` as a dict of lists.
 * A lazy string, as `gettext_lazy` makes it, arrives as its text in the sender's language.
-* Anything else, such as a model or a queryset, raises `InvalidMessage` in the sender. With
-  `"msgpack_types"` UUIDs, decimals and datetimes arrive as what they are; in the other formats they
-  arrive as text.
+* UUIDs, decimals and datetimes arrive as what they are with `"msgpack_types"`; in the other formats
+  they arrive as text.
+* Anything else, such as a model or a queryset, is refused; by `"json"` keys that are no text, too,
+  and floats that are infinite or no number.
 
 ## Serializers of your own
 
