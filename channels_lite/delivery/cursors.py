@@ -1,4 +1,4 @@
-"""RECEIVE: what this process has read of the table.
+"""What this process knows of the table's ids: up to where it has read, and put, rows.
 
 Rows of process-local channels are read without a claim, for no other process may read them; so this
 process remembers up to where it has, until it has told the table, which deletes them.
@@ -33,8 +33,10 @@ class Cursors:
         self._cursors: dict[str, int] = {}
         #: The same, whether deleted or not.
         self._seen: dict[str, int] = {}
-        #: The highest of them all; and the last id of the table when a look last came back.
-        self._last = self._committed = 0
+        #: The highest of them all, and of the rows that this process has put.
+        self._last = self._last_put = 0
+        #: The last id of the table when a look last came back.
+        self._committed = 0
         #: Names with rows to delete, by the id of the last one; and how many rows that are.
         self._read: dict[str, int] = {}
         self.unacknowledged = 0
@@ -77,7 +79,7 @@ class Cursors:
             self._cursors.clear()
             self._seen.clear()
             self._read.clear()
-            self._last = self._committed = self.unacknowledged = 0
+            self._last = self._last_put = self._committed = self.unacknowledged = 0
             self.flushed = FlushMark(0, 0.0)  # its ids and times are none of this one's
 
     def fresh(self, asked: Look, looked: Looked) -> dict[str, list[Row]]:
@@ -95,8 +97,8 @@ class Cursors:
                 new = [row for row in found if row.id > cursor and row.id >= self.flushed.id]
                 last = found[-1].id
                 self._seen[name] = max(self._seen.get(name, 0), last)
+                self._last = max(self._last, last)
                 if not asked.deletes and last > cursor:
-                    self._last = max(self._last, last)
                     self._cursors[name] = self._read[name] = last
                     self.unacknowledged += len(found)
                 if new:
@@ -107,6 +109,17 @@ class Cursors:
         """Takes note that no row of ``name`` up to this id is still to come."""
         with self._lock:
             self._seen[name] = max(self._seen.get(name, 0), row)
+
+    def has_put(self, generation: int, row: int) -> None:
+        """Takes note of a row that this process has committed."""
+        with self._lock:
+            if generation == self.generation and row > self._last_put:
+                self._last_put = row
+
+    def reached(self) -> tuple[int, int]:
+        """The highest id that this process has read or put, and the generation that it is of."""
+        with self._lock:
+            return max(self._last, self._last_put), self.generation
 
     def to_acknowledge(self) -> Acknowledgement:
         """What this process is through with, to tell the table; `restore` it if that fails."""

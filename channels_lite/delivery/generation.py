@@ -5,6 +5,9 @@ restored or replaced, and a new row of boots begin another one.  It is asked bef
 message, with each look and with each row put, and frames say which one their sender knows.  When it
 ends, cursors, last rows, rooms and the clock end together.
 
+Whoever finds that ids have begun again, with a look or with a row put, begins another one for all.
+In an in-memory database, which is one process's, there is nobody else to tell.
+
 Thread: any.  One lock: a generation begins once.
 """
 
@@ -105,8 +108,7 @@ class Generations:
         with self._lock:
             # From 0 on it is the same table, which has a number by now.
             if self._clock.generation not in (generation, 0):
-                self._frames.forget_rows()
-                self._occupancy.forget()
+                self._forget_put()
             if began_at is None:
                 self._clock.forget(generation)
             else:
@@ -117,8 +119,29 @@ class Generations:
             if self._cursors.generation != generation:
                 self._cursors.begin(generation)
 
+    def begin_by(self, batch: sql.Batch) -> None:
+        """A batch of this process has met another generation, or ids that have begun again."""
+        generation = batch.generation or 0
+        if generation != self._clock.generation:
+            self.begin(generation)
+        elif batch.is_rewound:
+            self._begin_again()
+
+    def _begin_again(self) -> None:
+        """Ids have, in an in-memory database, which is this process's alone: it needs no number."""
+        with self._lock:
+            self._forget_put()
+            self._cursors.begin(self._clock.generation)
+
+    def _forget_put(self) -> None:
+        self._frames.forget_rows()
+        self._occupancy.forget()
+
     def is_over(self, loop: asyncio.AbstractEventLoop, asked: sql.Look, table: sql.Table) -> bool:
         """A look has found another generation than it asked for.  True: look again."""
+        if asked.deletes:
+            self._begin_again()
+            return True
         if not table.generation:
             # The row is gone; somebody has to put a new one.
             self.begin(0)
@@ -128,12 +151,15 @@ class Generations:
             return False
         if table.generation != asked.generation:
             self.begin(table.generation, table.began_at)
-        else:
-            # Ids have begun again, and nobody has said so: a file was restored in its place.
-            self._cursors.begin(table.generation)
-            renew = partial(upkeep.renew, generation=table.generation)
-            self._store.transact(renew, _ignore)
-        return True
+            return True
+        # Ids have begun again, and nobody has said so: a file was restored in its place.
+        renew = partial(sql.renew, generation=table.generation)
+        self._store.transact(renew, partial(self._renewed, loop))
+        return False
+
+    def _renewed(self, loop: asyncio.AbstractEventLoop, outcome: Outcome[None]) -> None:
+        if outcome.error is None:  # else the next one that sees it tries again
+            soon(loop, self._look)
 
     def _ask_and_look(self, loop: asyncio.AbstractEventLoop) -> None:
         async def ask() -> None:
@@ -147,7 +173,3 @@ class Generations:
                 self._look()
 
         self._renewing = loop.create_task(ask())  # or nothing would keep it
-
-
-def _ignore(outcome: Outcome[None]) -> None:
-    """The next one that sees it tries again."""

@@ -39,7 +39,7 @@ from channels_lite.delivery.stats import Stats
 from channels_lite.delivery.sweeper import Sweeper
 from channels_lite.loops import call_on
 from channels_lite.serializers import BaseMessageSerializer, UndecodableMessage
-from channels_lite.store import Store, is_in_memory
+from channels_lite.store import Store, is_in_memory, sql
 from channels_lite.store.connection import Source
 from channels_lite.store.django import DjangoStore
 from channels_lite.store.occupancy import Occupancy
@@ -119,6 +119,7 @@ class Parts:
             clock=self.clock,
             occupancy=occupancy,
             frames=self.frames,
+            cursors=self.cursors,
             begin_generation=self._begin_generation,
             nudge=self._nudge,
         )
@@ -210,8 +211,8 @@ class Parts:
     def _sidecar(self) -> str:
         return os.fsdecode(self.source.sidecar_bytes)
 
-    def _begin_generation(self, generation: int) -> None:
-        self.generations.begin(generation)
+    def _begin_generation(self, batch: sql.Batch) -> None:
+        self.generations.begin_by(batch)
 
     def _nudge(self) -> None:
         self.waiter.nudge()

@@ -9,6 +9,7 @@ that process, so that a group message is one row per process.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ __all__ = [
     "acknowledge",
     "are_versions_kept",
     "claim",
+    "generation_number",
     "group_members",
     "group_version",
     "insert",
@@ -40,6 +42,7 @@ __all__ = [
     "leave",
     "look",
     "oldest",
+    "renew",
     "requeue",
     "schema_version",
     "table",
@@ -109,6 +112,7 @@ CLAIM = """
         coalesce(created_at + 0.0, 0),
         coalesce((SELECT generation FROM channels_lite_boot), 0)
 """
+RENEW = "UPDATE channels_lite_boot SET generation = max(?, generation + 1) WHERE generation = ?"
 DELETE_READ = "DELETE FROM channels_lite_event WHERE channel_name = ? AND id <= ?"
 # Unless there was a flush since; after Django's ids begin again, and it may be another's.
 REQUEUE = """
@@ -190,6 +194,11 @@ class Batch:
     admission: Admission
     #: Whether there is no transaction, for there is one write only.
     is_alone: bool = False
+    #: The highest id that this process has read or put before, and the generation that it is of.
+    last_id: int = 0
+    last_generation: int = 0
+    #: Whether a row got an id that is no higher, in a table that has no generation to tell of it.
+    is_rewound: bool = False
     #: Non-local names that got a row: whose readers are to be woken after the commit.  With its id.
     inserted: dict[str, int] = field(default_factory=dict)
     #: Of the table that the rows were put into; None: none were.
@@ -222,9 +231,30 @@ def insert(execute: Execute, batch: Batch, envelope: Envelope) -> bool:
                 if batch.occupancy.count(execute, envelope.name, batch.now):
                     is_in = execute(INSERT, row)
     if is_in:
-        batch.inserted[envelope.name], generation = is_in[0]
+        row_id, generation = is_in[0]
+        batch.inserted[envelope.name] = row_id
         batch.generation = generation or 0  # somebody may have emptied the table of boots
+        if row_id <= batch.last_id and batch.generation == batch.last_generation:
+            _begin_again(execute, batch)
     return bool(is_in)
+
+
+def _begin_again(execute: Execute, batch: Batch) -> None:
+    """Ids do, and nobody has said so: as in a file that was restored while it was in use."""
+    renew(execute, batch.last_generation)
+    batch.generation = table(execute).generation
+    batch.last_id = 0
+    batch.is_rewound = not batch.generation
+
+
+def renew(execute: Execute, generation: int) -> None:
+    """Begins another generation, unless somebody has: ids have begun again."""
+    execute(RENEW, (generation_number(), generation))
+
+
+def generation_number() -> int:
+    """That of one that begins now: higher than any before, also where those are not known."""
+    return int(time.time() * 1000)
 
 
 def oldest(execute: Execute, name: str) -> int | None:
@@ -350,8 +380,22 @@ def look(execute: Execute, asked: Look) -> Looked:
     """Reads what waits for this process.  Waits for no lock, but for ``deletes``.
 
     Each statement is a transaction of its own: no read is held open.  So the generation comes last,
-    or rows of the next one could be taken for those of this one.
+    or rows of the next one could be taken for those of this one.  With ``deletes`` it comes first,
+    for what is deleted has to be taken.
     """
+    if asked.deletes:
+        before = table(execute)
+        if before.last_id < asked.last_id:
+            return Looked(before, {}, is_new=True)
+    rows, is_all = _read(execute, asked)
+    now = table(execute)
+    if not asked.deletes and now.is_new(asked.generation, asked.last_id):
+        return Looked(now, {}, is_new=True)
+    return Looked(now, rows, is_all)
+
+
+def _read(execute: Execute, asked: Look) -> tuple[dict[str, list[Row]], bool]:
+    """The rows, and whether they are all."""
     names = asked.names
     if names is None:
         names = [name for (name,) in execute(NAMES, (f"{asked.token}!",))]
@@ -374,10 +418,7 @@ def look(execute: Execute, asked: Look) -> Looked:
             ]
             if asked.deletes:
                 execute(DELETE_READ, (name, found[-1][0]))
-    now = table(execute)
-    if not asked.deletes and now.is_new(asked.generation, asked.last_id):
-        return Looked(now, {}, is_new=True)
-    return Looked(now, rows, is_all)
+    return rows, is_all
 
 
 def _within(most: int, sizes: Iterable[tuple[int]]) -> int:
