@@ -185,12 +185,13 @@ class Listener:
         return False
 
     def _try_again(self) -> bool:
-        """What could not be made may have been a matter of the moment."""
+        """What could not be made may have been a matter of the moment; a log may be there now."""
         if hooks.reason or self._is_told_of_no_commit or not self._presence.is_due:
             return False
         if not self._presence.open():
             return False
         self.reason = self._clock.reason = ""
+        logger.info("the notify layer polls no longer")
         self._tick_anew()
         return True
 
