@@ -103,6 +103,17 @@ class Generations:
             known = await self._outgoing.write(operation)
         self.begin(known.generation, known.began_at)
 
+    async def hear_of_flush(self) -> None:
+        """Where nobody was woken for it: what is in memory may be void."""
+        try:
+            table = await self._outgoing.read(sql.table)
+        except (StoreUnavailable, ImproperlyConfigured):
+            return  # what is in memory needs no database
+        if table.generation not in (self._clock.generation, 0):
+            self.begin(table.generation, table.began_at)
+        if self._cursors.flush(table.flushed):
+            self._mailboxes.void(table.flushed)
+
     def begin(self, generation: int, began_at: float | None = None) -> None:
         """Works with this generation from now on; without ``began_at`` the clock is to be asked."""
         with self._lock:

@@ -9,6 +9,7 @@ Thread: the sender's loop.  Nothing is shared between loops but a count, which m
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from channels_lite.clock import Clock
 from channels_lite.delivery.arrivals import SLICE, Arrivals
@@ -33,6 +34,7 @@ class Local:
         mailboxes: Mailboxes,
         cursors: Cursors,
         arrivals: Arrivals,
+        keep_time: Callable[[], None],
     ) -> None:
         self._names_end = f"{token}!"
         self._clock = clock
@@ -40,6 +42,8 @@ class Local:
         self._mailboxes = mailboxes
         self._cursors = cursors
         self._arrivals = arrivals
+        #: Sees that a clock runs while there are messages in memory.
+        self._keep_time = keep_time
         self._handed_over = 0
 
     def takes(self, name: str) -> bool:
@@ -64,6 +68,8 @@ class Local:
                 await self.yield_loop()
                 full = self._mailboxes.put(full, message, self._clock.now())
             missed += len(full)
+            if self._mailboxes.needs_clock:
+                self._keep_time()
             self._handed_over += len(now)
             if self._handed_over >= PER_ITERATION:
                 await self.yield_loop()

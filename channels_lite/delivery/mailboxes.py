@@ -52,6 +52,9 @@ class Mailboxes:
         self._messages = self._receivers = 0
         #: That of the coroutine that came last.
         self._context: contextvars.Context | None = None
+        #: Whether it is not known that a clock runs, by which messages expire and flushes are heard
+        #: of; whoever puts a message sees to it that one does.
+        self.needs_clock = True
         #: Names that the sweep under way has still to look at.
         self._to_sweep: list[str] = []
 
@@ -95,6 +98,7 @@ class Mailboxes:
     def _mailbox(self, channel: str) -> Mailbox:
         mailbox = self._mailboxes[channel] = Mailbox(self._limit(channel))
         self._names[split(channel)[0]] += 1
+        self.needs_clock = True  # the last one may have ended with its loop
         return mailbox
 
     def _forget(self, channel: str) -> None:

@@ -1,7 +1,8 @@
 """What a process does at each interval: looks, which rescues what no wake-up has told of, tidies
 up, and takes its turn at the upkeep of the tables.
 
-Thread: that of a loop on which somebody receives; several loops may tick.
+Thread: that of a loop on which somebody receives, or has put messages into memory; several loops
+may tick.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ __all__ = ["Sweeper"]
 # one iteration of the loop.
 TIDY_EVERY = 1.0
 TIDY_SLICE = 500
+# Mailboxes that a new one has looked into, so that there are not many more than are in use even
+# where no loop lives until the clock ticks, as under `async_to_sync`.
+KEEP_SLICE = 16
 # Seconds between two sweeps of the tables, and between two steps of one.
 SWEEP_EVERY = 10.0
 SWEEP_PAUSE = 0.05
@@ -59,6 +63,7 @@ class Sweeper:
         availability: Availability,
         mark: Callable[[], None],
         tidy: Callable[[set[str]], bool],
+        keep_time: Callable[[asyncio.AbstractEventLoop], None],
         go_on: Callable[[], None],
         is_in_memory: bool,
     ) -> None:
@@ -78,6 +83,8 @@ class Sweeper:
         #: Sees that this process can be reached; if something was made anew, its loops go on.
         self._tidy_waiter = tidy
         self._go_on = go_on
+        #: Has `tick` called on a loop.
+        self._start_clock = keep_time
         self._is_in_memory = is_in_memory
         self._sweeping: asyncio.AbstractEventLoop | None = None
         self._next_sweep = self._next_tidy = 0.0
@@ -99,8 +106,17 @@ class Sweeper:
         self._reader.acknowledge()
         self._claims.requeue()
         self.sweep()
+        # Before it is asked whether there are any: the next one that is put starts the clock again.
+        self._mailboxes.needs_clock = True
         # While messages wait in memory a flush elsewhere must be heard of.
         return context is not None or not self._mailboxes.is_empty
+
+    def keep_time(self) -> None:
+        """Sees that messages in memory expire, and flushes are heard of, though nobody waits."""
+        self._mailboxes.needs_clock = False
+        self._reader.is_open = True
+        self._start_clock(asyncio.get_running_loop())
+        self._mailboxes.sweep(self._clock.now(), KEEP_SLICE)
 
     def look(self) -> None:
         """For rows of all channels of this process."""

@@ -142,6 +142,7 @@ class Parts:
             mailboxes=self.mailboxes,
             cursors=self.cursors,
             arrivals=self.arrivals,
+            keep_time=self._keep_time,
         )
         self.sending = Sending(
             database=self.config.database,
@@ -186,6 +187,7 @@ class Parts:
             cursors=self.cursors,
             claims=self.claims,
             arm=self.arm,
+            is_watched=self._is_watched,
             mark=self.mark,
         )
         self.sweeper = Sweeper(
@@ -202,6 +204,7 @@ class Parts:
             availability=self.availability,
             mark=self.mark,
             tidy=self._tidy,
+            keep_time=self._start_clock,
             go_on=self.go_on,
             is_in_memory=self.is_in_memory,
         )
@@ -219,6 +222,15 @@ class Parts:
 
     def _look(self) -> None:
         self.sweeper.look()
+
+    def _keep_time(self) -> None:
+        self.sweeper.keep_time()
+
+    def _start_clock(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.waiter.keep_time(loop)
+
+    def _is_watched(self, loop: asyncio.AbstractEventLoop) -> bool:
+        return loop in self.waiter.watched
 
     def _tidy(self, channels: set[str]) -> bool:
         return self.waiter.tidy(channels)

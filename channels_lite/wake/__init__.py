@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Protocol
 
 from channels_lite.wake.datagrams import Frame
@@ -47,6 +47,13 @@ class Waiter(Protocol):
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> bool:
         """From now on looks are made on ``loop``, the running one.  True: they were not before."""
+
+    @property
+    def watched(self) -> Collection[asyncio.AbstractEventLoop]:
+        """Those on which it tells of what other processes do."""
+
+    def keep_time(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Has the clock tick on ``loop``, the running one; no more, if nobody receives there."""
 
     def listen(self, channel: str) -> None:
         """Makes senders of a plain channel wake this process too."""

@@ -79,6 +79,11 @@ class Listener:
         """The loops that it wakes."""
         return list(self._clock.loops)
 
+    @property
+    def watched(self) -> set[asyncio.AbstractEventLoop]:
+        """Those on which somebody has received."""
+        return self._clock.watched
+
     def _say_why(self) -> None:
         warn_once(
             logger,
@@ -92,7 +97,11 @@ class Listener:
             self._close_retired()
         is_new = not self.reason and loop not in self._loops and self._watch_fifo(loop)
         # After it, for how often the clock ticks depends on it.
-        return (loop not in self._clock.loops and self._clock.watch(loop)) or is_new
+        return (loop not in self._clock.watched and self._clock.watch(loop)) or is_new
+
+    def keep_time(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The clock alone: nobody receives there, so nothing has to come sooner."""
+        self._clock.keep_time(loop)
 
     def _watch_fifo(self, loop: asyncio.AbstractEventLoop) -> bool:
         if self._is_told_of_no_commit:
@@ -124,14 +133,7 @@ class Listener:
         self.reason = self._clock.reason = reason
         self._say_why()
         self._let_go(lambda: None)
-        self._tick_anew()
-
-    def _tick_anew(self) -> None:
-        """By the interval that holds from now on."""
-        loops = self.loops
-        self._clock.stop()
-        for loop in loops:
-            call_on(loop, self._clock.watch, loop)
+        self._clock.tick_anew()
 
     def _make_frames(self) -> FrameReceiver | None:
         try:
@@ -192,7 +194,7 @@ class Listener:
             return False
         self.reason = self._clock.reason = ""
         logger.info("the notify layer polls no longer")
-        self._tick_anew()
+        self._clock.tick_anew()
         return True
 
     def frames(self, limit: int | None = None) -> list[Frame]:
