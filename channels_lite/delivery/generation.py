@@ -109,7 +109,7 @@ class Generations:
             table = await self._outgoing.read(sql.table)
         except (StoreUnavailable, ImproperlyConfigured):
             return  # what is in memory needs no database
-        if table.generation not in (self._clock.generation, 0):
+        if table.generation > self._clock.generation:  # and not one that is over by now
             self.begin(table.generation, table.began_at)
         if self._cursors.flush(table.flushed):
             self._mailboxes.void(table.flushed)
