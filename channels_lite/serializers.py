@@ -77,6 +77,8 @@ _PLAIN: dict[type, Callable[[Any], object]] = {
 
 def _plain(value: object) -> object:
     """Converts what msgspec does not encode itself: subclasses, as SafeString, and lazy strings."""
+    if isinstance(value, _Typed):
+        return msgspec.msgpack.Ext(value.code, value.data)
     if isinstance(value, Promise):
         return str(value)
     for kind, as_plain in _PLAIN.items():
@@ -103,6 +105,16 @@ _TYPES: dict[int, tuple[type, Callable[[Any], str], Callable[[str], object]]] = 
     ),
 }
 
+_BYTES_LIKE = (bytes, bytearray, memoryview)
+# msgspec first converts dataclasses, enumerations and sets as its encoders do.  Then the format
+# walks through the result.  So a message arrives alike in every format.
+_without_types = partial(msgspec.to_builtins, builtin_types=_BYTES_LIKE, enc_hook=_plain)
+_with_types = partial(
+    msgspec.to_builtins,
+    builtin_types=(*_BYTES_LIKE, *(kind for kind, _, _ in _TYPES.values())),
+    enc_hook=_plain,
+)
+
 
 def _from_extension(code: int, data: memoryview) -> object:
     if code not in _TYPES:
@@ -116,7 +128,7 @@ def _from_extension(code: int, data: memoryview) -> object:
 
 _msgpack_encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
 _msgpack_decoder = msgspec.msgpack.Decoder(ext_hook=_from_extension)
-_json_encoder = msgspec.json.Encoder(enc_hook=_plain)
+_json_encoder = msgspec.json.Encoder()
 _json_decoder = msgspec.json.Decoder()
 
 
@@ -200,17 +212,27 @@ class MsgPackTypesSerializer(MsgPackSerializer):
 
     def as_bytes(self, message: dict[str, Any]) -> bytes:
         """One MessagePack map, with extension types 1 to 6."""
-        return super().as_bytes(_to_extensions(message))
+        return super().as_bytes(_to_extensions(_with_types(message)))
+
+
+class _Typed:
+    """A value that becomes an extension.  Unlike msgspec's own class, it can be a key of a dict."""
+
+    __slots__ = ("code", "data")
+
+    def __init__(self, code: int, data: bytes) -> None:
+        self.code = code
+        self.data = data
 
 
 def _to_extensions(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _to_extensions(item) for key, item in dict.items(value)}
-    if isinstance(value, (list, tuple)):
-        return [_to_extensions(item) for item in value]
+        return {_to_extensions(key): _to_extensions(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):  # a tuple may be a key
+        return type(value)(map(_to_extensions, value))
     for code, (kind, to_text, _) in _TYPES.items():
         if isinstance(value, kind):
-            return msgspec.msgpack.Ext(code, to_text(value).encode())
+            return _Typed(code, to_text(value).encode())
     return value
 
 
@@ -219,14 +241,14 @@ class JSONSerializer(BaseMessageSerializer):
 
     def as_bytes(self, message: dict[str, Any]) -> bytes:
         """One JSON object, in UTF-8."""
-        return _json_encoder.encode(_box(message))
+        return _json_encoder.encode(_box(_without_types(message)))
 
 
 def _box(value: Any) -> Any:
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return {_BYTES: base64.b64encode(memoryview(value)).decode("ascii")}
+    if isinstance(value, _BYTES_LIKE):
+        return {_BYTES: base64.b64encode(value).decode("ascii")}
     if isinstance(value, dict):
-        boxed = {key: _box(item) for key, item in dict.items(value)}
+        boxed = {_json_key(key): _box(item) for key, item in value.items()}
         return {_OWN: boxed} if len(boxed) == 1 and (_BYTES in boxed or _OWN in boxed) else boxed
     if isinstance(value, (list, tuple)):
         return [_box(item) for item in value]
@@ -235,6 +257,13 @@ def _box(value: Any) -> Any:
     if isinstance(value, float) and not abs(value) < float("inf"):
         raise ValueError(f"JSON has no {value}; use the format msgpack")
     return value
+
+
+def _json_key(key: object) -> str:
+    text = key if isinstance(key, str) else _without_types(key)  # a UUID of an enumeration
+    if isinstance(text, str):
+        return text
+    raise TypeError(f"JSON has no key {key!r}; use the format msgpack")
 
 
 def _unbox(value: Any) -> Any:

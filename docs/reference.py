@@ -57,16 +57,19 @@ MESSAGES = """
 ## Message content
 
 A message is a dict of up to 64 MiB. It may contain dicts, lists, strings, bytes, 64-bit integers,
-floats, booleans and `None`, nested to any depth. In every format:
+floats, booleans and `None`, nested to any depth. Values and keys arrive by the rules below, or
+`send()` raises `InvalidMessage`. In every format:
 
-* Tuples and sets arrive as lists.
+* Tuples and sets arrive as lists, or as tuples in keys.
+* A dataclass arrives as a dict, and a member of an enumeration as its value.
 * An instance of a subclass arrives as the type that the class derives from, with the stored value.
   A `SafeString` arrives as a string, a member of an `IntEnum` as a number, a `QueryDict` as a dict
   of lists.
 * A lazy string, such as that of `gettext_lazy`, arrives as its text in the sender's language.
 * With `"msgpack_types"`, UUIDs, decimals and datetimes arrive unchanged. In the other formats they
   arrive as text.
-* Any other object, such as a model or a queryset, raises `InvalidMessage` in the sender.
+* Any other object, such as a model or a queryset, raises `InvalidMessage` in the sender. With
+  `"json"`, so do keys that are not text, and floats that are infinite or not a number.
 
 ## Custom serializers
 

@@ -58,3 +58,44 @@ def test_frozen_time_changes_no_interval(layer):
     interval = layer.look_interval
     with freezegun.freeze_time("2041-01-01", real_asyncio=True):
         assert layer.look_interval == interval
+
+
+def flush(layer):
+    """Flushes as between two TransactionTestCases with ``reset_sequences``."""
+    read_rows(layer)
+    call_command("flush", database="channels", interactive=False, verbosity=0)
+
+
+def roll_back(layer):
+    """Rolls back as after a TestCase."""
+    with transaction.atomic(using="channels"):
+        read_rows(layer)
+        transaction.set_rollback(True, using="channels")
+
+
+def read_rows(layer):
+    """Sends and receives three rows on another channel."""
+
+    async def test():
+        channel = await layer.new_channel()
+        for number in range(3):
+            await layer.send(channel, {"number": number})
+            await received(layer, channel)
+
+    with transaction.atomic(using="channels"):
+        async_to_sync(test)()
+
+
+@pytest.mark.parametrize("begin_again", [flush, roll_back])
+def test_order_holds_when_ids_begin_again(layer, begin_again):
+    """Direct messages do not overtake rows whose ids other rows had before."""
+    begin_again(layer)
+    channel = async_to_sync(layer.new_channel)()
+    with transaction.atomic(using="channels"):
+        async_to_sync(layer.send)(channel, {"number": 0})
+    async_to_sync(layer.send)(channel, {"number": 1})
+
+    async def test():
+        return [(await received(layer, channel))["number"] for _ in range(2)]
+
+    assert async_to_sync(test)() == [0, 1]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import uuid
+from collections import namedtuple
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from types import SimpleNamespace
@@ -13,7 +15,7 @@ import msgspec
 import pytest
 from django.http import QueryDict
 from django.utils.translation import gettext_lazy
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from channels_lite.errors import InvalidMessage
@@ -267,13 +269,98 @@ def test_types_come_back_as_they_were(message):
         assert typed(registry.get_serializer(name).deserialize(data)) == typed(message)
 
 
-@pytest.mark.parametrize("name", ["json", "msgpack"])
-def test_other_types_become_text(name):
-    """Without it they come as text, as in any JSON."""
-    number = uuid.UUID(int=7)
+@dataclasses.dataclass
+class Order:
+    content: object
+    _note: object
+
+
+Pair = namedtuple("Pair", ["first", "second"])
+
+
+class Kind(enum.Enum):
+    TEXT = "text"
+    BYTES = b"bytes"
+    NUMBER = 7
+    UUID = uuid.UUID(int=7)
+    DATE = date(2031, 1, 2)
+    TUPLE = (b"x", uuid.UUID(int=8))
+
+
+keys = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | text
+    | st.binary(max_size=20)
+    | st.uuids()
+    | st.decimals(allow_nan=False)
+    | st.dates()
+    | st.sampled_from(Kind),
+    lambda inner: st.tuples(inner, inner) | st.frozensets(inner, max_size=3),
+    max_leaves=4,
+)
+objects = st.recursive(
+    keys,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(text | keys, inner, max_size=3)
+        | st.sets(keys, max_size=3)
+        | st.builds(Order, inner, inner)
+        | st.builds(Pair, inner, inner)
+    ),
+    max_leaves=10,
+)
+
+
+class RefusedKey(Exception):
+    pass
+
+
+def arrived(value, name, *, is_key=False):
+    """The value that arrives, by the configuration page.  With types, as in `typed`."""
+    if isinstance(value, enum.Enum):
+        return arrived(value.value, name, is_key=is_key)
+    if dataclasses.is_dataclass(value):
+        value = vars(value)
+    if isinstance(value, dict):
+        keys = [arrived(key, name, is_key=True) for key in value]
+        if name == "json" and any(kind is not str for kind, _ in keys):
+            raise RefusedKey
+        assume(len(set(keys)) == len(keys))  # a UUID and its text may be one key
+        return dict, list(zip(keys, (arrived(item, name) for item in value.values()), strict=True))
+    if isinstance(value, (list, tuple, set, frozenset)):
+        parts = [arrived(part, name, is_key=is_key) for part in value]
+        return (tuple, tuple(parts)) if is_key else (list, parts)
+    if isinstance(value, (uuid.UUID, Decimal, date)) and name != "msgpack_types":
+        value = str(value)
+    return type(value), value
+
+
+def found(value):
+    """The value that has arrived, with its types."""
+    if isinstance(value, dict):
+        return dict, [(found(key), found(item)) for key, item in value.items()]
+    if isinstance(value, (list, tuple)):
+        return type(value), type(value)(map(found, value))
+    return type(value), value
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@given(value=objects)
+def test_anything_arrives_as_the_rule_says_or_is_refused(name, value):
+    """Dataclasses, enumerations, sets and keys of any type, at any depth, in every format."""
     serializer = registry.get_serializer(name)
-    message = serializer.deserialize(serializer.serialize({"id": number, "price": Decimal("1.50")}))
-    assert message == {"id": str(number), "price": "1.50"}
+    try:
+        expected = arrived(value, name)
+    except RefusedKey:
+        with pytest.raises(InvalidMessage, match=r"JSON has no key .*; use the format msgpack"):
+            serializer.serialize({"value": value})
+    else:
+        assert found(serializer.deserialize(serializer.serialize({"value": value}))["value"]) == (
+            expected
+        )
 
 
 @pytest.mark.parametrize("code", [*range(1, 7), 99])

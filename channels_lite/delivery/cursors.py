@@ -1,4 +1,4 @@
-"""RECEIVE: what this process has read from the table.
+"""What this process knows about ids in the table: which rows it has read, and put.
 
 Rows of process-local channels are read without a claim, because no other process may read them.  So
 this process remembers up to which id it has read, until it acknowledges the rows, which deletes
@@ -35,8 +35,10 @@ class Cursors:
         self._cursors: dict[str, int] = {}
         #: The id up to which rows of each name were read, whether deleted or not.
         self._seen: dict[str, int] = {}
-        #: The highest of all these ids; and the last id of the table after the last look.
-        self._last = self._committed = 0
+        #: The highest of all these ids, and the highest of the rows that this process has put.
+        self._last = self._last_put = 0
+        #: The last id of the table after the last look.
+        self._committed = 0
         #: The id of the last row to delete of each name; and the number of these rows.
         self._read: dict[str, int] = {}
         self.unacknowledged = 0
@@ -78,7 +80,7 @@ class Cursors:
             self._cursors.clear()
             self._seen.clear()
             self._read.clear()
-            self._last = self._committed = self.unacknowledged = 0
+            self._last = self._last_put = self._committed = self.unacknowledged = 0
             self.flushed = FlushMark(0, 0.0)  # its ids and times belong to the other generation
 
     def fresh(self, asked: Look, looked: Looked) -> dict[str, list[Row]]:
@@ -96,8 +98,8 @@ class Cursors:
                 new = [row for row in found if row.id > cursor and row.id >= self.flushed.id]
                 last = found[-1].id
                 self._seen[name] = max(self._seen.get(name, 0), last)
+                self._last = max(self._last, last)
                 if not asked.deletes and last > cursor:
-                    self._last = max(self._last, last)
                     self._cursors[name] = self._read[name] = last
                     self.unacknowledged += len(found)
                 if new:
@@ -108,6 +110,17 @@ class Cursors:
         """Remembers that no row of ``name`` up to this id can still arrive."""
         with self._lock:
             self._seen[name] = max(self._seen.get(name, 0), row)
+
+    def has_put(self, generation: int, row: int) -> None:
+        """Remembers a row that this process has committed."""
+        with self._lock:
+            if generation == self.generation and row > self._last_put:
+                self._last_put = row
+
+    def reached(self) -> tuple[int, int]:
+        """The highest id that this process has read or put, and its generation."""
+        with self._lock:
+            return max(self._last, self._last_put), self.generation
 
     def to_acknowledge(self) -> Acknowledgement:
         """The rows to acknowledge.  `restore` them if that fails."""

@@ -5,6 +5,10 @@ file, and a new row of boots begin another one.  The process reads it before the
 each look and with each written row; frames carry the one that their sender knows.  When it ends,
 cursors, last rows, occupancy and the clock end together.
 
+A process that finds that ids have started again, with a look or with a written row, begins another
+generation for all processes.  An in-memory database belongs to one process, so only its own state
+ends.
+
 Thread: any.  One lock: a generation begins once.
 """
 
@@ -109,13 +113,23 @@ class Generations:
         if presence and boot and presence.origin(boot) != known.began_at:
             presence.keep_origin(boot, known.began_at)
 
+    async def hear_of_flush(self) -> None:
+        """Checks the table for a flush, where no look has run: it may void messages in memory."""
+        try:
+            table = await self._outgoing.read(sql.table)
+        except (StoreUnavailable, ImproperlyConfigured):
+            return  # messages in memory need no database
+        if table.generation > self._clock.generation:  # not one that has ended since the read
+            self.begin(table.generation, table.began_at)
+        if self._cursors.flush(table.flushed):
+            self._mailboxes.void(table.flushed)
+
     def begin(self, generation: int, began_at: float | None = None) -> None:
         """Works with this generation from now on.  Without ``began_at``, reads the clock again."""
         with self._lock:
             # After 0 it is the same table, which has a number now.
             if self._clock.generation not in (generation, 0):
-                self._frames.forget_rows()
-                self._occupancy.forget()
+                self._forget_put()
             if began_at is None:
                 self._clock.forget(generation)
             else:
@@ -126,8 +140,29 @@ class Generations:
             if self._cursors.generation != generation:
                 self._cursors.begin(generation)
 
+    def begin_by(self, batch: sql.Batch) -> None:
+        """A batch of this process has found another generation, or ids that have started again."""
+        generation = batch.generation or 0
+        if generation != self._clock.generation:
+            self.begin(generation)
+        elif batch.is_rewound:
+            self._begin_again()
+
+    def _begin_again(self) -> None:
+        """Ids have started again in an in-memory database.  No other process needs a number."""
+        with self._lock:
+            self._forget_put()
+            self._cursors.begin(self._clock.generation)
+
+    def _forget_put(self) -> None:
+        self._frames.forget_rows()
+        self._occupancy.forget()
+
     def is_over(self, loop: asyncio.AbstractEventLoop, asked: sql.Look, table: sql.Table) -> bool:
         """A look has found another generation than it asked for.  True: look again."""
+        if asked.deletes:
+            self._begin_again()
+            return True
         if not table.generation:
             # The row is gone, and must be written again.
             self.begin(0)
@@ -137,12 +172,15 @@ class Generations:
             return False
         if table.generation != asked.generation:
             self.begin(table.generation, table.began_at)
-        else:
-            # Ids have started again without a new generation: a file was restored.
-            self._cursors.begin(table.generation)
-            renew = partial(upkeep.renew, generation=table.generation)
-            self._store.transact(renew, _ignore)
-        return True
+            return True
+        # Ids have started again without a new generation: a file was restored.
+        renew = partial(sql.renew, generation=table.generation)
+        self._store.transact(renew, partial(self._renewed, loop))
+        return False
+
+    def _renewed(self, loop: asyncio.AbstractEventLoop, outcome: Outcome[None]) -> None:
+        if outcome.error is None:  # otherwise the next look tries again
+            soon(loop, self._look)
 
     def _ask_and_look(self, loop: asyncio.AbstractEventLoop) -> None:
         async def ask() -> None:
@@ -154,7 +192,3 @@ class Generations:
                 self._look()
 
         self._renewing = loop.create_task(ask())  # keeps a reference to the task
-
-
-def _ignore(outcome: Outcome[None]) -> None:
-    """If it failed, the next look tries again."""

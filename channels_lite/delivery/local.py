@@ -9,6 +9,7 @@ Thread: the sender's loop.  Loops share only a count, which may be slightly wron
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from channels_lite.clock import Clock
 from channels_lite.delivery.arrivals import SLICE, Arrivals
@@ -33,6 +34,7 @@ class Local:
         mailboxes: Mailboxes,
         cursors: Cursors,
         arrivals: Arrivals,
+        keep_time: Callable[[], None],
     ) -> None:
         self._names_end = f"{token}!"
         self._clock = clock
@@ -40,6 +42,8 @@ class Local:
         self._mailboxes = mailboxes
         self._cursors = cursors
         self._arrivals = arrivals
+        #: Keeps a timer running while there are messages in memory.
+        self._keep_time = keep_time
         self._handed_over = 0
         #: Whether it was so many that the others must have their turn now.
         self.owes_turn = False
@@ -62,14 +66,17 @@ class Local:
         """
         self._handed_over += len(channels)
         self.owes_turn = self._handed_over >= PER_ITERATION
-        return self._mailboxes.put(channels, message, self._clock.now())
+        full = self._mailboxes.put(channels, message, self._clock.now())
+        if self._mailboxes.needs_clock:
+            self._keep_time()
+        return full
 
     async def settle(self, full: list[str], message: Message) -> int:
         """Lets the receivers of full channels make room.  Returns how many miss the message."""
         if full and self._mailboxes.have_receivers(full):
             # Waiting receivers have been called, and make room when they have their turn.
             await self.yield_loop()
-            full = self._mailboxes.put(full, message, self._clock.now())
+            full = self.put(full, message)
         if self.owes_turn:
             await self.yield_loop()
         return len(full)

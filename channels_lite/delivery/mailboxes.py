@@ -52,6 +52,9 @@ class Mailboxes:
         self._messages = self._receivers = 0
         #: The context of the coroutine that came last.
         self._context: contextvars.Context | None = None
+        #: Whether a timer may have to be started, which drops expired messages and notices
+        #: flushes.  The sender of a message within this process starts it.
+        self.needs_clock = True
         #: Names that the current sweep must still check.
         self._to_sweep: list[str] = []
 
@@ -96,6 +99,7 @@ class Mailboxes:
     def _mailbox(self, channel: str) -> Mailbox:
         mailbox = self._mailboxes[channel] = Mailbox(self._limit(channel))
         self._names[split(channel)[0]] += 1
+        self.needs_clock = True  # the last timer may have ended with its loop
         return mailbox
 
     def _forget(self, channel: str) -> None:

@@ -17,6 +17,7 @@ from functools import partial
 
 from channels_lite.clock import Clock
 from channels_lite.delivery.backpressure import Admission
+from channels_lite.delivery.cursors import Cursors
 from channels_lite.delivery.frames import FrameSender
 from channels_lite.delivery.outbox import Operation, Outbox, T
 from channels_lite.failpoints import reach
@@ -49,7 +50,8 @@ class Outgoing:
         clock: Clock,
         occupancy: Occupancy,
         frames: FrameSender,
-        begin_generation: Callable[[int], None],
+        cursors: Cursors,
+        begin_generation: Callable[[sql.Batch], None],
         nudge: Callable[[], None],
     ) -> None:
         self._source = source
@@ -58,6 +60,8 @@ class Outgoing:
         self._clock = clock
         self._occupancy = occupancy
         self._frames = frames
+        self._cursors = cursors
+        #: Called with a batch that has found another generation, or ids that start again.
         self._begin_generation = begin_generation
         #: Looks at once, if this process polls.
         self._nudge = nudge
@@ -148,14 +152,16 @@ class Outgoing:
 
     def _batch(self, occupancy: Occupancy, *, is_alone: bool = False) -> sql.Batch:
         now = self._clock.now()
-        return sql.Batch(now, occupancy, Admission(self._frames.backpressure, now), is_alone)
+        admission = Admission(self._frames.backpressure, now)
+        return sql.Batch(now, occupancy, admission, is_alone, *self._cursors.reached())
 
     def _put_batch(self, batch: sql.Batch) -> None:
         """W3, after each commit of this layer.  For other commits, the hooks do it."""
         if not batch.inserted:
             return
-        if batch.generation != self._clock.generation:
-            self._begin_generation(batch.generation or 0)
+        if batch.is_rewound or batch.generation != self._clock.generation:
+            self._begin_generation(batch)
+        self._cursors.has_put(batch.generation or 0, max(batch.inserted.values()))
         batch.admission.committed()
         for name, row in batch.inserted.items():
             self._frames.put_row(name, row)

@@ -44,6 +44,7 @@ class Receiving:
         cursors: Cursors,
         claims: Claims,
         arm: Arm,
+        is_watched: Callable[[asyncio.AbstractEventLoop], bool],
         mark: Callable[[], None],
     ) -> None:
         self._names_end = f"{token}!"
@@ -54,6 +55,8 @@ class Receiving:
         self._claims = claims
         #: Makes sure that a coroutine which begins to wait is woken.
         self._arm = arm
+        #: Whether a loop already learns of rows and flushes by other processes.
+        self._is_watched = is_watched
         #: Tells senders which channels are full, and which no longer are.
         self._mark = mark
         #: Messages taken since other coroutines had a turn.
@@ -71,12 +74,8 @@ class Receiving:
         """
         mailboxes = self._mailboxes
         is_new_name = False
-        if not mailboxes.is_served(channel):
-            require_valid(channel)
-            is_new_name = self._is_new(channel)
-        if self._clock.began_at is None:
-            await self._generations.ask()
-            is_new_name |= self._is_new(channel)
+        if not mailboxes.is_served(channel) or self._clock.began_at is None:
+            is_new_name = await self._begin(channel, require_valid)
         loop = asyncio.get_running_loop()
         receiver = None
         if self._taken >= PER_ITERATION:
@@ -85,6 +84,10 @@ class Receiving:
         while True:
             message = None
             if receiver is not None or mailboxes.holds(channel):
+                if receiver is None and not self._is_watched(loop):
+                    self._arm(channel, loop, is_new_name=is_new_name)
+                    await self._generations.hear_of_flush()
+                    is_new_name = self._is_new(channel)
                 message = mailboxes.take(channel, self._clock.now(), receiver)
             if mailboxes.changed:
                 self._mark()
@@ -103,6 +106,15 @@ class Receiving:
             except BaseException:
                 self._leave(channel, receiver)
                 raise
+
+    async def _begin(self, channel: str, require_valid: Callable[[str], object]) -> bool:
+        """Checks the name, and asks for the clock if necessary.  Whether the name is new."""
+        require_valid(channel)
+        is_new_name = self._is_new(channel)
+        if self._clock.began_at is None:
+            await self._generations.ask()
+            is_new_name |= self._is_new(channel)
+        return is_new_name
 
     def _leave(self, channel: str, receiver: asyncio.Future[None]) -> None:
         if self._mailboxes.leave(channel, receiver) and "!" not in channel:

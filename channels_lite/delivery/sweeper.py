@@ -1,7 +1,7 @@
 """What a process does at each interval: it looks for rows without a wake-up, cleans up, and takes
 its turn at the upkeep of the tables.
 
-Thread: that of a receiving loop; several loops may tick.
+Thread: that of a loop that receives, or that has put messages into memory; several loops may tick.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ __all__ = ["Sweeper"]
 # checked in one iteration of the loop.
 TIDY_EVERY = 1.0
 TIDY_SLICE = 500
+# The number of mailboxes checked when a new one is created.  This limits their number even where no
+# loop lives until its timer runs, as under `async_to_sync`.
+KEEP_SLICE = 16
 # Seconds between two sweeps of the tables, and between two steps of one.
 SWEEP_EVERY = 10.0
 SWEEP_PAUSE = 0.05
@@ -60,6 +63,7 @@ class Sweeper:
         availability: Availability,
         mark: Callable[[], None],
         tidy: Callable[[set[str]], bool],
+        keep_time: Callable[[asyncio.AbstractEventLoop], None],
         go_on: Callable[[], None],
         relay: Callable[[], RelayReport | None],
         is_in_memory: bool,
@@ -80,8 +84,10 @@ class Sweeper:
         #: Keeps this process reachable.  If something was created again, its loops must watch it.
         self._tidy_waiter = tidy
         self._go_on = go_on
-        #: What is to be said of the relay.
+        #: The state of the relay, for the report.
         self._relay = relay
+        #: Starts the timer that calls `tick` on a loop.
+        self._start_clock = keep_time
         self._is_in_memory = is_in_memory
         self._sweeping: asyncio.AbstractEventLoop | None = None
         self._next_sweep = self._next_tidy = 0.0
@@ -103,8 +109,17 @@ class Sweeper:
         self._reader.acknowledge()
         self._claims.requeue()
         self.sweep()
+        # This comes before the check for messages: the next message put starts the timer again.
+        self._mailboxes.needs_clock = True
         # While messages wait in memory, the process must notice a flush by another process.
         return context is not None or not self._mailboxes.is_empty
+
+    def keep_time(self) -> None:
+        """Lets messages in memory expire, and notices flushes, while no coroutine waits."""
+        self._mailboxes.needs_clock = False
+        self._reader.is_open = True
+        self._start_clock(asyncio.get_running_loop())
+        self._mailboxes.sweep(self._clock.now(), KEEP_SLICE)
 
     def look(self) -> None:
         """Looks for rows of all channels of this process."""

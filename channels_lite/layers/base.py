@@ -139,19 +139,20 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     def require_valid_channel_name(self, name: object, receive: bool = False) -> bool:
         """Returns True, or raises ``TypeError`` with the reason."""
-        fault = fault_of(name, self.channel_name_regex, self.MAX_NAME_LENGTH)
-        if fault:
-            raise TypeError(f"{self.invalid_name_error.format('Channel')} {fault}")
+        self._require_valid("Channel", name, self.channel_name_regex)
         if receive and "!" in str(name) and not str(name).endswith("!"):
             raise TypeError("Specific channel names in receive() must end at the !")
         return True
 
     def require_valid_group_name(self, name: object) -> bool:
         """Returns True, or raises ``TypeError`` with the reason."""
-        fault = fault_of(name, self.group_name_regex, self.MAX_NAME_LENGTH)
-        if fault:
-            raise TypeError(f"{self.invalid_name_error.format('Group')} {fault}")
+        self._require_valid("Group", name, self.group_name_regex)
         return True
+
+    def _require_valid(self, kind: str, name: object, valid: re.Pattern[str]) -> None:
+        fault = fault_of(name, valid, self.MAX_NAME_LENGTH)
+        if fault:
+            raise TypeError(f"{self.invalid_name_error.format(kind)} {fault}")
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """A channel that only this process receives on: ``prefix.<process>!<number>``."""

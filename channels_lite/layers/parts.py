@@ -40,7 +40,7 @@ from channels_lite.delivery.stats import Stats
 from channels_lite.delivery.sweeper import Sweeper
 from channels_lite.loops import call_on
 from channels_lite.serializers import BaseMessageSerializer, UndecodableMessage
-from channels_lite.store import Store, is_in_memory
+from channels_lite.store import Store, is_in_memory, sql
 from channels_lite.store.connection import Source
 from channels_lite.store.django import DjangoStore
 from channels_lite.store.occupancy import Occupancy
@@ -121,6 +121,7 @@ class Parts:
             clock=self.clock,
             occupancy=occupancy,
             frames=self.frames,
+            cursors=self.cursors,
             begin_generation=self._begin_generation,
             nudge=self._nudge,
         )
@@ -144,6 +145,7 @@ class Parts:
             mailboxes=self.mailboxes,
             cursors=self.cursors,
             arrivals=self.arrivals,
+            keep_time=self._keep_time,
         )
         self.sending = self._make_sending(
             database=self.config.database,
@@ -188,6 +190,7 @@ class Parts:
             cursors=self.cursors,
             claims=self.claims,
             arm=self.arm,
+            is_watched=self._is_watched,
             mark=self.mark,
         )
         self.sweeper = Sweeper(
@@ -204,6 +207,7 @@ class Parts:
             availability=self.availability,
             mark=self.mark,
             tidy=self._tidy,
+            keep_time=self._start_clock,
             go_on=self.go_on,
             relay=self.relay_report,
             is_in_memory=self.is_in_memory,
@@ -229,14 +233,23 @@ class Parts:
     def _sidecar(self) -> str:
         return os.fsdecode(self.source.sidecar_bytes)
 
-    def _begin_generation(self, generation: int) -> None:
-        self.generations.begin(generation)
+    def _begin_generation(self, batch: sql.Batch) -> None:
+        self.generations.begin_by(batch)
 
     def _nudge(self) -> None:
         self.waiter.nudge()
 
     def _look(self) -> None:
         self.sweeper.look()
+
+    def _keep_time(self) -> None:
+        self.sweeper.keep_time()
+
+    def _start_clock(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.waiter.keep_time(loop)
+
+    def _is_watched(self, loop: asyncio.AbstractEventLoop) -> bool:
+        return loop in self.waiter.watched
 
     def _tidy(self, channels: set[str]) -> bool:
         return self.waiter.tidy(channels)

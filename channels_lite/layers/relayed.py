@@ -118,7 +118,7 @@ class RelayedEngine(Engine):
             stats=self.stats,
             decrypt=self._decrypt,
             deliver=self._deliver,
-            loops=self._watched,
+            loops=self._loops_here,
             sidecar=self._sidecar_path,
             flush=super().flush,
             forget=self._forget_messages,
@@ -128,7 +128,7 @@ class RelayedEngine(Engine):
     def _deliver(self) -> None:
         self.reader.deliver()
 
-    def _watched(self) -> Iterable[asyncio.AbstractEventLoop]:
+    def _loops_here(self) -> Iterable[asyncio.AbstractEventLoop]:
         return self.waiter.loops
 
     def _sidecar_path(self) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -58,7 +59,7 @@ class Source:
         self._settings: dict[str, Any] = connections.settings[alias]
         self._path_of: tuple[object, Path, bytes] = (None, Path(), b"")
         self._file: tuple[int, int] | None = None
-        #: The result of ``PRAGMA journal_mode``, such as "wal" or "delete"; "": not opened yet.
+        #: The last result of ``PRAGMA journal_mode``, as "wal" or "delete"; "": not opened yet.
         self.journal = ""
 
     @property
@@ -167,16 +168,15 @@ class Source:
             for command in str(commands).split(";"):
                 connection.execute(command).fetchall()
                 connection.execute(busy_timeout).fetchall()
-            self.journal = _journal(connection)
+            self.read_journal(connection.execute)
             return
-        self.journal = _journal(connection)
+        self.read_journal(connection.execute)
         # Read it first: setting it, even to its current value, needs locks that another may hold.
         if self.journal != "wal":
             [(self.journal,)] = connection.execute("PRAGMA journal_mode = WAL")
         for command in PRAGMAS:
             connection.execute(command).fetchall()
 
-
-def _journal(connection: sqlite3.Connection) -> str:
-    [(mode,)] = connection.execute("PRAGMA journal_mode")
-    return str(mode)
+    def read_journal(self, execute: Callable[[str, Sequence[Any]], Iterable[Any]]) -> None:
+        """Reads the mode again, because another program may have changed it."""
+        [(self.journal,)] = execute("PRAGMA journal_mode", ())

@@ -250,10 +250,12 @@ class DirectStore:
             connection.close()
 
     def tidy(self) -> None:
-        """Opens the file again if it was replaced."""
+        """Opens the file again if it was replaced, and checks whether it has a log now."""
         self._fail_closed_loops()
         if self._source.is_replaced():
             self._keeper.ask()
+        elif self.journal not in ("", "wal"):
+            self.submit(self._source.read_journal, _ignore)
 
     def checkpoint(self) -> None:
         """Starts a checkpoint."""
@@ -274,6 +276,10 @@ class DirectStore:
         """In a forked child: keeps the parent's connection unused: closing it would drop locks."""
         self._source.abandoned.append(self._connection)
         self._begin()
+
+
+def _ignore(outcome: Outcome[None]) -> None:
+    """If it failed, the next call tries again."""
 
 
 def _close(gate: Gate, connection: sqlite3.Connection) -> None:

@@ -9,6 +9,7 @@ that process, so that a group message is one row for each process.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ __all__ = [
     "acknowledge",
     "are_versions_kept",
     "claim",
+    "generation_number",
     "group_members",
     "group_version",
     "insert",
@@ -40,6 +42,7 @@ __all__ = [
     "leave",
     "look",
     "oldest",
+    "renew",
     "requeue",
     "schema_version",
     "table",
@@ -109,6 +112,7 @@ CLAIM = """
         coalesce(created_at + 0.0, 0),
         coalesce((SELECT generation FROM channels_lite_boot), 0)
 """
+RENEW = "UPDATE channels_lite_boot SET generation = max(?, generation + 1) WHERE generation = ?"
 DELETE_READ = "DELETE FROM channels_lite_event WHERE channel_name = ? AND id <= ?"
 # Unless there was a flush since.  After Django's flush ids start again, and this id may be reused.
 REQUEUE = """
@@ -190,6 +194,11 @@ class Batch:
     admission: Admission
     #: Whether there is only one write, and so no transaction.
     is_alone: bool = False
+    #: The highest id that this process has read or put before, and its generation.
+    last_id: int = 0
+    last_generation: int = 0
+    #: Whether a row got an id that is not higher, in a table without a generation.
+    is_rewound: bool = False
     #: Non-local names that got a row, with its id.  The commit wakes their readers.
     inserted: dict[str, int] = field(default_factory=dict)
     #: The generation of the table with these rows; None: there are no rows.
@@ -222,9 +231,30 @@ def insert(execute: Execute, batch: Batch, envelope: Envelope) -> bool:
                 if batch.occupancy.count(execute, envelope.name, batch.now):
                     is_in = execute(INSERT, row)
     if is_in:
-        batch.inserted[envelope.name], generation = is_in[0]
+        row_id, generation = is_in[0]
+        batch.inserted[envelope.name] = row_id
         batch.generation = generation or 0  # the table of boots may have been emptied
+        if row_id <= batch.last_id and batch.generation == batch.last_generation:
+            _begin_again(execute, batch)
     return bool(is_in)
+
+
+def _begin_again(execute: Execute, batch: Batch) -> None:
+    """Ids have started again without a new generation: a file was restored while in use."""
+    renew(execute, batch.last_generation)
+    batch.generation = table(execute).generation
+    batch.last_id = 0
+    batch.is_rewound = not batch.generation
+
+
+def renew(execute: Execute, generation: int) -> None:
+    """Begins another generation, because ids have started again, unless a process has done so."""
+    execute(RENEW, (generation_number(), generation))
+
+
+def generation_number() -> int:
+    """The number of a generation that begins now: higher than all earlier ones, even lost ones."""
+    return int(time.time() * 1000)
 
 
 def oldest(execute: Execute, name: str) -> int | None:
@@ -350,8 +380,22 @@ def look(execute: Execute, asked: Look) -> Looked:
     """Reads the rows that wait for this process.  Waits for no lock, except with ``deletes``.
 
     Each statement is a separate transaction, so no read stays open.  The generation is therefore
-    read last: otherwise rows of the next generation could count as rows of this one.
+    read last: otherwise rows of the next generation could count as rows of this one.  With
+    ``deletes`` it is read first, because rows that are deleted must also be delivered.
     """
+    if asked.deletes:
+        before = table(execute)
+        if before.last_id < asked.last_id:
+            return Looked(before, {}, is_new=True)
+    rows, is_all = _read(execute, asked)
+    now = table(execute)
+    if not asked.deletes and now.is_new(asked.generation, asked.last_id):
+        return Looked(now, {}, is_new=True)
+    return Looked(now, rows, is_all)
+
+
+def _read(execute: Execute, asked: Look) -> tuple[dict[str, list[Row]], bool]:
+    """The rows, and whether there are no more."""
     names = asked.names
     if names is None:
         names = [name for (name,) in execute(NAMES, (f"{asked.token}!",))]
@@ -374,10 +418,7 @@ def look(execute: Execute, asked: Look) -> Looked:
             ]
             if asked.deletes:
                 execute(DELETE_READ, (name, found[-1][0]))
-    now = table(execute)
-    if not asked.deletes and now.is_new(asked.generation, asked.last_id):
-        return Looked(now, {}, is_new=True)
-    return Looked(now, rows, is_all)
+    return rows, is_all
 
 
 def _within(most: int, sizes: Iterable[tuple[int]]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -21,15 +20,13 @@ __all__ = [
 ]
 
 BOOT = "SELECT began_at, boot_id, generation FROM channels_lite_boot"
-# A later generation has a higher number, even if the row of the previous one is gone.  So it is the
-# time of the system clock, in milliseconds.
+# A later generation has a higher number, even if the row of the previous one is gone.
 SET_BOOT = """
     INSERT OR REPLACE INTO channels_lite_boot
         (id, boot_id, began_at, flushed_id, flushed_at, generation)
     VALUES (1, ?, ?, 0, 0,
         max(?, 1 + coalesce((SELECT max(generation) FROM channels_lite_boot), 0)))
 """
-RENEW = "UPDATE channels_lite_boot SET generation = max(?, generation + 1) WHERE generation = ?"
 SET_FLUSHED = """
     UPDATE channels_lite_boot SET flushed_at = ?, flushed_id = 1 +
         coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'channels_lite_event'), 0)
@@ -104,25 +101,16 @@ def begin_boot(execute: Execute, boot_id: str, began_at: float, *, is_alone: boo
 
     Messages do not survive a reboot, and neither do processes.
     """
-    renew(execute, 0)
+    sql.renew(execute, 0)  # a row from an earlier version has no number
     known = boot(execute, boot_id, began_at, is_alone=is_alone)
     if known is None:
         if execute(BOOT, ()):
             execute("DELETE FROM channels_lite_event", ())
             execute("DELETE FROM channels_lite_groupmembership WHERE instr(channel_name, '!')", ())
-        execute(SET_BOOT, (boot_id, began_at, _number()))
+        execute(SET_BOOT, (boot_id, began_at, sql.generation_number()))
         [(began_at, _, generation)] = execute(BOOT, ())
         known = Boot(generation, began_at)
     return known
-
-
-def renew(execute: Execute, generation: int) -> None:
-    """Begins another generation, because ids have started again, unless a process has done so."""
-    execute(RENEW, (_number(), generation))
-
-
-def _number() -> int:
-    return int(time.time() * 1000)
 
 
 def flush(execute: Execute, ticks: float, boot_id: str, began_at: float) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Protocol
 
 from channels_lite.wake.datagrams import Frame
@@ -47,6 +47,13 @@ class Waiter(Protocol):
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Makes looks on ``loop``, the running one, from now on.  True: it did not before."""
+
+    @property
+    def watched(self) -> Collection[asyncio.AbstractEventLoop]:
+        """The loops that learn of rows and flushes by other processes."""
+
+    def keep_time(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Starts only the timer of ``loop``, the running one."""
 
     def listen(self, channel: str) -> None:
         """Makes senders of a plain channel wake this process too."""

@@ -79,6 +79,11 @@ class Listener:
         """The loops that it wakes."""
         return list(self._clock.loops)
 
+    @property
+    def watched(self) -> set[asyncio.AbstractEventLoop]:
+        """The loops on which a coroutine has received."""
+        return self._clock.watched
+
     def _say_why(self) -> None:
         warn_once(
             logger,
@@ -92,7 +97,11 @@ class Listener:
             self._close_retired()
         is_new = not self.reason and loop not in self._loops and self._watch_fifo(loop)
         # After it, because the interval of the timer depends on it.
-        return (loop not in self._clock.loops and self._clock.watch(loop)) or is_new
+        return (loop not in self._clock.watched and self._clock.watch(loop)) or is_new
+
+    def keep_time(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Starts only the timer: no coroutine receives there, so no wake-up is needed."""
+        self._clock.keep_time(loop)
 
     def _watch_fifo(self, loop: asyncio.AbstractEventLoop) -> bool:
         if self._is_told_of_no_commit:
@@ -124,14 +133,7 @@ class Listener:
         self.reason = self._clock.reason = reason
         self._say_why()
         self._let_go(lambda: None)
-        self._tick_anew()
-
-    def _tick_anew(self) -> None:
-        """Restarts the timers with the new interval."""
-        loops = self.loops
-        self._clock.stop()
-        for loop in loops:
-            call_on(loop, self._clock.watch, loop)
+        self._clock.restart()
 
     def _make_frames(self) -> FrameReceiver | None:
         try:
@@ -185,13 +187,14 @@ class Listener:
         return False
 
     def _try_again(self) -> bool:
-        """Retries what could not be created, because the failure may have been temporary."""
+        """Checks whether there is a log now, and retries what could not be created."""
         if hooks.reason or self._is_told_of_no_commit or not self._presence.is_due:
             return False
         if not self._presence.open():
             return False
         self.reason = self._clock.reason = ""
-        self._tick_anew()
+        logger.info("the notify layer polls no longer")
+        self._clock.restart()
         return True
 
     def frames(self, limit: int | None = None) -> list[Frame]:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
+from channels_lite.loops import call_on
 from channels_lite.wake import warn_once
 from channels_lite.wake.datagrams import Frame
 from channels_lite.wake.presence import Presence
@@ -41,11 +42,13 @@ class PollWaiter:
         self._interval = interval
         self._presence = presence
         self._lock = threading.Lock()
+        #: The loops whose timer runs; and those of them on which a coroutine has received.
         self.loops: dict[asyncio.AbstractEventLoop, asyncio.TimerHandle] = {}
+        self.watched: set[asyncio.AbstractEventLoop] = set()
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Starts the timer of ``loop``.  False if it already runs."""
-        if loop in self.loops:
+        """Starts the timer of ``loop``.  False if it already watches it."""
+        if loop in self.watched:
             return False
         if self._presence is not None and not self._presence.open():
             warn_once(
@@ -54,11 +57,19 @@ class PollWaiter:
                 "killed, and its channels stay in their groups until they expire: %s",
                 self._presence.reason,
             )
+        self.keep_time(loop)
+        with self._lock:
+            self.watched = {each for each in self.watched if each in self.loops} | {loop}
+        return True
+
+    def keep_time(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Starts the timer of ``loop``, unless it runs."""
+        if loop in self.loops:
+            return
         with self._lock:
             # There may be thousands of short-lived loops, which are closed without notice.
             self.loops = {each: timer for each, timer in self.loops.items() if not each.is_closed()}
             self.loops[loop] = loop.call_later(self._interval(), self._on_time, loop)
-        return True
 
     def _on_time(self, loop: asyncio.AbstractEventLoop) -> None:
         is_wanted = True
@@ -70,6 +81,7 @@ class PollWaiter:
                     self.loops[loop] = loop.call_later(self._interval(), self._on_time, loop)
                 else:
                     self.loops.pop(loop, None)
+                    self.watched.discard(loop)
 
     def listen(self, channel: str) -> None:
         """Nothing to do, because a look reads every channel."""
@@ -109,10 +121,18 @@ class PollWaiter:
         """Stops the timers."""
         with self._lock:
             timers, self.loops = self.loops, {}
+            self.watched = set()
         for loop, timer in timers.items():
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(timer.cancel)
 
+    def restart(self) -> None:
+        """Restarts the timers with the new interval."""
+        loops, watched = list(self.loops), self.watched
+        self.stop()
+        for loop in loops:
+            call_on(loop, self.watch if loop in watched else self.keep_time, loop)
+
     def abandon(self) -> None:
         """In a forked child, the parent's loops do not run."""
-        self.loops, self._lock = {}, threading.Lock()
+        self.loops, self.watched, self._lock = {}, set(), threading.Lock()

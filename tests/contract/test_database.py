@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 import threading
 import time
@@ -12,7 +13,9 @@ import pytest
 from django.db import connections
 
 from channels_lite import clock
+from channels_lite.delivery import sweeper
 from channels_lite.errors import StoreUnavailable
+from channels_lite.models import Event
 from channels_lite.store import sql
 from tests.conftest import TIMEOUT, received, until
 
@@ -85,6 +88,36 @@ def test_init_command_is_respected(make_layer_sync, database, kind, monkeypatch)
     asyncio.run(test())
     with closing(sqlite3.connect(database)) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+
+
+@pytest.mark.parametrize("kind", ["notify"])
+async def test_database_that_gets_a_log_is_polled_no_longer(
+    make_layer, database, monkeypatch, caplog
+):
+    """From then on receivers sleep until a commit wakes them.  The logger says so once."""
+    monkeypatch.setattr(sweeper, "TIDY_EVERY", 0)
+    monkeypatch.setitem(connections.settings["channels"], "OPTIONS", {"init_command": ""})
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+    layer = make_layer(polling_interval=None)
+    receiving = asyncio.ensure_future(received(layer, "jobs"))
+    await until(lambda: "rollback journal" in layer.polling_reason)
+    with closing(sqlite3.connect(database)) as connection, caplog.at_level(logging.INFO):
+        connection.execute("PRAGMA journal_mode = WAL")
+        await until(lambda: layer.polling_reason == "")
+        assert layer.look_interval == layer.default_interval
+        await asyncio.to_thread(create_event, layer)
+        assert await receiving == {"type": "x"}
+    assert layer.stats.found_by_clock == 0
+    said = [record.message for record in caplog.records if record.levelno == logging.INFO]
+    assert said == ["the notify layer polls no longer"]
+
+
+def create_event(layer):
+    """Inserts a row with the ORM, on the connection of another thread.  The commit wakes."""
+    data = layer.serialize({"type": "x"})
+    Event.objects.using("channels").create(channel_name="jobs", data=data)
+    connections["channels"].close()
 
 
 def test_claimed_message_outlives_the_process_that_did_not_receive_it(make_layer_sync, database):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 
 import pytest
 
+from channels_lite import clock
 from channels_lite.errors import StoreUnavailable
 from channels_lite.store import upkeep
-from tests.conftest import TIMEOUT, is_empty, received
+from tests.conftest import TIMEOUT, is_empty, received, until
 
 
 async def buffer(sender, reader):
@@ -42,6 +45,39 @@ async def test_flush_is_heeded_by_a_layer_that_was_idle(make_layer):
     await asyncio.sleep(0)
     await here.send(channel, {"type": "new"})
     assert await asyncio.wait_for(receiving, TIMEOUT) == {"type": "new"}
+
+
+def flush_elsewhere(layer, database):
+    """Flushes as another process does.  Only the table tells this process."""
+    boot_id, began_at = clock.boot_id(), layer._engine.clock.origin()
+    with closing(sqlite3.connect(database)) as connection, connection:
+
+        def execute(statement, parameters):
+            return connection.execute(statement, parameters).fetchall()
+
+        upkeep.flush(execute, clock.ticks(), boot_id, began_at)
+
+
+async def test_flush_elsewhere_is_heeded_where_nobody_ever_waited(make_layer, database):
+    """The first receiver gets no message from before the flush, although it is in memory."""
+    layer = make_layer()
+    channel = await layer.new_channel()
+    await layer.send(channel, {"type": "old"})
+    flush_elsewhere(layer, database)
+    await layer.send(channel, {"type": "new"})
+    assert await received(layer, channel) == {"type": "new"}
+
+
+async def test_flush_elsewhere_frees_memory_where_nobody_ever_waited(make_layer, database):
+    """A timer runs there only while messages are in memory."""
+    layer = make_layer(polling_interval=0.01)
+    await layer.send(await layer.new_channel(), {"type": "old"})
+    flush_elsewhere(layer, database)
+    await until(lambda: layer._engine.mailboxes.is_empty)
+    await until(lambda: not layer._engine.waiter.loops)
+    await layer.send(await layer.new_channel(), {"type": "old"})
+    flush_elsewhere(layer, database)
+    await until(lambda: layer._engine.mailboxes.is_empty)
 
 
 async def test_receiver_waits_on_through_a_flush(layer):

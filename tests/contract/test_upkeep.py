@@ -6,6 +6,9 @@ import asyncio
 import sqlite3
 from contextlib import closing
 
+from asgiref.sync import async_to_sync
+
+from channels_lite import clock
 from channels_lite.delivery import sweeper
 from tests.conftest import is_empty, until
 
@@ -34,6 +37,31 @@ async def test_file_shrinks_after_a_flood(make_layer, database, monkeypatch):
     await until(lambda: database.stat().st_size < 200_000)
     receiving.cancel()
     assert not await is_empty(layer, "first")
+
+
+async def test_expired_messages_are_freed_where_nobody_ever_waited(make_layer, monkeypatch):
+    """A process sends messages to its own channels."""
+    monkeypatch.setattr(sweeper, "TIDY_EVERY", 0)
+    layer = make_layer(polling_interval=0.01, expiry=0.01)
+    for _ in range(3):
+        await layer.send(await layer.new_channel(), {"type": "x"})
+    await until(lambda: not layer._engine.mailboxes._mailboxes)
+
+
+def test_expired_messages_are_freed_where_no_loop_lives(make_layer_sync, monkeypatch):
+    """Under async_to_sync no timer ever runs.  New messages free the memory of expired ones."""
+    layer = make_layer_sync()
+    ticks = clock.ticks
+
+    def send(count):
+        for _ in range(count):
+            channel = async_to_sync(layer.new_channel)()
+            async_to_sync(layer.send)(channel, {"type": "x"})
+
+    send(50)
+    monkeypatch.setattr(clock, "ticks", lambda: ticks() + 61)
+    send(50)
+    assert len(layer._engine.mailboxes._mailboxes) == 50
 
 
 async def test_all_space_is_given_back_on_request(make_layer, database):

@@ -100,7 +100,7 @@ def test_what_was_read_before_ids_began_anew_deletes_nobody(execute, what):
     name = "p.mine!"
     last = 7 if what == "ids that began anew" else insert(execute, name)
     if what == "another generation":
-        upkeep.renew(execute, generation)
+        sql.renew(execute, generation)
     else:
         insert(execute, name)
     sql.acknowledge(execute, sql.Acknowledgement(generation, {name: last}))
@@ -131,7 +131,7 @@ def test_what_was_claimed_of_a_former_generation_is_not_given_back(execute):
     insert(execute, "jobs")
     [claimed] = sql.claim(execute, {"jobs": 1}, 1.0, is_in_transaction=False)["jobs"]
     assert claimed.generation == generation
-    upkeep.renew(execute, generation)
+    sql.renew(execute, generation)
     sql.requeue(execute, [("jobs", claimed)])
     assert Event.objects.count() == 0
 
