@@ -1,11 +1,5 @@
 """NATS: publishes by its core, plain channels and their memberships by JetStream.
 
-Facts: nats-py has a queue and a task for each subscription, so what came in order on the connection
-is handed over out of order across subjects; and its flush sends the ping before what is still in
-its buffer.
-So: its client makes the connection, with all that belongs to that, and reads it; here it is
-overridden where messages are handed over, and what is written goes out in one piece with its ping.
-
 A plain channel is one subject of a stream that JetStream keeps in memory: a job lives a minute, and
 acknowledged writes on its disk were lost where files were damaged.  It is delivered once
 (``max_deliver=1``), so that to be given one is to own it, and acknowledged to make room.  There is
@@ -23,10 +17,7 @@ import json
 import random
 import re
 import ssl
-import struct
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Coroutine, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -37,28 +28,31 @@ from nats.errors import Error as NatsError
 from channels_lite.clock import ticks
 from channels_lite.errors import StoreUnavailable
 from channels_lite.relay import Listener, Settings
+from channels_lite.relay.jetstream import (
+    AGAIN,
+    STEP,
+    TTL,
+    Delivery,
+    Queues,
+    code_of,
+    pub,
+    said_by,
+)
+from channels_lite.relay.nats_client import OrderedClient
 from channels_lite.relay.sockets import let_go
 from channels_lite.relay.wire import escape, unescape
 
 __all__ = ["NatsLink"]
 
-# Seconds of one step of connecting.
-STEP = 2.0
-# Seconds for which a job is asked for; it is asked for again then.
-PULL = 20.0
 #: The first version whose streams refuse what is over a subject's limit.
 OLDEST = (2, 9)
-# Of JetStream's errors: what a full subject says; a stream that is not there; one that has another
-# configuration; too few servers for so many replicas.
-FULL, NO_STREAM, OTHER_CONFIG, FEW_PEERS = 10077, 10059, 10058, (10005, 10074)
-# Statuses: nobody subscribes, and a pull request has expired.
-NO_RESPONDERS, EXPIRED = "503", "408"
-# Seconds before a queue whose consumer is gone is asked again.
-AGAIN = 0.2
+# Of JetStream's errors: what a full subject says; a stream that has another configuration; too few
+# servers for so many replicas.
+FULL, OTHER_CONFIG, FEW_PEERS = 10077, 10058, (10005, 10074)
+# The status that says that nobody subscribes.
+NO_RESPONDERS = "503"
 # Seconds within which a job that was taken has made room.
 ACKNOWLEDGED = 0.01
-# What is before the data of a job: seconds that it had to live when it was put.
-TTL = struct.Struct("!d")
 # Of nats-py's options, those that are none of the user's.
 _OURS = {
     "self", "servers", "allow_reconnect", "connect_timeout", "ping_interval", "error_cb",
@@ -69,77 +63,13 @@ _OURS = {
 T = TypeVar("T")
 
 
-class _Client(Client):
-    """nats-py's, up to where it hands messages over; and from where it writes."""
-
-    def __init__(self, take: Callable[[int, str, str, bytes, bytes], None]) -> None:
-        super().__init__()
-        self._take = take
-        self._waiting: deque[asyncio.Future[None]] = deque()
-
-    async def _process_msg(
-        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
-    ) -> None:
-        self._take(sid, subject.decode(), reply.decode(), data, headers)
-
-    async def _process_pong(self) -> None:
-        self._pings_outstanding = 0
-        if self._waiting:
-            future = self._waiting.popleft()
-            if not future.done():
-                future.set_result(None)
-
-    async def _send_ping(self, future: asyncio.Future[None] | None = None) -> None:
-        self.write(b"")  # its own, by the clock
-
-    async def _select_next_server(self) -> None:
-        # Its own tries each server for ever; here the caller goes on to the next one.
-        self._current_server = self._server_pool[0]
-        await self._connect_to_server(self._current_server)
-
-    def write(self, commands: bytes) -> asyncio.Future[None]:
-        """Writes them; done when the server has them."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
-        self.write_only(commands + b"PING\r\n")
-        return future
-
-    def write_only(self, commands: bytes) -> None:
-        """The same, and nobody asks."""
-        if self._transport is not None and not self.is_closed:
-            self._transport.write(commands)
-
-    def fail(self, error: Exception) -> None:
-        """For those who wait: the connection is gone."""
-        while self._waiting:
-            future = self._waiting.popleft()
-            if not future.done():
-                future.set_exception(error)
-                future.exception()  # somebody may have stopped to wait
-
-    @property
-    def info(self) -> dict[str, Any]:
-        """What the server has said of itself."""
-        return self._server_info
-
-    def writer(self) -> Any:
-        """asyncio's, if there is a connection."""
-        transport = self._transport
-        return getattr(transport, "_io_writer", None)
-
-    def drop(self) -> None:
-        """Ends a connection that was never finished."""
-        if self._transport is not None and self.writer() is not None:
-            self._transport.close()  # type: ignore[no-untyped-call]
-
-
 class NatsLink:
     """See `channels_lite.relay.Link`; all state is that of one connection."""
 
     def __init__(self, settings: Settings, listener: Listener) -> None:
         self._settings = settings
         self._listener = listener
-        self._client = _Client(self._take)
+        self._client = OrderedClient(self._take)
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.max_payload = 1024 * 1024
         self.engine = "NATS"
@@ -151,7 +81,7 @@ class NatsLink:
         #: What was asked, by the last part of the subject to which it is answered.
         self._answers: dict[str, asyncio.Future[_Answer]] = {}
         self._numbers = itertools.count()
-        self._queues = _Queues(self)
+        self._queues = Queues(self)
         self._members = f"{settings.prefix}_members"
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -190,7 +120,7 @@ class NatsLink:
                 if number == len(servers) - 1:
                     raise
                 self._client.drop()
-                self._client = _Client(self._take)
+                self._client = OrderedClient(self._take)
         info = self._client.info
         self.max_payload = int(info.get("max_payload", self.max_payload))
         version = str(info.get("version", "0"))
@@ -330,7 +260,7 @@ class NatsLink:
         self, parcels: Sequence[tuple[str, bytes]], groups: Sequence[str]
     ) -> asyncio.Future[dict[str, list[str]]]:
         """In one piece with the question whether the groups have plain channels in them."""
-        commands = [_pub(subject, payload) for subject, payload in parcels]
+        commands = [pub(subject, payload) for subject, payload in parcels]
         asked = {}
         for group in () if self.lack else groups:
             subject = f"$JS.API.DIRECT.GET.{self._members}.{self._membership(group)}"
@@ -354,7 +284,7 @@ class NatsLink:
         number = f"{next(self._numbers):x}"
         answer: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
         self._answers[number] = answer
-        return answer, _pub(subject, payload, f"{self._inbox}.{number}")
+        return answer, pub(subject, payload, f"{self._inbox}.{number}")
 
     async def request(self, subject: str, payload: bytes = b"") -> _Answer:
         """The answer to it."""
@@ -369,7 +299,7 @@ class NatsLink:
 
     async def answer(self, reply: str, payload: bytes) -> None:
         """To the inbox of who has asked."""
-        await self._client.write(_pub(reply, payload))
+        await self._client.write(pub(reply, payload))
 
     def _take(self, sid: int, subject: str, reply: str, data: bytes, headers: bytes) -> None:
         """Everything that comes, in the order of the connection."""
@@ -386,7 +316,7 @@ class NatsLink:
             if self._replicas > 1:
                 self._keep(self._claim(subject, reply, data))
             else:
-                self._client.write_only(_pub(reply, b""))
+                self._client.write_only(pub(reply, b""))
                 self._queues.take(subject, reply, data)
         else:
             self._listener.came(subject, data, reply)
@@ -394,7 +324,7 @@ class NatsLink:
     async def _claim(self, subject: str, reply: str, data: bytes) -> None:
         """Where there are replicas, a new leader may not know yet that a job was delivered: it is
         his who deletes it."""
-        delivery = _Delivery.of(reply)
+        delivery = Delivery.of(reply)
         what = {"seq": delivery.sequence, "no_erase": True}
         until = ticks() + self._settings.expiry
         is_ours = False
@@ -407,7 +337,7 @@ class NatsLink:
                 continue
             is_ours = bool(said.get("success"))
             break
-        self._client.write_only(_pub(reply, b""))
+        self._client.write_only(pub(reply, b""))
         self._queues.take(subject, reply, data, is_ours=is_ours)
 
     # JetStream
@@ -424,14 +354,14 @@ class NatsLink:
     async def _make_stream(self, name: str, config: dict[str, Any]) -> None:
         """Makes it, or gives it this configuration."""
         config = {"name": name, "num_replicas": self._replicas} | config
-        code = _code(made := await self.api(f"STREAM.CREATE.{name}", **config))
+        code = code_of(made := await self.api(f"STREAM.CREATE.{name}", **config))
         if code in FEW_PEERS and self._settings.replicas is None:
             config["num_replicas"] = 1
-            code = _code(made := await self.api(f"STREAM.CREATE.{name}", **config))
+            code = code_of(made := await self.api(f"STREAM.CREATE.{name}", **config))
         if code == OTHER_CONFIG:
-            code = _code(made := await self.api(f"STREAM.UPDATE.{name}", **config))
+            code = code_of(made := await self.api(f"STREAM.UPDATE.{name}", **config))
         if code:
-            raise StoreUnavailable(f"JetStream refuses the stream {name}: {_said(made)}")
+            raise StoreUnavailable(f"JetStream refuses the stream {name}: {said_by(made)}")
 
     @property
     def _replicas(self) -> int:
@@ -480,10 +410,10 @@ class NatsLink:
         if answer.status:
             raise StoreUnavailable("JetStream does not answer: the stream has no leader yet")
         said = json.loads(answer.data)
-        if _code(said) == FULL:
+        if code_of(said) == FULL:
             return False
-        if _code(said):
-            raise StoreUnavailable(f"JetStream refuses a job: {_said(said)}")
+        if code_of(said):
+            raise StoreUnavailable(f"JetStream refuses a job: {said_by(said)}")
         return True
 
     async def want(self, channel: str, capacity: int | None, total: int) -> None:
@@ -527,15 +457,15 @@ class NatsLink:
                 answer = await self.request(subject)
             if answer.status:
                 raise StoreUnavailable(self.lack or "JetStream does not answer")
-            if _code(said := json.loads(answer.data)):
-                raise StoreUnavailable(f"JetStream refuses a membership: {_said(said)}")
+            if code_of(said := json.loads(answer.data)):
+                raise StoreUnavailable(f"JetStream refuses a membership: {said_by(said)}")
 
     async def leave(self, group: str, channel: str) -> None:
         """Deletes its subject."""
         subject = self._membership(group, channel)
         said = await self.api(f"STREAM.PURGE.{self._members}", filter=subject)
-        if _code(said):
-            raise StoreUnavailable(f"JetStream keeps a membership: {_said(said)}")
+        if code_of(said):
+            raise StoreUnavailable(f"JetStream keeps a membership: {said_by(said)}")
 
     async def members(self, group: str) -> list[str]:
         """The subjects below that of the group."""
@@ -560,146 +490,6 @@ class _Answer(NamedTuple):
 
     data: bytes
     status: str
-
-
-class _Delivery(NamedTuple):
-    """What a subject for acknowledgements says."""
-
-    stream: str
-    sequence: int
-    #: When the job was put, by the server's clock.
-    at: float
-
-    @classmethod
-    def of(cls, reply: str) -> _Delivery:
-        """``$JS.ACK.stream.consumer.delivered.sequence...``; two parts more where there are
-        domains."""
-        parts = reply.split(".")[2 if len(reply.split(".")) == 9 else 4 :]
-        return cls(parts[0], int(parts[3]), int(parts[5]) / 1e9)
-
-
-class _Queues:
-    """The jobs that were asked for and have not come."""
-
-    def __init__(self, link: NatsLink) -> None:
-        self._link = link
-        #: By plain channel: its capacity, and how many are still wanted.
-        self._wanted: dict[str, tuple[int | None, int]] = {}
-        #: By plain channel: the pull requests under way, one for a job, and until when; they are
-        #: served in their order.
-        self._pulls: dict[str, dict[str, float]] = {}
-        #: Plain channels whose consumer is there.
-        self._made: set[tuple[str, int | None]] = set()
-        self._numbers = itertools.count()
-        self._tasks: set[asyncio.Task[None]] = set()
-        #: The least that was seen between the server's time of a job and ours: the age of a job is
-        #: what there is more.
-        self._offset = float("inf")
-
-    async def want(self, channel: str, capacity: int | None, total: int) -> None:
-        """Asks for what was not asked for yet."""
-        link = self._link
-        self._wanted[channel] = capacity, total
-        pulls = self._pulls.setdefault(channel, {})
-        if total <= len(pulls):
-            return
-        if link.lack:
-            raise StoreUnavailable(link.lack)
-        if (channel, capacity) not in self._made:
-            await self._make(channel, capacity)
-        commands = []
-        request = json.dumps({"batch": 1, "expires": int(PULL * 1e9)}).encode()
-        consumer = f"{link.stream(capacity)}.{escape(channel)}"
-        while len(pulls) < self._wanted.get(channel, (capacity, 0))[1]:
-            number = f"p{next(self._numbers):x}"
-            pulls[number] = ticks() + PULL
-            reply = f"{link.inbox}.{number}"
-            commands.append(_pub(f"$JS.API.CONSUMER.MSG.NEXT.{consumer}", request, reply))
-        link.write(b"".join(commands))
-
-    async def _make(self, channel: str, capacity: int | None) -> None:
-        link = self._link
-        stream, name = link.stream(capacity), escape(channel)
-        config = {
-            "durable_name": name,
-            "filter_subject": link.queue(channel, capacity),
-            "ack_policy": "explicit",
-            "ack_wait": int(link.expiry * 1e9),
-            "max_deliver": 1,
-            "max_waiting": 10_000,
-            "max_ack_pending": -1,
-            # It forgets what it has delivered, which has expired by then.
-            "inactive_threshold": int((link.expiry + 3600) * 1e9),
-        }
-        what = {"stream_name": stream, "config": config}
-        for _ in range(2):
-            made = await link.api(f"CONSUMER.DURABLE.CREATE.{stream}.{name}", **what)
-            if _code(made) != NO_STREAM:
-                break
-            await link.make_queue(capacity)
-        if _code(made):
-            raise StoreUnavailable(f"JetStream refuses the queue {channel}: {_said(made)}")
-        self._made.add((channel, capacity))
-
-    def take(self, subject: str, reply: str, payload: bytes, *, is_ours: bool = True) -> None:
-        """A job came; it is acknowledged already."""
-        channel = unescape(subject.rpartition(".")[2])
-        pulls = self._pulls.get(channel)
-        if pulls:
-            del pulls[next(iter(pulls))]
-        capacity, total = self._wanted.get(channel, (None, 0))
-        if not is_ours or len(payload) < TTL.size:
-            self._again(channel, capacity, 0)
-            return
-        self._wanted[channel] = capacity, max(0, total - 1)
-        age = ticks() - _Delivery.of(reply).at
-        self._offset = min(self._offset, age)
-        ttl = TTL.unpack_from(payload)[0] - (age - self._offset)
-        self._link.job_came(channel, payload[TTL.size :], ttl)
-
-    def ended(self, number: str, status: str) -> None:
-        """A pull request is over: it has expired, or its consumer is not there any more."""
-        for channel, pulls in self._pulls.items():
-            if pulls.pop(number, None) is not None:
-                capacity, total = self._wanted.get(channel, (None, 0))
-                if status != EXPIRED:
-                    self._made.discard((channel, capacity))
-                if total > len(pulls):
-                    self._again(channel, capacity, 0 if status == EXPIRED else AGAIN)
-
-    def renew(self) -> None:
-        """Asks anew for what was asked for long ago, and nobody has said what became of it."""
-        for channel, pulls in self._pulls.items():
-            late = [number for number, until in pulls.items() if ticks() > until + STEP]
-            for number in late:
-                del pulls[number]
-            capacity, total = self._wanted.get(channel, (None, 0))
-            if late and total > len(pulls):
-                self._again(channel, capacity, 0)
-
-    def _again(self, channel: str, capacity: int | None, after: float) -> None:
-        async def again() -> None:
-            await asyncio.sleep(after)
-            _, total = self._wanted.get(channel, (capacity, 0))
-            with suppress(StoreUnavailable):  # `renew`, or the next link
-                await self.want(channel, capacity, total)
-
-        task = asyncio.get_running_loop().create_task(again())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-
-def _pub(subject: str, payload: bytes, reply: str = "") -> bytes:
-    return b"PUB %s %s %d\r\n%s\r\n" % (subject.encode(), reply.encode(), len(payload), payload)
-
-
-def _code(said: dict[str, Any]) -> int:
-    """JetStream's error, 0 for none."""
-    return int((said.get("error") or {}).get("err_code", 0))
-
-
-def _said(said: dict[str, Any]) -> str:
-    return str((said.get("error") or {}).get("description", said))
 
 
 def _fail(future: asyncio.Future[Any], error: Exception) -> None:

@@ -15,132 +15,34 @@ Memberships of plain channels are a sorted set for each group, by the time when 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import ssl
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
 from django.core.exceptions import ImproperlyConfigured
-from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import (
-    AuthenticationError,
-    AuthorizationError,
-    InvalidResponse,
     RedisError,
     ResponseError,
 )
 
 from channels_lite.errors import StoreUnavailable
 from channels_lite.relay import Listener, Settings
+from channels_lite.relay.redis_client import STEP, field_of, pool_of, reason_of
+from channels_lite.relay.redis_scripts import JOIN, MEMBERS, PUT, SCRIPTS, TAKE, sha_of
 from channels_lite.relay.sockets import let_go
 from channels_lite.relay.wire import Ask, Unreadable, decode_ask, encode_ask
 
 __all__ = ["RedisLink"]
 
-# Seconds of one step of connecting.
-STEP = 2.0
 # Bytes of one publish; Redis takes 512 MiB, and every reader has to hold it.
 MAX_PAYLOAD = 64 * 1024 * 1024 + 4096
 #: The first version whose scripts may ask for the time and then write.
 OLDEST = 5
 # Milliseconds for which somebody counts as waiting who has not said so again.
 WAITING = 30_000
-
-# What has expired is not there; "now" is Redis's, in milliseconds.
-_HEAD = """
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local queue, waiting, ends = KEYS[1], KEYS[2], ARGV[1]
-local function until_of(job) return tonumber(string.sub(job, 1, 15)) end
-local function drop_expired()
-  while true do
-    local first = redis.call('LINDEX', queue, 0)
-    if not first or until_of(first) > now then return end
-    redis.call('LPOP', queue)
-  end
-end
-"""
-# To one who waits, if he is there still; ends .. token is where jobs come to him.
-_HAND_OVER = """
-local function hand_over(channel, job)
-  while true do
-    local token = redis.call('LPOP', waiting)
-    if not token then return false end
-    local told = tostring(until_of(job) - now) .. ' ' .. channel .. ' ' .. string.sub(job, 16)
-    if redis.call('PUBLISH', ends .. token, told) > 0 then return true end
-  end
-end
-"""
-# ARGV: where jobs come, channel, data, milliseconds to live, capacity (0: none), whether it goes
-# to the front.  1: done; 0: full.
-PUT = (
-    _HEAD
-    + _HAND_OVER
-    + """
-drop_expired()
-local ttl = tonumber(ARGV[4])
-local job = string.format('%015d', now + ttl) .. ARGV[3]
-if hand_over(ARGV[2], job) then return 1 end
-local capacity = tonumber(ARGV[5])
-if ARGV[6] == '1' then
-  redis.call('LPUSH', queue, job)
-else
-  if capacity > 0 and redis.call('LLEN', queue) >= capacity then return 0 end
-  redis.call('RPUSH', queue, job)
-end
-if redis.call('PTTL', queue) < ttl then redis.call('PEXPIRE', queue, ttl + 1000) end
-return 1
-"""
-)
-# ARGV: (unused), token, how many are wanted, milliseconds for which the others are waited for.
-# Returns jobs, each with its milliseconds to live before it.
-TAKE = (
-    _HEAD
-    + """
-drop_expired()
-local token, wanted = ARGV[2], tonumber(ARGV[3])
-redis.call('LREM', waiting, 0, token)
-local found = {}
-while #found < 2 * wanted do
-  local job = redis.call('LPOP', queue)
-  if not job then break end
-  if until_of(job) > now then
-    found[#found + 1] = tostring(until_of(job) - now)
-    found[#found + 1] = string.sub(job, 16)
-  end
-end
-for _ = #found / 2 + 1, wanted do redis.call('RPUSH', waiting, token) end
-redis.call('PEXPIRE', waiting, tonumber(ARGV[4]))
-return found
-"""
-)
-# KEYS: the group.  ARGV: channel, milliseconds; or nothing, and who is a member is asked.
-JOIN = """
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then
-  redis.call('PEXPIRE', KEYS[1], tonumber(ARGV[2]) + 1000)
-end
-return 1
-"""
-MEMBERS = """
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-return redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf')
-"""
-
-
-def _sha(script: str) -> str:
-    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
-
-
-SCRIPTS = {_sha(script): script for script in (PUT, TAKE, JOIN, MEMBERS)}
 
 
 class RedisLink:
@@ -153,7 +55,7 @@ class RedisLink:
         self.max_payload = MAX_PAYLOAD
         self.engine = "Redis"
         self.lack = ""
-        self._pool = _pool(settings)
+        self._pool = pool_of(settings)
         #: Where everything is asked, and where everything comes.
         self._asking: AbstractConnection | None = None
         self._coming: AbstractConnection | None = None
@@ -178,7 +80,7 @@ class RedisLink:
     def check(cls, settings: Settings) -> None:
         """Raises ``ImproperlyConfigured`` for what can be known to be wrong without a server."""
         try:
-            pool = _pool(settings)
+            pool = pool_of(settings)
             if not isinstance(pool, SentinelConnectionPool):
                 pool.make_connection()  # type: ignore[no-untyped-call]
         except (TypeError, ValueError, AttributeError, RedisError) as error:
@@ -193,7 +95,7 @@ class RedisLink:
         """Both, and everything subscribed to."""
         self._asking = await self._connect()
         info = await self._say(self._asking, "INFO", "server")
-        version = _field(info, "valkey_version") or _field(info, "redis_version") or "0"
+        version = field_of(info, "valkey_version") or field_of(info, "redis_version") or "0"
         self.engine = f"{'Valkey' if b'valkey_version' in info else 'Redis'} {version}"
         if int(version.partition(".")[0]) < OLDEST:
             raise StoreUnavailable(f"it is {self.engine}; take 5 or later")
@@ -220,7 +122,7 @@ class RedisLink:
         except (TimeoutError, asyncio.TimeoutError) as error:
             raise StoreUnavailable(f"it did not answer within {STEP:.0f} s") from error
         except (RedisError, OSError) as error:
-            raise StoreUnavailable(_reason(error)) from error
+            raise StoreUnavailable(reason_of(error)) from error
         return connection
 
     async def _say(self, connection: AbstractConnection, *command: Any) -> Any:
@@ -231,7 +133,7 @@ class RedisLink:
         except (TimeoutError, asyncio.TimeoutError) as error:
             raise StoreUnavailable(f"it did not answer within {STEP:.0f} s") from error
         except (RedisError, OSError) as error:
-            raise StoreUnavailable(_reason(error)) from error
+            raise StoreUnavailable(reason_of(error)) from error
 
     def _lose(self, reason: str) -> None:
         if not self.lost.done():
@@ -276,7 +178,7 @@ class RedisLink:
                 commands, self._commands = self._commands, []
                 await connection.send_packed_command(connection.pack_commands(commands))
         except (RedisError, OSError) as error:
-            self._lose(_reason(error))
+            self._lose(reason_of(error))
 
     async def _read(self) -> None:
         """Reads the answers."""
@@ -292,11 +194,11 @@ class RedisLink:
                 if future.done():
                     continue
                 if isinstance(answer, Exception):
-                    future.set_exception(StoreUnavailable(_reason(answer)))
+                    future.set_exception(StoreUnavailable(reason_of(answer)))
                 else:
                     future.set_result(answer)
         except (RedisError, OSError) as error:
-            self._lose(_reason(error))
+            self._lose(reason_of(error))
 
     def _ask(self, *command: Any) -> asyncio.Future[Any]:
         """Asks; answered in the order of asking."""
@@ -310,7 +212,7 @@ class RedisLink:
         return future
 
     def _run(self, script: str, keys: Sequence[str], *arguments: Any) -> asyncio.Future[Any]:
-        return self._ask("EVALSHA", _sha(script), len(keys), *keys, *arguments)
+        return self._ask("EVALSHA", sha_of(script), len(keys), *keys, *arguments)
 
     async def ping(self) -> None:
         """On both."""
@@ -333,7 +235,7 @@ class RedisLink:
                     name = "" if kind == b"pong" else what[0].decode()
                     self._confirmed(kind, name)
         except (RedisError, OSError) as error:
-            self._lose(_reason(error))
+            self._lose(reason_of(error))
 
     def _confirmed(self, kind: bytes, name: str) -> None:
         waiting = self._subscribing.get((kind, name))
@@ -383,7 +285,7 @@ class RedisLink:
                 connection.pack_command(*command), check_health=False
             )
         except (RedisError, OSError) as error:
-            self._lose(_reason(error))
+            self._lose(reason_of(error))
         for future in futures:
             await future
 
@@ -513,64 +415,3 @@ class RedisLink:
                     await self._ask("UNLINK", *keys)
                 if cursor == b"0":
                     break
-
-
-def _pool(settings: Settings) -> ConnectionPool:
-    """redis-py's; connects to nothing."""
-    ours = {
-        "protocol": 2,  # what is subscribed to comes as plain lists
-        "socket_timeout": None,  # it is the relay that waits
-        "socket_connect_timeout": STEP,
-        "decode_responses": False,
-        "client_name": "channels-lite",
-    }
-    options = {"client_name": ours["client_name"]} | dict(settings.options) | ours
-    sentinels, service = options.pop("sentinels", None), options.pop("service", None)
-    sentinel_options = options.pop("sentinel_kwargs", None)
-    url = settings.url
-    for ours_scheme, theirs in (("valkey://", "redis://"), ("valkeys://", "rediss://")):
-        if url.startswith(ours_scheme):
-            url = theirs + url[len(ours_scheme) :]
-    if not sentinels:
-        return ConnectionPool.from_url(url, **options)
-    if not service:
-        raise ValueError("sentinels need a service, the name of their master")
-    known = ConnectionPool.from_url(url, **options).connection_kwargs
-    for key in ("host", "port", "path"):
-        known.pop(key, None)
-    monitors = [(str(host), int(port)) for host, port in sentinels]
-    found = Sentinel(  # type: ignore[no-untyped-call]
-        monitors, sentinel_kwargs=sentinel_options, **known
-    )
-    return cast("ConnectionPool", found.master_for(service).connection_pool)
-
-
-def _field(info: bytes, name: str) -> str:
-    for line in info.decode(errors="replace").splitlines():
-        key, _, value = line.partition(":")
-        if key == name:
-            return value.strip()
-    return ""
-
-
-def _reason(error: Exception) -> str:
-    said = str(error) or type(error).__name__
-    cause = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return (
-                f"its TLS certificate does not verify ({cause.verify_message}): see ssl_ca_certs "
-                "in CONFIG['relay_options']"
-            )
-        cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
-    is_denied = any(word in said for word in ("WRONGPASS", "NOAUTH", "invalid username-password"))
-    if is_denied or isinstance(error, (AuthenticationError, AuthorizationError)):
-        return (
-            f"it refuses the login ({said}): see user and password in CONFIG['relay'], or "
-            "CONFIG['relay_options']"
-        )
-    if isinstance(error, InvalidResponse):
-        return f"what listens there is no Redis ({said})"
-    if isinstance(error, ResponseError) and "OOM" in said:
-        return f"its memory is full: {said}"
-    return said.partition(". ")[0]  # what it has to say about protected mode is a page
