@@ -92,7 +92,7 @@ class Arrivals:
             self._missed.by_channels(missed)
 
     def add(self, arrivals: Iterable[Arrival]) -> int:
-        """Takes in what has no order with rows and frames.  Returns how many are on their way."""
+        """Adds messages that need no order with rows and frames.  Returns how many wait."""
         with self._lock:
             self._ready.extend(arrivals)
             return len(self._ready)

@@ -1,10 +1,10 @@
-"""RELAY: what comes from other nodes, and what other processes ask of this one.
+"""RELAY: messages from other nodes, and requests from other processes.
 
-A message goes into the mailboxes of the channels it is for, on a loop that receives here if there
-is one: a waiting coroutine is then called without a detour.  Capacity is judged there, as for any
+A message goes into the mailboxes of its channels.  This happens on a receiving loop, if there is
+one, so that a waiting coroutine is called directly.  The mailbox enforces the capacity, as for any
 member of a group.
 
-Thread: the relay's loop.  No state but whether the table was asked before.
+Thread: the relay's loop.  The only state is whether the process has connected before.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ __all__ = ["Incoming"]
 
 logger = logging.getLogger(__name__)
 
-# Messages that may wait for a busy loop; then they go into the mailboxes, which have a capacity, at
-# once.
+# The number of messages that may wait for a busy loop.  Further ones go into the mailboxes, which
+# have a capacity, at once.
 MANY = 1000
-# Seconds after a flush until the table is read: whoever flushes it has done so by then.
+# Seconds after a flush until the table is read.  By then it has been flushed.
 AFTER_FLUSH = 0.5
 
 
@@ -85,43 +85,43 @@ class Incoming:
         self._presence = presence
         self._stats = stats
         self._decrypt = decrypt
-        #: Puts into the mailboxes what `arrivals` has; and the loops on which somebody receives.
+        #: Puts the messages of `arrivals` into the mailboxes; and the loops with a timer.
         self._deliver = deliver
         self._loops = loops
         self._sidecar = sidecar
-        #: Flushes this node's database; and drops what this process has in memory.
+        #: Flushes this node's database; and drops the messages in memory.
         self._flush = flush
         self._forget = forget
         self._has_connected = False
 
     def groups(self) -> set[str]:
-        """Of the roster."""
+        """See `Roster.groups`."""
         return self._roster.groups()
 
     def has_members(self, group: str) -> bool:
-        """The same."""
+        """See `Roster.has_members`."""
         return self._roster.has_members(group)
 
     async def prepare(self) -> bool:
-        """Reads the roster anew; at first there is nothing in it."""
+        """Reads the roster again, except before the first connection, when it is empty."""
         if self._has_connected:
             await self._read()
         self._has_connected = True
         return self._presence is not None and self._presence.open()
 
     async def _read(self) -> None:
-        """Others of this node may have changed it while the engine was away."""
+        """Processes of this node may have changed memberships while the engine was unavailable."""
         try:
             now = self._clock.now() or await self._generations.ask()
             find = partial(upkeep.memberships_of, token=self._token, now=now)
             self._roster.replace(await self._outgoing.read(find))
         except (StoreUnavailable, ImproperlyConfigured) as error:
-            logger.warning("the members of groups could not be read anew: %s", error)
+            logger.warning("the memberships of this process could not be read again: %s", error)
 
     # Messages
 
     def take(self, group: str, entries: list[Entry]) -> None:
-        """Puts them on their way into the mailboxes."""
+        """Delivers messages to the mailboxes."""
         now = self._clock.now() or self._clock.origin() + ticks()
         found: list[Arrival] = []
         for name, data, ttl in entries:
@@ -143,13 +143,13 @@ class Incoming:
         self._deliver()
 
     def take_job(self, channel: str, data: bytes, ttl: float) -> None:
-        """Of a plain channel."""
+        """Delivers a message of a plain channel."""
         self._jobs.take(channel, data, ttl)
 
-    # What others ask
+    # Requests of other processes
 
     async def change(self, asked: Membership) -> str:
-        """As if it were asked here."""
+        """Changes a membership as if this process had asked for it."""
         if token_of(asked.channel) != self._token:
             return f"{asked.channel} is not a channel of this process"
         try:
@@ -162,39 +162,39 @@ class Incoming:
         return ""
 
     async def flushed(self, flush: Flushed) -> None:
-        """One of the processes of each other node empties its database; all forget."""
+        """On each other node, one process flushes the database.  All drop their messages."""
         self._roster.replace(())
         try:
             if flush.node != node_of(self._token) and self._is_first(flush.id):
                 await self._flush()
         except (StoreUnavailable, ImproperlyConfigured) as error:
-            logger.error("another node has flushed, which this one could not: %s", error)
+            logger.error("another node has flushed its messages, but this one could not: %s", error)
         self._forget()
         self._read_later()
 
     def _read_later(self) -> None:
-        """Who has joined meanwhile is a member."""
+        """Keeps channels that join in the meantime."""
 
         async def read() -> None:
             await asyncio.sleep(AFTER_FLUSH)
             await self._read()
 
-        # In the place of one under way, whose flush was before; or nothing would keep it.
+        # Keeps a reference to the task.  A task of an earlier flush is no longer needed.
         self._reading = asyncio.get_running_loop().create_task(read())
 
     def _is_first(self, flush: str) -> bool:
-        """Whether no other process of this node has seen to it; the upkeep removes the mark."""
+        """Whether this process handles the flush for its node.  The upkeep removes the mark."""
         mark = self._sidecar() / f".{''.join(filter(str.isalnum, flush))[:32]}"
         try:
             os.close(os.open(mark, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         except FileExistsError:
             return False
         except OSError:
-            return True  # there is nobody else whom it could be seen by
+            return True  # no other process could see the mark either
         return True
 
     def is_neighbour(self, token: str) -> bool:
-        """By its name beside our database."""
+        """Looks for its FIFO beside this database."""
         presence = self._presence
         if presence is None or presence.fifo is None:
             return True

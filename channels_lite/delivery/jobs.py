@@ -1,9 +1,9 @@
-"""RECEIVE, from plain channels, where a relay is configured: their queues are the engine's.
+"""RECEIVE from plain channels with a relay: their queues are in the engine.
 
-What `claims` is for the table: as many jobs are asked for as coroutines wait here, and what nobody
-here waits for any more is given back.  To be given a job is to own it.
+It is the counterpart of `claims`.  It asks for as many jobs as coroutines wait, and requeues jobs
+for which no coroutine waits any more.  A delivered job belongs to this process.
 
-Thread: any; jobs come on the relay's loop.  The lock is that of `claims`.
+Thread: any; jobs arrive on the relay's loop.  The lock is that of `claims`.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ __all__ = ["Jobs"]
 
 logger = logging.getLogger(__name__)
 
-# Seconds before a job that cannot be given back now is tried again.
+# Seconds before requeuing a job is tried again.
 TRY_AGAIN = 0.1
 
 
 class Jobs(Claims):
-    """What was asked for and given back."""
+    """Asks for jobs, and requeues them."""
 
     def __init__(self, *, relay: Relay, capacities: Capacities, stats: Stats, **parts: Any) -> None:
         super().__init__(**parts)
         self._relay = relay
         self._capacities = capacities
         self._stats = stats
-        #: Jobs have no rows; below all ids of those, so that a flush voids them.
+        #: Jobs have no rows.  Their numbers are below all ids, so that a flush voids them.
         self._numbers = itertools.count(-1, -1)
-        #: Channels of which jobs were asked for.
+        #: The channels for which jobs were requested.
         self._asked: set[str] = set()
 
     def woken(self, signs: frozenset[int]) -> None:
-        """Rows of plain channels are nobody's, with a relay."""
+        """With a relay, rows of plain channels are not read."""
 
     def ask(self, channels: Iterable[str]) -> None:
         """Asks for as many jobs as coroutines wait on these channels."""
@@ -60,11 +60,11 @@ class Jobs(Claims):
             self._relay.want(channel, self._capacities.messages(channel), total)
 
     def take(self, channel: str, data: bytes, ttl: float) -> None:
-        """A job came, for so many seconds; on the relay's loop."""
+        """Takes a job with ``ttl`` seconds to live, on the relay's loop."""
         opened = self._decrypt(data) if ttl > 0 else None
         if opened is None:
             self._stats.expired += ttl <= 0
-            self.ask((channel,))  # it was nobody's job
+            self.ask((channel,))  # the coroutine still waits
             return
         now = self._clock.now() or self._clock.origin() + ticks()
         row = Claimed(next(self._numbers), data, now + ttl, now)
@@ -74,7 +74,7 @@ class Jobs(Claims):
         self.requeue()
 
     def requeue(self, done: Callable[[], object] = lambda: None) -> None:
-        """Gives back what nobody here waits for any more, and asks for no more than is wanted."""
+        """Requeues jobs that no coroutine waits for, and asks for no more than needed."""
         for channel, row in self._mailboxes.unwanted():
             ttl = row.expires_at - self._clock.now() if self._clock.now() else 0.0
             ttl = ttl or row.expires_at - row.created_at
@@ -91,13 +91,13 @@ class Jobs(Claims):
             try:
                 if await self._relay.do(put_back):
                     return
-            except InDoubt as error:  # again, it might be there twice
+            except InDoubt as error:  # a second try could duplicate the job
                 self._stats.relay_missed += 1
-                logger.warning("a job for %s may be lost, for it could not be given back: %s",
+                logger.warning("a job for %s may be lost, because it could not be requeued: %s",
                                channel, error)  # fmt: skip
                 return
             except StoreUnavailable:
-                pass  # the engine was not told
+                pass  # the engine has not received it
             await asyncio.sleep(TRY_AGAIN)
         self._stats.expired += 1
 

@@ -1,14 +1,14 @@
-"""SEND, where a relay is configured: what stays on the node, what leaves it, and what does both.
+"""SEND with a relay: whether a message stays on the node, leaves it, or both.
 
-A process-local channel's name says which node it is of.  A message to a group goes to the members
-on the node as without a relay, and is published once for all others.  Plain channels, and their
-memberships, are the engine's alone, so that workers may run anywhere.
+The name of a process-local channel contains its node.  A group message goes to the members on the
+node as without a relay, and is published once for all other nodes.  Plain channels and their
+memberships are only in the engine, so workers may run on any node.
 
-Inside ``atomic()`` what leaves the node is published after the commit, when nobody is left to be
-told of a failure: it is counted.
+Inside ``atomic()``, a message that leaves the node is published after the commit.  A failure can
+then no longer be raised, so it is counted.
 
-Thread: the sender's loop, or that of the relay where another process has asked.  The count of what
-was missed has a lock.
+Thread: the sender's loop, or the relay's loop if another process asks.  A lock guards the count of
+missed messages.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ EVERY = 60.0
 
 
 class RelayedSending(Sending):
-    """Addresses messages across nodes; what `Sending` does is done on this one."""
+    """Addresses messages across nodes.  `Sending` does the work on this node."""
 
     def __init__(
         self,
@@ -63,19 +63,19 @@ class RelayedSending(Sending):
         self._capacities = capacities
         self._serializer = serializer
         self._counting = threading.Lock()
-        #: Messages that other nodes missed since it was last said, and when that was.
+        #: Messages that other nodes missed since the last warning, and the time of that warning.
         self._missed_since = 0
         self._said_at = 0.0
 
     def _is_here(self, channel: str) -> bool:
-        """Whether a process-local channel is of this node, or of none."""
+        """Whether a process-local channel belongs to this node, or to none."""
         token = token_of(channel)
         return not token or node_of(token) == self._relay.node
 
     # Messages
 
     async def send(self, channel: str, data: bytes, expiry: float) -> bool:
-        """See `Sending.send`.  False only for a plain channel, where it is another node's."""
+        """See `Sending.send`.  Across nodes, only a plain channel returns False."""
         if "!" in channel and self._is_here(channel):
             return await super().send(channel, data, expiry)
         entry = Entry(channel, self._serializer.encrypt(data), expiry)
@@ -101,7 +101,7 @@ class RelayedSending(Sending):
         await after_commit_of(caller, self._database, publish)
 
     async def _catch_up(self) -> None:
-        """What was committed before goes first."""
+        """Lets messages of earlier transactions go first."""
         if self._relay.is_behind:
             await self._relay.call(self._relay.caught_up)
 
@@ -112,7 +112,7 @@ class RelayedSending(Sending):
             self._relay.post(Post(subject, entry, is_group=is_group, then=self._was_published))
 
     async def _publish_later(self, subject: str, entry: Entry, *, is_group: bool) -> None:
-        """Of a transaction that is committed, behind something else of it."""
+        """Publishes a message of a committed transaction, after an earlier change of it."""
         try:
             members = await self._relay.publish(subject, entry, is_group=is_group)
             if members:
@@ -135,12 +135,12 @@ class RelayedSending(Sending):
 
     async def _put_now(self, entry: Entry) -> bool:
         await self._relay.wait()
-        self._relay.require_room(entry)  # it may not have been known before
+        self._relay.require_room(entry)  # before, the limit may not have been known
         capacity = self._capacities.messages(entry.name)
         return await self._relay.do(lambda link: link.put(*entry, capacity))
 
     async def _put_later(self, entry: Entry) -> None:
-        """A job of a transaction that is committed."""
+        """Puts a job of a committed transaction."""
         try:
             is_put = await self._put_now(entry)
         except StoreUnavailable as error:
@@ -150,7 +150,7 @@ class RelayedSending(Sending):
             self._missed.by_group("(a transaction)", 1, entry.name)
 
     async def group_send(self, group: str, data: bytes, expiry: float) -> None:
-        """See `Sending.group_send`.  What other nodes miss raises nothing, but is counted."""
+        """See `Sending.group_send`.  If other nodes miss the message, it is only counted."""
         relay = self._relay
         entry = Entry(group, self._serializer.encrypt(data), expiry)
         relay.require_room(entry)
@@ -163,7 +163,7 @@ class RelayedSending(Sending):
             return
         tell_committed()
         await self._catch_up()
-        post = relay.begin(subject, entry, is_group=True)  # on its way while it is handed over here
+        post = relay.begin(subject, entry, is_group=True)  # it travels during the local send
         await super().group_send(group, data, expiry)
         try:
             members = await relay.finish(post)
@@ -175,7 +175,7 @@ class RelayedSending(Sending):
             await relay.call(self._put_each, entry, members)
 
     async def _put_each(self, entry: Entry, channels: list[str]) -> None:
-        """The message of a group, to the plain channels in it; those that are full miss it."""
+        """Puts a group message into its plain channels.  Full channels miss it."""
         puts = (self._put_now(entry._replace(name=channel)) for channel in channels)
         results = await asyncio.gather(*puts, return_exceptions=True)
         full = [each for each, is_put in zip(channels, results, strict=True) if is_put is False]
@@ -197,7 +197,7 @@ class RelayedSending(Sending):
                 self._relay.spawn(partial(self._put_each, post.entry, post.members))
 
     def _was_missed(self, what: str, error: Exception) -> None:
-        """Counts it; one warning a minute says how many."""
+        """Counts it, and warns at most once per minute."""
         self._stats.relay_missed += 1
         now = time.monotonic()
         with self._counting:
@@ -205,7 +205,7 @@ class RelayedSending(Sending):
             if self._said_at and now - self._said_at < EVERY:
                 return
             count, self._missed_since, self._said_at = self._missed_since, 0, now
-        logger.warning("%d messages were missed by other nodes, as %s: %s", count, what, error)
+        logger.warning("other nodes missed %d messages, such as %s: %s", count, what, error)
 
     # Groups
 
@@ -216,7 +216,7 @@ class RelayedSending(Sending):
         expiry: float,
         and_then: Callable[[None], None] = lambda _: None,
     ) -> None:
-        """See `Sending.join`.  When it returns, what other nodes send to the group comes."""
+        """See `Sending.join`.  When it returns, messages from other nodes to the group arrive."""
         relay = self._relay
         token = token_of(channel)
         if "!" not in channel:
@@ -233,7 +233,7 @@ class RelayedSending(Sending):
     async def _join_own(self, group: str, channel: str, expiry: float) -> None:
         relay, roster = self._relay, self._roster
         if not relay.is_subscribed(group, enters=True):
-            with suppress(StoreUnavailable):  # it is subscribed to when the engine is back
+            with suppress(StoreUnavailable):  # `Relay` subscribes when the engine is back
                 await relay.call(relay.enter, group)
         is_callers = transaction_of_caller(self._database) is not None
         now = self._clock.now() or await self._generations.ask()
@@ -268,12 +268,12 @@ class RelayedSending(Sending):
             self._relay.left(group)
 
     async def _tell_neighbour(self, asked: Membership, token: str) -> None:
-        """The table has it already; a process that is not told reads it there later."""
+        """Tells a process of this node.  If that fails, the process reads it in the table later."""
         with suppress(StoreUnavailable):
             await self._elsewhere(partial(self._relay.ask, asked, token))
 
     async def _elsewhere(self, change: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Changes a membership that the engine or another process keeps; after a commit of ours."""
+        """Changes a membership in the engine or another process, after the caller's commit."""
         caller = transaction_of_caller(self._database)
         if caller is None:
             await self._catch_up()
@@ -289,7 +289,7 @@ class RelayedSending(Sending):
         await after_commit_of(caller, self._database, partial(self._relay.later, after_commit))
 
     async def members(self, group: str) -> list[str]:
-        """See `Sending.members`: those on this node, and plain channels."""
+        """See `Sending.members`: the members on this node, and plain channels."""
         relay = self._relay
         plain = await relay.call(relay.do, lambda link: link.members(group))
         here = [channel for channel in await super().members(group) if "!" in channel]

@@ -1,9 +1,9 @@
-"""RELAY: which groups have members in this process, so that it hears what other nodes send them.
+"""RELAY: the groups that have members in this process, to which other nodes send messages.
 
-The table is what counts on the node; this is the same, as far as this process's own channels are
-concerned, for who is told of a message by the engine must not have to ask the database.
+On the node, the table decides.  This is a copy of the part about this process's own channels, so
+that a message from the engine needs no query.
 
-Thread: any.  One lock guards it all.
+Thread: any.  One lock guards all state.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ __all__ = ["Roster"]
 
 
 class Roster:
-    """The members by group, each with the time at which its membership ends."""
+    """The members of each group, with the times at which their memberships end."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._members: dict[str, dict[str, float]] = {}
 
     def add(self, group: str, channel: str, until: float) -> None:
-        """A channel of this process is a member."""
+        """Adds a channel of this process."""
         with self._lock:
             self._members.setdefault(group, {})[channel] = until
 
     def discard(self, group: str, channel: str) -> None:
-        """It is none any more."""
+        """Removes it."""
         with self._lock:
             members = self._members.get(group, {})
             members.pop(channel, None)
@@ -35,7 +35,7 @@ class Roster:
                 self._members.pop(group, None)
 
     def channels(self, group: str, now: float) -> list[str]:
-        """The members that a message to the group is for."""
+        """The members of ``group``."""
         with self._lock:
             members = self._members.get(group)
             if not members:
@@ -43,16 +43,16 @@ class Roster:
             return [channel for channel, until in members.items() if until > now]
 
     def groups(self) -> set[str]:
-        """Those that have members here."""
+        """The groups that have members here."""
         with self._lock:
             return set(self._members)
 
     def has_members(self, group: str) -> bool:
-        """Whether it is one of them."""
+        """Whether ``group`` has members here."""
         return group in self._members
 
     def forget_expired(self, now: float) -> None:
-        """Drops the memberships that have ended."""
+        """Removes memberships that have ended."""
         with self._lock:
             for group, members in list(self._members.items()):
                 live = {channel: until for channel, until in members.items() if until > now}
@@ -62,7 +62,7 @@ class Roster:
                     del self._members[group]
 
     def replace(self, memberships: Iterable[tuple[str, str, float]]) -> None:
-        """The table has these."""
+        """Replaces all memberships by those from the table."""
         members: dict[str, dict[str, float]] = {}
         for group, channel, until in memberships:
             members.setdefault(group, {})[channel] = until

@@ -122,7 +122,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     @property
     def relay_report(self) -> RelayReport | None:
-        """How the connection to the relay's engine is; None where no relay is configured."""
+        """The state of the connection to the relay's engine; None if there is no relay."""
         return self._engine.relay_report()
 
     @property

@@ -32,7 +32,7 @@ class Engine(Parts):
             attach_django(connection)
 
     async def get_ready(self) -> None:
-        """Before the name of a channel of this process gets about."""
+        """Called before a channel of this process gets its name."""
 
     async def flush(self) -> None:
         """See `base.BaseSQLiteChannelLayer.flush`; the same applies to the methods below."""

@@ -1,9 +1,9 @@
-"""A layer's life in a process where a relay is configured.
+"""A layer's life in a process with a relay.
 
-The parts are others: `delivery.relayed` sends, `delivery.jobs` is where plain channels come from,
-and `delivery.incoming` is told what comes from elsewhere.  They are made at the first use and not
-with the layer, for a token begins with the name of the node, which is a file beside the database;
-``manage.py check``, which makes each layer, writes none.
+Three parts differ: `delivery.relayed` sends, `delivery.jobs` receives from plain channels, and
+`delivery.incoming` receives from other nodes.  The parts are made at the first use, and not with
+the layer: a token starts with the name of the node, which is a file beside the database, and
+``manage.py check``, which makes each layer, must write no file.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ logger = logging.getLogger(__name__)
 
 
 class RelayedEngine(Engine):
-    """The parts, made at first use, and the relay that they share."""
+    """Makes the parts at first use, and owns the relay that they share."""
 
     def __init__(self, *, layer: str, config: Config, **what: Any) -> None:
         self._starting = threading.RLock()
         self._is_started = False
-        #: The thread that makes the parts, and asks for those that are not made yet.
+        #: The thread that makes the parts, and must not wait for itself.
         self._starting_thread = 0
         self._relay_settings = settings_of(
             layer, config.relay or "", config.relay_options, config.expiry, config.group_expiry
@@ -57,7 +57,7 @@ class RelayedEngine(Engine):
     # The parts
 
     def __getattr__(self, name: str) -> Any:
-        """Asked for what is not there: the first use of a part."""
+        """Makes the parts when the first one is used."""
         own = threading.get_ident()
         if name.startswith("_") or self._is_started or self._starting_thread == own:
             raise AttributeError(name)
@@ -72,7 +72,7 @@ class RelayedEngine(Engine):
         return getattr(self, name)
 
     def _start(self) -> None:
-        """At construction it is too early; in a forked child it is time."""
+        """Does nothing at construction.  In a forked child, makes the parts again."""
         if self._is_started:
             self._start_now()
 
@@ -82,7 +82,7 @@ class RelayedEngine(Engine):
             self.node = name_of(path)
         except OSError as error:
             raise ImproperlyConfigured(
-                f"the name of this node cannot be made beside {path}, which a relay needs: {error}"
+                f"a relay needs a file beside {path}, which cannot be created: {error}"
             ) from error
         self.roster = Roster()
         super()._start()
@@ -139,7 +139,7 @@ class RelayedEngine(Engine):
         self.mark()
 
     def relay_report(self) -> RelayReport:
-        """For those who watch; the round trip by steps, so that it is not news each second."""
+        """The figures for operators.  The round trip is rounded, so that it changes less often."""
         relay, stats = self.relay, self.stats
         self.roster.forget_expired(self.clock.now())
         return RelayReport(
@@ -155,17 +155,17 @@ class RelayedEngine(Engine):
     # Its life
 
     async def get_ready(self) -> None:
-        """Connects, and waits for it a moment, so that what is sent to the new channel comes."""
+        """Waits a moment for the connection, so that messages to the new channel arrive."""
         if not self.relay.is_up:
             await self.relay.call(self.relay.wait)
 
     def arm(self, channel: str, loop: asyncio.AbstractEventLoop, *, is_new_name: bool) -> None:
-        """A coroutine begins to wait; what other nodes send it is to come."""
+        """A coroutine begins to wait, also for messages from other nodes."""
         self.relay.start()
         super().arm(channel, loop, is_new_name=is_new_name)
 
     async def flush(self) -> None:
-        """This node's database, the engine's queues, and every other node is told."""
+        """Flushes this node's database and the engine's queues, and tells all other nodes."""
         await super().flush()
         caller = transaction_of_caller(self.config.database)
         if caller is None:
@@ -178,29 +178,29 @@ class RelayedEngine(Engine):
         try:
             await self.relay.flush()
         except StoreUnavailable as error:
-            logger.error("other nodes were not told of a flush that is committed: %s", error)
+            logger.error("a flush is committed, but other nodes were not told: %s", error)
 
     def flushed(self, path: Path, mark: FlushMark) -> None:
-        """The database at ``path`` was flushed, in this process."""
+        """This process has flushed the database at ``path``."""
         if self._is_started:
             super().flushed(path, mark)
             if self.source.path == path:
                 self.roster.replace(())
 
     async def close_in_order(self) -> None:
-        """Returns when all is given back, the connection too."""
+        """Returns when claims are requeued and the connection is closed."""
         await super().close_in_order()
         if not is_ending():
             await asyncio.to_thread(self.relay.wait_for_end)
 
     def close(self, done: Callable[[], object] = lambda: None) -> None:
-        """Gives back what was claimed, and ends the connection, unless somebody still waits."""
+        """Requeues claims, and closes the connection unless a coroutine still waits."""
         super().close(done)
         if not self.mailboxes.loops():
             self.relay.stop()
 
     def leave(self) -> None:
-        """At exit: what was sent has to go out."""
+        """At exit, lets sent messages go out."""
         if not self._is_started:
             self.store.close()
             return
@@ -208,7 +208,7 @@ class RelayedEngine(Engine):
         self.relay.stop(1.5 * DEADLINE)
 
     def drop(self) -> None:
-        """Nobody uses the layer any more."""
+        """The layer is no longer used."""
         if not self._is_started:
             self.store.drop()
             return
@@ -217,11 +217,11 @@ class RelayedEngine(Engine):
 
     @property
     def loops(self) -> Iterable[asyncio.AbstractEventLoop]:
-        """Those on which somebody has received."""
+        """The loops on which a coroutine has received."""
         return self.waiter.loops if self._is_started else ()
 
     def after_fork(self) -> None:
-        """In a forked child: the connection is the parent's."""
+        """In a forked child, abandons the parent's connection."""
         if not self._is_started:
             self.store.abandon()
             return

@@ -91,7 +91,7 @@ def _wake(layer: BaseSQLiteChannelLayer) -> Iterator[Finding]:
 
 def _relay(layer: BaseSQLiteChannelLayer) -> Finding:
     tried = async_to_sync(try_out)(layer.config)
-    node = known_name(Source(layer.database).path) or "without a name yet"
+    node = known_name(Source(layer.database).path) or "no name yet"
     said = f"node {node}, by {tried.engine or 'nothing'} at {tried.url}"
     if tried.engine:
         said += f", {1000 * tried.seconds:.2f} ms there and back"
@@ -152,7 +152,7 @@ async def _kinds(running: Trial, layer: BaseSQLiteChannelLayer) -> AsyncIterator
         ("by Event.objects.create()", running.plain, create),
     ):
         if send is create and layer.config.relay is not None:
-            continue  # a row of a plain channel is nobody's
+            continue  # no process reads a row of a plain channel
         count = POLLED_COUNT if running.layer.polling_reason else COUNT
         seconds = await running.latency(channel, count, send)
         yield Finding("self-test", f"{1000 * seconds:.2f} ms to another process, {kind}")

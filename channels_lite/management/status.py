@@ -74,7 +74,7 @@ def draw(alias: str, taken: Snapshot, before: Snapshot | None = None) -> Rendera
         f"{_bytes(taken.log_size)}",
     )
     if taken.relay:
-        totals.add_row("node", f"{taken.node or 'without a name yet'}, relay {taken.relay}")
+        totals.add_row("node", f"{taken.node or 'no name yet'}, relay {taken.relay}")
     channels = _table("channel", "wait", "oldest", *(("come", "go") if before else ()))
     waited = {channel.name: channel.waiting for channel in before.channels} if before else {}
     for channel in taken.channels:
@@ -97,7 +97,7 @@ def draw(alias: str, taken: Snapshot, before: Snapshot | None = None) -> Rendera
 
 
 def _relays(taken: Snapshot) -> Table:
-    """What each process has said of its connection to the engine."""
+    """Each process's report of its connection to the engine."""
     relays = _table("relay of", "engine", "round trip", "groups", "sent", "received", "missed")
     relays.add_column("away", overflow="fold")
     for process in taken.processes:

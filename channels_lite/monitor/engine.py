@@ -1,6 +1,6 @@
-"""A look at the engine of a relay, by a connection of its own: for the checks and the doctor.
+"""Tries the engine of a relay with a separate connection, for the checks and the doctor.
 
-Nothing is sent, and nothing is left beside the database.
+It sends no message, and leaves no file beside the database.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ TIMEOUT = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """What came of it."""
+    """The result."""
 
-    #: The URL, without a password; the engine's name and version, "" if it is away.
+    #: The URL without the password; the engine's name and version, or "" if it is unavailable.
     url: str
     engine: str
-    #: Seconds of a round trip.
+    #: Seconds of one round trip.
     seconds: float
-    #: What is wrong, with the mend; "": nothing.
+    #: What is wrong and how to fix it; "" if nothing is.
     fault: str
 
 
 class _Nobody:
-    """Hears nothing, for nothing is subscribed to."""
+    """Receives nothing, because nothing is subscribed to."""
 
     def came(self, subject: str, payload: bytes, reply: str) -> None:
-        """Never."""
+        """Never called."""
 
     def job_came(self, channel: str, data: bytes, ttl: float) -> None:
-        """Never."""
+        """Never called."""
 
 
 async def try_out(config: Config) -> Tried:
-    """Connects, asks once, and ends it.  Raises ``ImproperlyConfigured``."""
+    """Connects, makes one round trip, and closes.  Raises ``ImproperlyConfigured``."""
     settings = settings_of(
         "the layer", config.relay or "", config.relay_options, config.expiry, config.group_expiry
     ).of("0" * 32)

@@ -83,7 +83,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Relay:
-    """What a process says of its connection to the engine: see `wake.fifo.RelayReport`."""
+    """A process's report of its connection to the engine: see `wake.fifo.RelayReport`."""
 
     engine: str
     reason: str
@@ -111,7 +111,7 @@ class Process:
     full: int
     #: Seconds since it reported these figures; None: it has reported none.
     age: float | None
-    #: Its connection to the engine, where there is a relay and it has said so.
+    #: Its connection to the engine, if it has reported one.
     relay: Relay | None = None
 
 
@@ -141,7 +141,7 @@ class Snapshot:
     log_size: int
     free: int
     journal_mode: str
-    #: The name of this node, and the relay's URL; "": there is none.
+    #: The name of this node, and the relay's URL; "" if there is none.
     node: str = ""
     relay: str = ""
 

@@ -1,12 +1,12 @@
-"""RELAY: the same layer across machines, by an engine that exists: NATS or Redis.
+"""RELAY: the same layer across machines, through an existing engine: NATS or Redis.
 
-A *node* is the processes that share a database file; a process's token begins with its node's name
-(`node`).  What stays on the node never comes here.  What leaves it is put on `wire`, and given to
-the `connection` that each layer has to the engine, on the one `thread` of the process that is for
-this; it sees to it that there is a `Link`, with all subscriptions, or says why there is none.
+A *node* is the set of processes that share a database file.  A process's token starts with its
+node's name (`node`).  Messages that stay on the node do not come here.  Other messages are encoded
+by `wire`, and go to the `connection` of their layer, which runs on one `thread` of the process.  It
+keeps a `Link` with all subscriptions open, or knows why there is none.
 
-A link is what knows an engine, ``nats`` or ``redis``; the URL's scheme chooses.  Nothing else
-knows which engine it is.  Imports nothing of `store`, `wake` and what is above.
+Only a link knows its engine, ``nats`` or ``redis``; the URL's scheme selects it.  Imports neither
+`store` nor `wake`, nor the packages above them.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from channels_lite.errors import StoreUnavailable
 
 __all__ = ["DEADLINE", "InDoubt", "Link", "Listener", "Settings", "link_class", "settings_of"]
 
-#: Seconds after which an engine that says nothing counts as away.
+#: Seconds without an answer after which an engine counts as unavailable.
 DEADLINE = 1.0
 
-#: By scheme: module, class, the package it needs, and the extra that brings it.
+#: For each scheme: module, class, the package it needs, and the extra that installs it.
 ADAPTERS = {
     **dict.fromkeys(("nats", "tls"), ("nats", "NatsLink", "nats-py", "nats")),
     **dict.fromkeys(
@@ -37,90 +37,90 @@ ADAPTERS = {
 
 
 class InDoubt(StoreUnavailable):
-    """The engine was told, and has not answered; whether it has done it nobody knows."""
+    """The engine has not answered a request, so it is unknown whether it was done."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a link is made with."""
+    """The settings of a link."""
 
-    #: As CONFIG has it, and what goes to the engine's client as it is.
+    #: As in CONFIG; the options go to the engine's client unchanged.
     url: str
     options: Mapping[str, Any]
-    #: What all names in the engine begin with, so that projects may share one.
+    #: The start of all names in the engine, so that projects can share it.
     prefix: str
-    #: Copies of what the engine keeps, where it can keep several; None: as it sees fit.
+    #: The number of copies that the engine keeps, if it can; None: the default.
     replicas: int | None
-    #: Seconds, the layer's.
+    #: In seconds, as in the layer.
     expiry: float
     group_expiry: float
     token: str = ""
 
     def of(self, token: str) -> Settings:
-        """The same for the process with this token."""
+        """The same settings for the process with this token."""
         return replace(self, token=token)
 
     @property
     def shown(self) -> str:
-        """The URL, without what is secret in it."""
+        """The URL without secrets."""
         return re.sub(r"(?<=//)[^/]*@|(?<=,)[^/,]*@", "", self.url)
 
 
 class Listener(Protocol):
-    """Who is told what comes, on the relay's loop.  Raises nothing."""
+    """Receives messages, on the relay's loop.  Raises nothing."""
 
     def came(self, subject: str, payload: bytes, reply: str) -> None:
-        """A publish, or an `Link.ask` that wants an answer at ``reply``."""
+        """A publish, or a `Link.ask` that expects an answer at ``reply``."""
 
     def job_came(self, channel: str, data: bytes, ttl: float) -> None:
-        """One of those that were `Link.want`-ed; it is ours alone, and for so many seconds."""
+        """A requested job, with ``ttl`` seconds to live.  No other process gets it."""
 
 
 class Link(Protocol):
-    """One connection to an engine, from `open` until it is lost; then another one is made.
+    """One connection to an engine, from `open` until it is lost.
 
-    On the relay's loop only.  All that waits for the engine raises ``StoreUnavailable`` when the
-    link is lost; how long is waited is the caller's business.
+    It runs on the relay's loop.  When the link is lost, all methods that wait for the engine raise
+    ``StoreUnavailable``.  The caller sets the timeout.
     """
 
-    #: Set when the connection is gone, with the reason.
+    #: Set when the connection is lost, with the reason.
     lost: asyncio.Future[str]
-    #: Bytes of one publish at most.
+    #: The maximum number of bytes of one publish.
     max_payload: int
     #: The engine's name and version.
     engine: str
-    #: What it cannot do, and the mend; "" if there is nothing.
+    #: What it lacks, and how to fix it; "" if it lacks nothing.
     lack: str
 
     @classmethod
     def check(cls, settings: Settings) -> None:
-        """Connects to nothing.  Raises ``ImproperlyConfigured``."""
+        """Checks settings without connecting.  Raises ``ImproperlyConfigured``."""
 
     def __init__(self, settings: Settings, listener: Listener) -> None:
-        """On the relay's loop.  Connects to nothing."""
+        """Does not connect."""
 
     async def open(self, subjects: Iterable[str]) -> None:
-        """Connects, and subscribes to these; the engine has confirmed it when this returns.
+        """Connects and subscribes.  When it returns, the engine has confirmed both.
 
-        Raises ``StoreUnavailable``, with the mend.
+        Raises ``StoreUnavailable``, which says how to fix it.
         """
 
     def publish(
         self, parcels: Sequence[tuple[str, bytes]], groups: Sequence[str]
     ) -> asyncio.Future[dict[str, list[str]]]:
-        """Publishes to subjects, in this order; done when the engine has them.
+        """Publishes to subjects, in this order.  Done when the engine has all of them.
 
-        With the plain channels that are in each of ``groups``, if there are any.
+        The result is the plain channels in each of ``groups``, if there are any.
         """
 
     async def ask(self, subject: str, payload: bytes) -> bytes | None:
-        """The answer of the one who subscribes to ``subject``; None: nobody does."""
+        """The answer of the process that subscribes to ``subject``; None if there is none."""
 
     async def answer(self, reply: str, payload: bytes) -> None:
-        """To who has asked."""
+        """Answers an `ask`."""
 
     async def subscribe(self, subject: str) -> None:
-        """The engine has confirmed it when this returns."""
+        """When it returns, the engine has confirmed it."""
 
     async def unsubscribe(self, subject: str) -> None:
         """The reverse."""
@@ -129,19 +129,19 @@ class Link(Protocol):
         """Puts a job into a plain channel's queue.  False: it is full."""
 
     async def want(self, channel: str, capacity: int | None, total: int) -> None:
-        """So many jobs of a plain channel may come now, with those that were asked for before."""
+        """Requests jobs, so that ``total`` are requested, including earlier requests."""
 
     async def put_back(self, channel: str, data: bytes, ttl: float, capacity: int | None) -> bool:
-        """A job that came and nobody here wants any more.  False: there is no room now."""
+        """Requeues a job that no coroutine waits for.  False: there is no room now."""
 
     async def join(self, group: str, channel: str, expiry: float) -> None:
-        """A plain channel is a member for so many seconds."""
+        """Makes a plain channel a member for ``expiry`` seconds."""
 
     async def leave(self, group: str, channel: str) -> None:
-        """It is none any more."""
+        """Ends the membership."""
 
     async def members(self, group: str) -> list[str]:
-        """The plain channels that are."""
+        """The plain channels in the group."""
 
     async def clear(self) -> None:
         """Deletes all jobs, and the memberships of all plain channels."""
@@ -150,16 +150,16 @@ class Link(Protocol):
         """Returns when the engine has answered."""
 
     async def close(self) -> None:
-        """Ends it; what was published before is on its way."""
+        """Closes the connection.  Earlier publishes are not revoked."""
 
     def abandon(self) -> None:
-        """In a forked child: lets go of the parent's sockets, and says nothing to the engine."""
+        """In a forked child, abandons the parent's sockets, without a word to the engine."""
 
 
 def settings_of(
     layer: str, url: str, options: Mapping[str, Any] | None, expiry: float, group_expiry: float
 ) -> Settings:
-    """Checks what CONFIG says.  Raises ``ImproperlyConfigured`` with the mend."""
+    """Checks CONFIG.  Raises ``ImproperlyConfigured``, which says how to fix it."""
     options = dict(options or {})
     prefix, replicas = options.pop("prefix", "channels_lite"), options.pop("replicas", None)
     if not isinstance(prefix, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,50}", prefix):
@@ -181,7 +181,7 @@ def settings_of(
 
 
 def link_class(layer: str, settings: Settings) -> type[Link]:
-    """The adapter for the URL.  Raises ``ImproperlyConfigured`` if its package is not there."""
+    """The adapter for the URL.  Raises ``ImproperlyConfigured`` if its package is missing."""
     module, name, package, extra = ADAPTERS[settings.url.partition("://")[0]]
     try:
         found: type[Link] = getattr(import_module(f"channels_lite.relay.{module}"), name)

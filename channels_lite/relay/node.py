@@ -1,13 +1,13 @@
 """The name of a node, beside its database: ``x.sqlite3-node``.
 
-Facts: tokens begin with it, and what comes from a node of the same name is taken for an echo; so
-two nodes of one name do not hear each other.  A database is copied from machine to machine, with
-what lies beside it or without.
-So: a random name, and with it the number of the very file that it is in.  A copy of the file has
-another number, and gets a name of its own.  A machine that was cloned whole has the same number; it
-is found out by its processes, which are not among those that lie beside our database.
+Facts: tokens start with it, and a message from a node of the same name counts as an echo.  So two
+nodes with one name do not receive each other's messages.  Databases are copied between machines,
+with or without the files beside them.
+So: a random name, with the inode number of the file that contains it.  A copy of the file has
+another number, so its node gets a new name.  A machine that was cloned whole has the same number.
+Its processes are noticed because they have no FIFO beside this database.
 
-Thread: any; processes that make it at the same moment wait for each other.
+Thread: any; processes that create it at the same moment wait for each other.
 """
 
 from __future__ import annotations
@@ -27,43 +27,43 @@ __all__ = [
     "token_in",
 ]
 
-#: Characters of a node's name, which a token begins with.
+#: Characters of a node's name, with which a token starts.
 NODE_LENGTH = 10
-# Of the file; what is longer is none of ours.
+# The maximum size of the file.
 _SIZE = 100
-# Tries of one who makes it while others do.
+# Tries to create it while other processes do.
 _TRIES = 100
 
 
 def random_node() -> str:
-    """A name that nobody has."""
+    """A new, unique name."""
     return secrets.token_hex(NODE_LENGTH // 2)
 
 
 def token_in(node: str) -> str:
-    """A new token for a process of this node, as long as any other."""
+    """A new token for a process of this node, of the usual length."""
     return node + secrets.token_hex(16 - NODE_LENGTH // 2)
 
 
 def node_of(token: str) -> str:
-    """The node that a token is of."""
+    """The node of a token."""
     return token[:NODE_LENGTH]
 
 
 def node_file(database: Path) -> Path:
-    """Where the name of the node lies."""
+    """The file with the name of the node."""
     return database.with_name(f"{database.name}-node")
 
 
 def known_name(database: Path) -> str:
-    """The same; "" if there is none."""
+    """The name of the node whose database this is; "" if there is none."""
     return _read(node_file(database))
 
 
 def name_of(database: Path) -> str:
-    """The name of the node whose database this is; made if there is none.
+    """The name of the node whose database this is; creates it if there is none.
 
-    Raises ``OSError`` where it cannot be.
+    Raises ``OSError`` if it cannot.
     """
     path = node_file(database)
     for _ in range(_TRIES):
@@ -71,11 +71,11 @@ def name_of(database: Path) -> str:
         if name:
             return name
         _make(path)
-    raise OSError(f"{path} is changed by others all the time")
+    raise OSError(f"{path} is constantly changed by other processes")
 
 
 def _read(path: Path) -> str:
-    """The name in it; "": there is none, or it is that of the file that this is a copy of."""
+    """The name in the file; "" if there is none, or if the file is a copy."""
     with suppress(FileNotFoundError):
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
@@ -88,7 +88,7 @@ def _read(path: Path) -> str:
 
 
 def _make(path: Path) -> None:
-    """Puts a new one there, unless another process is quicker."""
+    """Creates the file, unless another process was faster."""
     making = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     fd = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
@@ -102,7 +102,7 @@ def _make(path: Path) -> None:
 
 
 class _locked:  # noqa: N801 - a context manager, used as a function
-    """One process at a time in this directory, where the system knows how."""
+    """A lock on the directory, on systems that have one."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

@@ -1,7 +1,7 @@
-"""What is to be published, put together: what goes to one subject at the same time is one parcel.
+"""Batches messages for publishing: those to one subject at the same time are one parcel.
 
-One sender's messages to one channel stay in order.  A channel is of one process, but may be in any
-group; so what goes to processes may change places among itself, and a group's parcel is a border.
+One sender's messages to one channel stay in order.  A channel belongs to one process, but may be in
+any group.  So posts to different processes may be reordered, and a group post is a barrier.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from channels_lite.relay.wire import OVERHEAD, Entry, Messages, encode
 
 __all__ = ["Parcel", "Post", "pack"]
 
-#: Bytes of a parcel of several messages, far below what any engine refuses.
+#: Bytes of a parcel of several messages, far below the limit of any engine.
 ENOUGH = 256 * 1024
 
 
 class Post:
-    """One message on its way out, and who waits for it."""
+    """One outgoing message, and its sender's future."""
 
     __slots__ = ("entry", "error", "future", "is_done", "loop", "members", "subject", "then")
 
@@ -33,18 +33,18 @@ class Post:
     ) -> None:
         self.subject = subject
         self.entry = entry
-        #: Of the sender, who waits for it on its own loop.
+        #: The sender waits for it on its own loop.
         self.future = future
-        #: Called on the relay's loop, where nobody waits.
+        #: If no sender waits, called on the relay's loop.
         self.then = then
         self.is_done = False
         self.error: Exception | None = None
-        #: The plain channels in the group; None: it goes to a process.
+        #: The plain channels in the group; None if the message goes to a process.
         self.members: list[str] | None = [] if is_group else None
 
 
 class Parcel:
-    """The posts to one subject that go in one publish."""
+    """The posts of one publish, all to one subject."""
 
     __slots__ = ("posts", "size", "subject")
 
@@ -54,17 +54,17 @@ class Parcel:
         self.size = OVERHEAD
 
     def payload(self, node: str) -> bytes:
-        """As it is published."""
+        """The bytes to publish."""
         return encode(Messages(node, [post.entry for post in self.posts]))
 
 
 def size_of(post: Post) -> int:
-    """Bytes that it takes in a parcel, at most."""
+    """The maximum number of bytes that a post takes in a parcel."""
     return len(post.entry.name) + len(post.entry.data) + OVERHEAD
 
 
 def pack(posts: Iterable[Post]) -> Sequence[Parcel]:
-    """The parcels for these, in the order in which they have to be published."""
+    """The parcels of these posts, in the order of publishing."""
     parcels: list[Parcel] = []
     open_ones: dict[str, Parcel] = {}
     is_of_groups = False

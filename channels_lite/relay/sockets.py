@@ -1,4 +1,4 @@
-"""A socket that is the parent's, in a forked child."""
+"""The parent's sockets in a forked child."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["let_go"]
 
 
 def let_go(writer: asyncio.StreamWriter | None) -> None:
-    """Leaves its number taken and its connection the parent's alone.
+    """Replaces the socket by the null device, so that only the parent has the connection.
 
-    Closed by its objects later on, it would be another file's number; open, the engine would not
-    notice that the parent has died.
+    If it stayed open, the engine would not notice that the parent has died.  If it were closed now,
+    its objects would later close another file with the same number.
     """
     sock = None if writer is None else writer.get_extra_info("socket")
     if sock is None or sock.fileno() < 0:

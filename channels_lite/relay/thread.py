@@ -1,10 +1,10 @@
-"""The thread of a process's relays, with a loop of its own.
+"""The thread of a process's relays, with its own event loop.
 
-Loops of the application come and go by the thousand under ``async_to_sync``, and a connection is of
-one loop; so relays have one that stays.  It is started at first use, ends with the process, and a
-forked child begins another one.
+The application's loops start and end with each ``async_to_sync``, but a connection belongs to one
+loop.  So relays have a loop that stays.  It starts at the first use and ends with the process.  A
+forked child starts its own.
 
-Thread: any.  One lock: it is started once.
+Thread: any.  One lock: it starts once.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ __all__ = ["relay_loop"]
 
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
-# Of a parent process, kept for ever: to collect one would close what the parent still uses.
+# Loops of a parent process, kept forever: collecting one would close the parent's descriptors.
 _abandoned: list[Any] = []
 
 
 def relay_loop() -> asyncio.AbstractEventLoop:
-    """The loop, which runs.  Raises ``RuntimeError`` where no thread can be started any more."""
+    """The running loop.  Raises ``RuntimeError`` if no thread can be started."""
     global _loop  # noqa: PLW0603 - one a process
     if _loop is None:
         with _lock:

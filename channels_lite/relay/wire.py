@@ -1,7 +1,7 @@
-"""What processes tell each other through an engine, as bytes: MessagePack, by msgspec.
+"""The envelopes that processes exchange through an engine: MessagePack, by msgspec.
 
-The data of messages is in it as it left the layer, encrypted if the layer encrypts.  Times are
-seconds that are left, for no two nodes agree about the time of day.
+They contain the data of messages as the layer has encoded and perhaps encrypted it.  Times are
+remaining seconds, because the clocks of nodes differ.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 
 
 class Entry(NamedTuple):
-    """One message: its channel or group, its data, and the seconds it has to live."""
+    """One message: its channel or group, its data, and its remaining seconds."""
 
     name: str
     data: bytes
@@ -40,14 +40,14 @@ class Entry(NamedTuple):
 
 
 class Messages(msgspec.Struct, array_like=True, tag=0):
-    """To channels of one process, or to one group; the oldest first."""
+    """Messages to channels of one process, or to one group, oldest first."""
 
     node: str
     entries: list[Entry]
 
 
 class Membership(msgspec.Struct, array_like=True, tag=1):
-    """Asks a process to let a channel of its into a group, or with ``expiry`` 0 out of it."""
+    """Asks a process to add one of its channels to a group, or, with ``expiry`` 0, remove it."""
 
     node: str
     group: str
@@ -56,13 +56,13 @@ class Membership(msgspec.Struct, array_like=True, tag=1):
 
 
 class Answer(msgspec.Struct, array_like=True, tag=2):
-    """To that: it is done, or why not."""
+    """The answer to `Membership`: "", or why it failed."""
 
     error: str = ""
 
 
 class Flushed(msgspec.Struct, array_like=True, tag=3):
-    """What was sent before is void; ``id`` names the flush, ``token`` the process that asks."""
+    """Voids earlier messages.  ``id`` is that of the flush, ``token`` that of its process."""
 
     node: str
     id: str
@@ -70,7 +70,7 @@ class Flushed(msgspec.Struct, array_like=True, tag=3):
 
 
 class Heard(msgspec.Struct, array_like=True, tag=6):
-    """To that: a process has heard it, and has done it or not yet."""
+    """The answer to `Flushed`: a process has received it, and perhaps done it."""
 
     id: str
     token: str
@@ -78,22 +78,22 @@ class Heard(msgspec.Struct, array_like=True, tag=6):
 
 
 class Hello(msgspec.Struct, array_like=True, tag=4):
-    """A process of this node is there."""
+    """A process of this node has connected."""
 
     node: str
     token: str
 
 
 class Copied(msgspec.Struct, array_like=True, tag=5):
-    """To who has said that: there is another node of this name."""
+    """The answer to `Hello`: there is another node of this name."""
 
     node: str
 
 
 class Ask(msgspec.Struct, array_like=True):
-    """Any of these that wants an answer, or is one, where the engine has no way for it."""
+    """A request or its answer, for an engine that has no requests."""
 
-    #: What it begins with, which is the beginning of none of the others.
+    #: Its first byte, with which no other envelope starts.
     MARK: ClassVar[bytes] = b"?"
 
     token: str
@@ -106,16 +106,16 @@ Message = Messages | Membership | Answer | Flushed | Heard | Hello | Copied
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Message)
 
-#: What `encode` adds to an entry at most, and to a parcel.
+#: The maximum number of bytes that `encode` adds to an entry, and to a parcel.
 OVERHEAD = 32
 
 
 class Unreadable(ValueError):
-    """It is of another version, or somebody else has put it there."""
+    """An envelope of another version, or garbage."""
 
 
 def encode(message: Message) -> bytes:
-    """What `decode` takes."""
+    """Encodes for `decode`."""
     return _encoder.encode(message)
 
 
@@ -132,7 +132,7 @@ _ask_decoder = msgspec.msgpack.Decoder(Ask)
 
 
 def encode_ask(ask: Ask) -> bytes:
-    """What `decode_ask` takes."""
+    """Encodes for `decode_ask`."""
     return _encoder.encode(ask)
 
 
@@ -145,35 +145,35 @@ def decode_ask(payload: bytes) -> Ask:
 
 
 class Subjects:
-    """Names of what is published to; a dot between parts, and none within one."""
+    """Names of subjects.  Dots separate parts, and parts contain none."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
 
     def process(self, token: str) -> str:
-        """Its channels."""
+        """The subject of a process."""
         return f"{self._prefix}.t.{token}"
 
     def group(self, group: str) -> str:
-        """Processes that have members in it."""
+        """The subject of processes that have members in a group."""
         return f"{self._prefix}.g.{escape(group)}"
 
     def node(self, node: str) -> str:
-        """Processes of one node."""
+        """The subject of the processes of one node."""
         return f"{self._prefix}.n.{node}"
 
     def everybody(self) -> str:
-        """All processes."""
+        """The subject of all processes."""
         return f"{self._prefix}.all"
 
     def group_of(self, subject: str) -> str:
-        """The group whose subject it is, "" for any other."""
+        """The group of a subject; "" if it is not that of a group."""
         start = f"{self._prefix}.g."
         return unescape(subject[len(start) :]) if subject.startswith(start) else ""
 
 
 def escape(name: str) -> str:
-    """A name of Channels as one part of a subject: it has dots, and no "="."""
+    """A name as one part of a subject.  Names may contain dots, but no "="."""
     return name.replace(".", "=")
 
 

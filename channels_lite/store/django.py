@@ -274,7 +274,7 @@ async def run_in_transaction_of(
 
 
 async def after_commit_of(caller: Executor, alias: str, tell: Callable[[], None]) -> None:
-    """Calls ``tell`` when that transaction is committed, as `run_in_transaction_of` does."""
+    """Calls ``tell`` after the commit of that transaction, like `run_in_transaction_of`."""
 
     def job() -> None:
         note = _Note(connections[alias], tell)

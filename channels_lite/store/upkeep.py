@@ -201,7 +201,7 @@ def _give_pages_back(execute: Execute, kept: int) -> int:
 
 
 def memberships_of(execute: Execute, token: str, now: float) -> list[tuple[str, str, float]]:
-    """Those of a process: group, channel, and until when."""
+    """The memberships of a process: group, channel, and expiry."""
     return execute(MEMBERSHIPS, (f".{token}!", now))
 
 

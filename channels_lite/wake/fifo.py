@@ -41,16 +41,16 @@ MAKING = 60.0
 
 
 class RelayReport(msgspec.Struct, array_like=True, frozen=True):
-    """What a process says of its connection to the engine of a relay."""
+    """A process's figures of its connection to the engine of a relay."""
 
-    #: Its name and version; why it is away, "" if it is not.
+    #: The engine's name and version; why it is unavailable, or "" if it is available.
     engine: str = ""
     reason: str = ""
-    #: Seconds of a round trip to it.
+    #: Seconds of one round trip.
     round_trip: float = 0.0
-    #: Groups that other nodes are heard in.
+    #: The number of groups that have members in the process.
     groups: int = 0
-    #: Messages that went to other nodes, that came from them, and that they missed.
+    #: Messages sent to other nodes, received from them, and missed by them.
     sent: int = 0
     received: int = 0
     missed: int = 0
@@ -68,7 +68,7 @@ class Report(msgspec.Struct, array_like=True):
     until: float = 0.0
     #: When this report was made, by the same clock; 0: there is none.
     at: float = 0.0
-    #: None: there is no relay.
+    #: None if there is no relay.
     relay: RelayReport | None = None
 
 
