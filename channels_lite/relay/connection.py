@@ -1,14 +1,13 @@
-"""A layer's connection to the engine: kept, subscribed, and given what goes out.
+"""A layer's connection to the engine, with its subscriptions and its publishes.
 
-It connects at first use and again whenever the link is lost.  What goes out is published with what
-else is to go in that iteration, and is done when the engine has it.  A link counts as up only when
-everything that was subscribed to is so again, and the engine has said so: until then each send that
-must leave says `StoreUnavailable` at once.  An engine that does not answer within `DEADLINE` counts
-as away; it is up again with its next answer, and after a few seconds without one it is connected to
-anew.
+It connects at the first use, and again when the link is lost.  The posts of one loop iteration are
+published together, and are done when the engine has them.  A link is up only when the engine has
+confirmed all subscriptions.  Until then, a send to another node raises `StoreUnavailable` at once.
+An engine that does not answer within `DEADLINE` counts as unavailable, until its next answer.
+After a few seconds without an answer, the relay connects again.
 
-Thread: that of `thread`, but for what says "any thread".  One lock guards what senders hand over,
-and which groups are subscribed to.
+Thread: the one of `thread`, except where a docstring says "any thread".  One lock guards the posts
+of senders, and the set of subscribed groups.
 """
 
 from __future__ import annotations
@@ -55,55 +54,54 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Seconds between two questions whether the engine is there; and those that it may leave unanswered
-# before it is connected to anew.
+# Seconds between two pings; and the number of unanswered pings before the relay connects again.
 PING_EVERY = 1.0
 PINGS = 3
-# Seconds between two tries to connect: the first, and the longest.
+# Seconds between two attempts to connect: the first and the longest pause.
 FIRST_RETRY, LAST_RETRY = 0.1, 0.5
-# Seconds after an engine has come back until what is sent there counts as sent: the others, to whom
-# it goes, have been trying to connect all the time, too.
+# Seconds to wait after reconnecting.  In this time, the other processes reconnect, too, so that they
+# receive what is sent afterwards.
 GRACE = LAST_RETRY + 0.1
-# Seconds within which all answer who hear of a flush.
+# Seconds within which processes answer a flush.
 ANSWERS = 0.05
-# Seconds for which a transaction may still be committed in which somebody joined a group.
+# Seconds within which a transaction with a new membership may be committed.
 TRANSACTION = 60.0
 
 
-#: Why it is away, at first.
+#: Why it is unavailable, at first.
 NEVER = "it was not connected to yet"
 
 
 class Receiver(Protocol):
-    """The layer's side.  Called on the relay's loop; raises nothing."""
+    """The layer, as the relay sees it.  Called on the relay's loop; raises nothing."""
 
     def groups(self) -> set[str]:
-        """Those with members in this process."""
+        """The groups with members in this process."""
 
     def has_members(self, group: str) -> bool:
         """Whether it is one of them."""
 
     async def prepare(self) -> bool:
-        """Before all are subscribed to.  Whether others can see this process by our database."""
+        """Called before subscribing.  Whether other processes see this one beside the database."""
 
     def take(self, group: str, entries: list[Entry]) -> None:
-        """Messages of another node, to a group, or "" to channels of this process."""
+        """Messages from another node to a group, or, with "", to channels of this process."""
 
     def take_job(self, channel: str, data: bytes, ttl: float) -> None:
         """See `Listener.job_came`."""
 
     async def change(self, asked: Membership) -> str:
-        """Another process lets a channel of ours into a group, or out of it.  What went wrong."""
+        """Changes a membership for another process.  Returns the error, or ""."""
 
     async def flushed(self, flush: Flushed) -> None:
-        """Somebody has flushed everything."""
+        """Another process has flushed all messages."""
 
     def is_neighbour(self, token: str) -> bool:
-        """Whether a process with this token uses our database; True where it cannot be told."""
+        """Whether a process with this token uses this database; True if it cannot be known."""
 
 
 class Relay:
-    """One layer's.  See above; `start` may be called at each use."""
+    """The connection of one layer.  `start` may be called at each use."""
 
     #: Set before the first use.
     receiver: Receiver
@@ -117,39 +115,39 @@ class Relay:
         self._lock = threading.Lock()
         self._posts: list[Post] = []
         self._is_waking = False
-        #: Groups that are subscribed to; and those that somebody is about to join, how often.
+        #: Subscribed groups; and groups that channels are about to join, with their number.
         self._subscribed: set[str] = set()
         self._entering: Counter[str] = Counter()
-        #: By group, that one change of its subscription comes after the other.
+        #: Locks by group, so that changes of its subscription do not overlap.
         self._changing = _Locks()
         self._is_settling = self._must_settle = False
         self._task: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._link: Link | None = None
-        #: Set when the first try to connect has ended, or has taken too long.
+        #: Set when the first attempt to connect has ended, or takes too long.
         self._tried: asyncio.Event | None = None
         self._is_started = False
-        #: Set when the connection that was told to end has done so.
+        #: Set when the stopped connection has ended.
         self._ended = threading.Event()
         self._ended.set()
         self._is_suspect = self._says_hello = False
-        #: Publishes that the engine does not have yet, and other things under way.
+        #: Publishes that the engine has not confirmed, and other pending work.
         self._sent: set[asyncio.Future[Any]] = set()
         self._pending: set[asyncio.Future[Any]] = set()
-        #: What is to be done in order, of transactions that are committed; whether there is any.
+        #: Work of committed transactions, to be done in order; and whether there is any.
         self._later: deque[Callable[[], Coroutine[Any, Any, None]]] = deque()
         self.is_behind = False
         self._catching_up: asyncio.Task[None] | None = None
-        #: By id, those under way that this process has asked for.
+        #: By id, the flushes that this process has begun.
         self._flushes: dict[str, _Answers] = {}
-        #: By plain channel: its capacity, and how many jobs are wanted; and what is to be told.
+        #: By plain channel: its capacity, and the number of jobs wanted.  Changed entries.
         self._wanted: dict[str, tuple[int | None, int]] = {}
         self._untold: set[str] = set()
-        #: Why the engine is away; "" if it is not.
+        #: Why the engine is unavailable; "" if it is available.
         self.reason = NEVER
-        #: What is wrong with this node, if anything is: nobody else hears it.
+        #: A fault of this node, because of which no other node receives its messages.
         self.fault = ""
-        #: Seconds of the last round trip; the engine's name; how often the link was lost.
+        #: Seconds of the last round trip; the engine's name; the number of lost links.
         self.round_trip = 0.0
         self.engine = self.lack = ""
         self.losses = 0
@@ -158,11 +156,11 @@ class Relay:
 
     @property
     def is_up(self) -> bool:
-        """Whether what is sent now is on its way."""
+        """Whether messages can be sent now."""
         return self._link is not None and not self._is_suspect
 
     def start(self) -> bool:
-        """Connects, if nobody has begun to.  False: there is no thread for it.  Any thread."""
+        """Connects, if it has not begun to.  False: no thread can be started.  Any thread."""
         if self._is_started:
             return True
         with self._lock:
@@ -186,7 +184,7 @@ class Relay:
         return await self.finish(post)
 
     def begin(self, subject: str, entry: Entry, *, is_group: bool = False) -> Post:
-        """The same, but for the waiting, which `finish` does.  Any thread."""
+        """Begins `publish`; `finish` waits for it.  Any thread."""
         self.require_room(entry)
         future = asyncio.get_running_loop().create_future()
         post = Post(subject, entry, is_group=is_group, future=future)
@@ -194,7 +192,7 @@ class Relay:
         return post
 
     async def finish(self, post: Post) -> list[str]:
-        """See `begin`."""
+        """Waits for what `begin` has begun."""
         if post.future is not None:
             await post.future
         if post.error is not None:
@@ -202,7 +200,7 @@ class Relay:
         return post.members or []
 
     def require_room(self, entry: Entry) -> None:
-        """Raises ``MessageTooLarge`` for what the engine would refuse.  Any thread."""
+        """Raises ``MessageTooLarge`` if the engine would refuse it.  Any thread."""
         link = self._link
         if link is not None and len(entry.data) + len(entry.name) + 2 * OVERHEAD > link.max_payload:
             raise self._too_large(entry, link)
@@ -214,7 +212,7 @@ class Relay:
         )
 
     def post(self, post: Post) -> None:
-        """Publishes it soon.  Any thread; those of one thread in their order."""
+        """Publishes soon.  Any thread; posts of one thread stay in order."""
         if not self.start():
             _finish([post], self._away())
             return
@@ -225,7 +223,7 @@ class Relay:
             relay_loop().call_soon_threadsafe(self._flush)
 
     async def call(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
-        """Awaits a coroutine function of this on the relay's loop.  Any thread."""
+        """Awaits a coroutine function on the relay's loop.  Any thread."""
         if not self.start():
             raise self._away()
         loop = relay_loop()
@@ -234,7 +232,7 @@ class Relay:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(function(*args), loop))
 
     def later(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Runs these one after the other, as they come; what they raise is theirs.  Any thread."""
+        """Runs functions one after another, in order.  They must not raise.  Any thread."""
         if not self.start():
             return
         with self._lock:
@@ -258,12 +256,12 @@ class Relay:
             await function()
 
     async def caught_up(self) -> None:
-        """Returns when all of `later` is done that there is now."""
+        """Returns when the present functions of `later` are done."""
         if self._catching_up is not None:
             await asyncio.wait([self._catching_up])
 
     def want(self, channel: str, capacity: int | None, total: int) -> None:
-        """So many jobs of a plain channel are wanted now, all in all.  Any thread."""
+        """Sets the number of jobs that a plain channel wants.  Any thread."""
         with self._lock:
             if total == self._wanted.get(channel, (None, 0))[1] == 0:
                 return
@@ -274,7 +272,10 @@ class Relay:
             relay_loop().call_soon_threadsafe(self._tell_wants)
 
     def is_subscribed(self, group: str, *, enters: bool) -> bool:
-        """Whether it is; then with ``enters`` it stays so until `entered`.  Any thread."""
+        """Whether ``group`` is subscribed.  Any thread.
+
+        With ``enters``, it stays subscribed until `entered`.
+        """
         with self._lock:
             is_subscribed = group in self._subscribed
             if is_subscribed and enters:
@@ -282,7 +283,7 @@ class Relay:
         return is_subscribed
 
     def entered(self, group: str) -> None:
-        """Who entered is a member now, or is not going to be one.  Any thread."""
+        """The channel that was about to join has joined, or will not.  Any thread."""
         with self._lock:
             self._entering[group] -= 1
             if not self._entering[group]:
@@ -291,19 +292,19 @@ class Relay:
             self.left(group)
 
     def left(self, group: str) -> None:
-        """It has no members here any more.  Any thread."""
+        """The group has no more members here.  Any thread."""
         if self._is_started and self.is_subscribed(group, enters=False):
             relay_loop().call_soon_threadsafe(self._settle_soon)
 
     def hold(self, group: str) -> None:
-        """As `entered`, for a transaction that may still be committed.  Any thread."""
+        """Like `entered`, for a transaction that may still be committed.  Any thread."""
         relay_loop().call_soon_threadsafe(self._hold, group)
 
     def _hold(self, group: str) -> None:
         asyncio.get_running_loop().call_later(TRANSACTION, self.entered, group)
 
     def stop(self, timeout: float = 0) -> None:
-        """Lets what was sent go out, for so long, and ends.  `start` begins anew.  Any thread."""
+        """Publishes pending posts and ends.  `start` connects again.  Any thread."""
         with self._lock:
             is_started, self._is_started = self._is_started, False
         if not is_started:
@@ -314,11 +315,11 @@ class Relay:
             self._ended.wait(timeout)
 
     def wait_for_end(self) -> None:
-        """Returns when what `stop` has ended is gone.  Any other thread than the relay's."""
+        """Returns when the stopped connection is closed.  Not on the relay's thread."""
         self._ended.wait(1.5 * DEADLINE)
 
     def abandon(self) -> None:
-        """In a forked child: lets go of the parent's sockets."""
+        """In a forked child, abandons the parent's sockets."""
         if self._link is not None:
             self._link.abandon()
 
@@ -359,7 +360,7 @@ class Relay:
             retry = min(2 * retry, LAST_RETRY)
 
     async def _open(self, link: Link) -> bool:
-        """Connects, and subscribes to all that is wanted.  False: it cannot be done."""
+        """Connects, and makes all subscriptions.  False if it cannot."""
         subjects = self.subjects
         try:
             self._says_hello = await self.receiver.prepare()
@@ -376,7 +377,7 @@ class Relay:
                 self._subscribed = groups
             if self.reason != NEVER:
                 await asyncio.wait([link.lost], timeout=GRACE)
-            # Who has joined meanwhile is heard before anything counts as sent.
+            # Groups that were joined in the meantime are subscribed before any send succeeds.
             while missing := self._wanted_groups() - self._subscribed:
                 for group in missing:
                     await link.subscribe(subjects.group(group))
@@ -425,7 +426,7 @@ class Relay:
             self._flush()
 
     async def _watch(self, link: Link) -> None:
-        """Asks each second whether the engine is there, until it is lost."""
+        """Pings the engine each second, until the link is lost."""
         unanswered = 0
         while True:
             await asyncio.wait([link.lost], timeout=PING_EVERY)
@@ -463,7 +464,7 @@ class Relay:
             if under_way:
                 await asyncio.wait(under_way, timeout=DEADLINE)
             while task is not None and not task.done():
-                task.cancel()  # again: wait_for() may swallow it, before Python 3.12
+                task.cancel()  # again, because before Python 3.12 wait_for() may swallow it
                 await asyncio.wait([task], timeout=0.1)
             with self._lock:
                 self._subscribed = set()
@@ -532,17 +533,17 @@ class Relay:
     def _away(self) -> StoreUnavailable:
         reason = self.reason or f"it has not answered within {DEADLINE:.0f} s"
         return StoreUnavailable(
-            f"the relay's engine at {self._settings.shown} is away: {reason}; what stays on this "
-            "node goes on"
+            f"the relay's engine at {self._settings.shown} is away: {reason}; messages on this "
+            "node are still delivered"
         )
 
     async def wait(self) -> None:
-        """Until the first try to connect has ended; for `DEADLINE` at most."""
+        """Waits for the first attempt to connect, at most `DEADLINE`."""
         if self._tried is not None:
             await self._tried.wait()
 
     async def do(self, verb: Callable[[Link], Awaitable[T]]) -> T:
-        """Awaits something of the link.  Raises ``StoreUnavailable`` within `DEADLINE`."""
+        """Awaits a method of the link.  Raises ``StoreUnavailable`` within `DEADLINE`."""
         await self.wait()
         link = self._link
         if link is None or self._is_suspect:
@@ -558,7 +559,7 @@ class Relay:
             raise
 
     def spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Runs it on the relay's loop; what it raises is its own business.  Any thread."""
+        """Runs a function on the relay's loop.  It must not raise.  Any thread."""
         if self.start():
             relay_loop().call_soon_threadsafe(self._spawn, function)
 
@@ -570,9 +571,9 @@ class Relay:
     # Groups
 
     async def enter(self, group: str) -> None:
-        """Somebody of this process is about to join: `entered` tells what became of it.
+        """Called before a channel of this process joins; `entered` follows.
 
-        Subscribed when it returns; or when the engine is back, if it is away.
+        It subscribes before it returns, or, if the engine is unavailable, when it is back.
         """
         with self._lock:
             self._entering[group] += 1
@@ -600,10 +601,10 @@ class Relay:
             self._keep(self._settle())
 
     async def _settle(self) -> None:
-        """Subscribes to what is wanted, and to nothing else, as far as it can be done now."""
+        """Subscribes to the wanted groups, and unsubscribes from others, if it can now."""
         self._is_settling, self._must_settle = True, True
         try:
-            while self._must_settle:  # who leaves meanwhile is in the next round, with all others
+            while self._must_settle:  # the next round handles channels that leave in the meantime
                 self._must_settle = False
                 wanted, have = self._wanted_groups(), set(self._subscribed)
                 for group in wanted - have:
@@ -627,9 +628,9 @@ class Relay:
             await self.do(lambda link: link.unsubscribe(self.subjects.group(group)))
 
     async def ask(self, asked: Membership, token: str) -> None:
-        """Has the process with this token change a membership of its own.
+        """Asks the process with this token to change one of its memberships.
 
-        Returns when it has, and if there is no such process.  Raises ``StoreUnavailable``.
+        Returns when it has, or if there is no such process.  Raises ``StoreUnavailable``.
         """
         payload = encode(asked)
         answer = await self.do(lambda link: link.ask(self.subjects.process(token), payload))
@@ -664,18 +665,18 @@ class Relay:
                 if channel in self._wanted:
                     self._untold.add(channel)  # `_watch` tells it again
 
-    # What comes
+    # Incoming
 
     def came(self, subject: str, payload: bytes, reply: str) -> None:
         """See `Listener`."""
         try:
             message = decode(payload)
         except Unreadable as error:
-            logger.error("what came from the relay for %s was dropped: %s", subject, error)
+            logger.error("an envelope from the relay to %s was dropped: %s", subject, error)
             return
         if isinstance(message, Messages):
             group = self.subjects.group_of(subject)
-            if not group or message.node != self.node:  # else everybody here has it already
+            if not group or message.node != self.node:  # otherwise this node has it already
                 self.receiver.take(group, message.entries)
         else:
             self._keep(self._came(message, reply))
@@ -699,9 +700,9 @@ class Relay:
     # A flush
 
     async def flush(self) -> None:
-        """Deletes what the engine keeps, and tells everybody.
+        """Deletes the messages and memberships in the engine, and tells all processes.
 
-        Returns when all have done it that can be heard, or after `DEADLINE`.  Raises
+        Returns when all processes that answer have flushed, or after `DEADLINE`.  Raises
         ``StoreUnavailable``.
         """
         await self.do(lambda link: link.clear())
@@ -710,7 +711,7 @@ class Relay:
         told = [(self.subjects.everybody(), encode(flush))]
         try:
             await self.do(lambda link: link.publish(told, ()))
-            # As long as it takes all to say that they are there; nobody has a list of them.
+            # The time that all processes need to answer, because there is no list of them.
             await asyncio.sleep(max(ANSWERS, 3 * self.round_trip))
             deadline = time.monotonic() + DEADLINE
             while answers.heard - answers.done and time.monotonic() < deadline:
@@ -740,10 +741,10 @@ class Relay:
             answers.changed.set()
 
     async def _met(self, token: str) -> None:
-        """A process that says it is of this node; but does it use our database?"""
+        """Checks that a process which claims to be of this node uses its database."""
         if token == self.token or self.receiver.is_neighbour(token):
             return
-        # It may have ended; one that lives, and still has its name, answers.
+        # The process may have ended.  Only one that lives, and has its name, answers.
         copied, subject = encode(Copied(self.node)), self.subjects.process(token)
         with suppress(StoreUnavailable):
             if await self.do(lambda link: link.ask(subject, copied)) is not None:
@@ -752,9 +753,9 @@ class Relay:
     def _is_copied(self) -> None:
         if not self.fault:
             self.fault = (
-                f"another node has the same name, {self.node}, for its machine is a copy of this "
-                "one, or the reverse, so the two do not hear each other: delete the file that ends "
-                "in -node beside the database on one of them, and restart its processes"
+                f"another node has the same name, {self.node}, because one machine is a copy of "
+                "the other, so neither receives the other's messages: delete the file that ends in "
+                "-node beside the database on one of them, and restart its processes"
             )
             logger.error("%s", self.fault)
 
@@ -764,14 +765,14 @@ class Relay:
 
 
 class _Locks:
-    """One lock for each name, as long as somebody needs it."""
+    """One lock for each name, while it is in use."""
 
     def __init__(self) -> None:
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
 
     @asynccontextmanager
     async def of(self, name: str) -> AsyncIterator[None]:
-        """Alone with this name."""
+        """Holds the lock of ``name``."""
         lock, count = self._locks.get(name) or (asyncio.Lock(), 0)
         self._locks[name] = lock, count + 1
         try:
@@ -786,7 +787,7 @@ class _Locks:
 
 
 class _Answers(NamedTuple):
-    """To a flush: who has heard of it, and who has done it."""
+    """The processes that have received a flush, and those that have done it."""
 
     heard: set[str]
     done: set[str]
@@ -803,20 +804,20 @@ def _ignore(sent: asyncio.Future[Any]) -> None:
 
 
 def _finish(posts: list[Post], error: Exception | None) -> None:
-    """Tells those who wait: a call to each loop, which lets so many go on in an iteration."""
+    """Tells the senders, with one call to each loop, a limited number in each iteration."""
     by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
     for post in posts:
         if post.is_done:
             continue
         post.is_done = True
-        if error is not None:  # one for each, for each is raised elsewhere
+        if error is not None:  # one error for each post, because each is raised elsewhere
             post.error = type(error)(*error.args)
         if post.future is not None:
             by_loop.setdefault(post.future.get_loop(), []).append(post.future)
         elif post.then is not None:
             post.then(post)
     for loop, futures in by_loop.items():
-        with suppress(RuntimeError):  # it is closed, and nobody waits
+        with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(_settle, loop, futures)
 
 

@@ -45,19 +45,19 @@ class JetStream(Protocol):
         """Seconds."""
 
     def write(self, commands: bytes) -> None:
-        """Writes them, and nobody asks."""
+        """Writes commands without confirmation."""
 
     def job_came(self, channel: str, data: bytes, ttl: float) -> None:
         """Tells the layer."""
 
     def stream(self, capacity: int | None) -> str:
-        """That of the plain channels with this capacity."""
+        """The stream of the plain channels with this capacity."""
 
     def queue(self, channel: str, capacity: int | None) -> str:
         """The subject of a plain channel."""
 
     async def make_queue(self, capacity: int | None) -> None:
-        """The stream for it."""
+        """Creates the stream for this capacity."""
 
     async def api(self, name: str, /, **what: Any) -> dict[str, Any]:
         """What JetStream answers; an error is part of it."""
@@ -80,7 +80,7 @@ class Delivery(NamedTuple):
 
 
 class Queues:
-    """The jobs that were asked for and have not come."""
+    """The requested jobs that have not arrived."""
 
     def __init__(self, link: JetStream) -> None:
         self._link = link
@@ -93,12 +93,12 @@ class Queues:
         self._made: set[tuple[str, int | None]] = set()
         self._numbers = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
-        #: The least that was seen between the server's time of a job and ours: the age of a job is
-        #: what there is more.
+        #: The smallest difference seen between our clock and the server's time of a job.  A job's
+        #: age is the difference beyond it.
         self._offset = float("inf")
 
     async def want(self, channel: str, capacity: int | None, total: int) -> None:
-        """Asks for what was not asked for yet."""
+        """Requests the jobs that are not requested yet."""
         link = self._link
         self._wanted[channel] = capacity, total
         pulls = self._pulls.setdefault(channel, {})
@@ -143,7 +143,7 @@ class Queues:
         self._made.add((channel, capacity))
 
     def take(self, subject: str, reply: str, payload: bytes, *, is_ours: bool = True) -> None:
-        """A job came; it is acknowledged already."""
+        """Takes a job, which is already acknowledged."""
         channel = unescape(subject.rpartition(".")[2])
         pulls = self._pulls.get(channel)
         if pulls:
@@ -159,7 +159,7 @@ class Queues:
         self._link.job_came(channel, payload[TTL.size :], ttl)
 
     def ended(self, number: str, status: str) -> None:
-        """A pull request is over: it has expired, or its consumer is not there any more."""
+        """A pull request has ended: it has expired, or its consumer is gone."""
         for channel, pulls in self._pulls.items():
             if pulls.pop(number, None) is not None:
                 capacity, total = self._wanted.get(channel, (None, 0))
@@ -169,7 +169,7 @@ class Queues:
                     self._again(channel, capacity, 0 if status == EXPIRED else AGAIN)
 
     def renew(self) -> None:
-        """Asks anew for what was asked for long ago, and nobody has said what became of it."""
+        """Repeats old requests that were never answered."""
         for channel, pulls in self._pulls.items():
             late = [number for number, until in pulls.items() if ticks() > until + STEP]
             for number in late:

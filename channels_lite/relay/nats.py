@@ -322,8 +322,8 @@ class NatsLink:
             self._listener.came(subject, data, reply)
 
     async def _claim(self, subject: str, reply: str, data: bytes) -> None:
-        """Where there are replicas, a new leader may not know yet that a job was delivered: it is
-        his who deletes it."""
+        """With replicas, a new leader may not know that a job was delivered.  So the process that
+        deletes it from the stream owns it."""
         delivery = Delivery.of(reply)
         what = {"seq": delivery.sequence, "no_erase": True}
         until = ticks() + self._settings.expiry
@@ -352,7 +352,7 @@ class NatsLink:
         return found
 
     async def _make_stream(self, name: str, config: dict[str, Any]) -> None:
-        """Makes it, or gives it this configuration."""
+        """Creates a stream, or updates its configuration."""
         config = {"name": name, "num_replicas": self._replicas} | config
         code = code_of(made := await self.api(f"STREAM.CREATE.{name}", **config))
         if code in FEW_PEERS and self._settings.replicas is None:
@@ -368,7 +368,7 @@ class NatsLink:
         return self._settings.replicas or (3 if self._client.info.get("cluster") else 1)
 
     def stream(self, capacity: int | None) -> str:
-        """That of the plain channels with this capacity."""
+        """The stream of the plain channels with this capacity."""
         return f"{self._settings.prefix}_jobs_{capacity or 0}"
 
     def queue(self, channel: str, capacity: int | None) -> str:

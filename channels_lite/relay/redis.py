@@ -62,7 +62,7 @@ class RedisLink:
         self._tasks: list[asyncio.Task[None]] = []
         self._commands: list[tuple[Any, ...]] = []
         self._has_commands = asyncio.Event()
-        #: Who waits for the answers, in the order in which they come; None: nobody does.
+        #: The futures of pending requests, in the order of their answers.
         self._answers: deque[asyncio.Future[Any]] = deque()
         #: Subscriptions that are not confirmed, and pings on that connection.
         self._subscribing: dict[tuple[bytes, str], list[asyncio.Future[None]]] = {}
@@ -219,7 +219,7 @@ class RedisLink:
         await self._ask("PING")
         await self._subscribe("ping", [""])
         for channel, count in list(self._entered.items()):
-            if count:  # it may have been taken for one who has gone
+            if count:  # a script may have removed the entry
                 await self._enter(channel, count)
 
     # What comes
@@ -376,7 +376,7 @@ class RedisLink:
         self._entered[channel] = total
         token = self._settings.token
         taking = self._run(TAKE, self._queue(channel), "", token, total, WAITING)
-        # To be told is to own it, so whatever becomes of who asked, it is handed on.
+        # A delivered job belongs to this process, so it is taken even if the caller was cancelled.
         taking.add_done_callback(lambda _: self._taken(channel, taking))
         await asyncio.shield(taking)
 
@@ -405,7 +405,7 @@ class RedisLink:
         return sorted(each.decode() for each in found)
 
     async def clear(self) -> None:
-        """Deletes the lists of jobs and the sets; who waits goes on to."""
+        """Deletes the lists of jobs and the sets.  Waiting processes keep waiting."""
         for kind in "qg":
             cursor = b"0"
             while True:

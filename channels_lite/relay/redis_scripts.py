@@ -20,7 +20,7 @@ local function drop_expired()
   end
 end
 """
-# To one who waits, if he is there still; ends .. token is where jobs come to him.
+# Publishes a job to the first waiting process that still subscribes to ends .. token.
 _HAND_OVER = """
 local function hand_over(channel, job)
   while true do
