@@ -59,8 +59,8 @@ PING_EVERY = 1.0
 PINGS = 3
 # Seconds between two attempts to connect: the first and the longest pause.
 FIRST_RETRY, LAST_RETRY = 0.1, 0.5
-# Seconds to wait after reconnecting.  In this time, the other processes reconnect, too, so that they
-# receive what is sent afterwards.
+# Seconds to wait after reconnecting.  In this time, the other processes reconnect, too, so that
+# they receive what is sent afterwards.
 GRACE = LAST_RETRY + 0.1
 # Seconds within which processes answer a flush.
 ANSWERS = 0.05

@@ -1,7 +1,7 @@
-"""JetStream, as far as plain channels need it: who asks for a job, and what becomes of that.
+"""The pull requests by which plain channels get jobs from JetStream.
 
-A job is asked for by a pull request, one for each coroutine that waits.  It stands until it is
-served or expires; then another one takes its place, as long as somebody waits.
+There is one pull request for each waiting coroutine.  It ends when it is served, or expires.  Then
+another one replaces it while the coroutine waits.
 """
 
 from __future__ import annotations

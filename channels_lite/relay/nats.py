@@ -1,11 +1,10 @@
-"""NATS: publishes by its core, plain channels and their memberships by JetStream.
+"""NATS: core NATS for publishes, JetStream for plain channels and their memberships.
 
-A plain channel is one subject of a stream that JetStream keeps in memory: a job lives a minute, and
-acknowledged writes on its disk were lost where files were damaged.  It is delivered once
-(``max_deliver=1``), so that to be given one is to own it, and acknowledged to make room.  There is
-a stream for each capacity, for that is a property of streams.  Memberships of plain channels are
-the subjects of a stream on disk; that a group has any is a subject that is read first, for most
-have none.
+A plain channel is one subject of a stream that JetStream keeps in memory, because a job lives for
+only a minute.  A job is delivered once (``max_deliver=1``), so it belongs to its receiver, and is
+acknowledged to make room.  Each capacity has its own stream, because it is a property of a stream.
+Memberships of plain channels are subjects of a stream on disk.  A further subject says that a group
+has any; it is read first, because most groups have none.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""nats-py's client, overridden where it hands messages over, and where it writes.
+"""nats-py's client, with another dispatch and other writes.
 
-Facts: nats-py has a queue and a task for each subscription, so what came in order on the connection
-is handed over out of order across subjects; and its ``flush()`` sends the ping before what is still
-in its buffer, so that the answer confirms nothing.
-So: everything that comes is handed over at once, in the order of the connection, and what is
-written goes out in one piece, with its ping behind it.
+Facts: nats-py has a queue and a task for each subscription, so messages on different subjects are
+dispatched out of order.  Its ``flush()`` sends the ping before the buffered data, so the answer
+confirms nothing.
+So: each message is dispatched at once, in the order of the connection, and commands are written in
+one piece, followed by their ping.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""Redis, or what speaks its protocol: publishes by its pub/sub, plain channels by lists.
+"""Redis, or a server with its protocol: pub/sub for publishes, lists for plain channels.
 
-Two connections: on one everything is asked, without waiting for the answer before; on the other
-everything comes, in the order in which Redis was told.
+There are two connections.  One is for requests, which are pipelined.  The other is for incoming
+messages, which arrive in the order in which Redis received them.
 
-A plain channel is a list, and beside it a list of the processes that wait for a job of it.  One
-script puts a job: straight to the first of those who wait and still subscribes, or else at the end
-of the list, if there is room.  Another takes what is there, and enters who wants more.  Both go by
-Redis's own clock.  So the list has jobs only while nobody waits, and a job costs its sender one
-round trip, and its worker one at most.
+A plain channel is a list of jobs, and a list of the processes that wait for one.  One script puts a
+job: it publishes it to the first waiting process that still subscribes, and otherwise appends it to
+the list, if there is room.  Another script takes jobs, and adds the process to the waiting list.
+Both use Redis's clock.  So the list holds jobs only while no process waits.  A job costs its sender
+one round trip, and its worker at most one.
 
-Memberships of plain channels are a sorted set for each group, by the time when they end.
+Memberships of plain channels are a sorted set for each group, ordered by their expiry.
 """
 
 from __future__ import annotations

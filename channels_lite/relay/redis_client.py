@@ -1,4 +1,4 @@
-"""What redis-py makes of CONFIG, and what its errors mean to who reads them."""
+"""Connections of redis-py from CONFIG, and readable reasons for its errors."""
 
 from __future__ import annotations
 

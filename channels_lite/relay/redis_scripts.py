@@ -1,4 +1,4 @@
-"""What is done inside Redis in one piece, by scripts that go by its own clock."""
+"""Scripts that run atomically inside Redis, and use its clock."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 
 __all__ = ["JOIN", "MEMBERS", "PUT", "SCRIPTS", "TAKE", "sha_of"]
 
-# What has expired is not there; "now" is Redis's, in milliseconds.
+# Expired jobs do not count.  "now" is Redis's time in milliseconds.
 _HEAD = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
