@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 __all__ = ["Engine", "NatsServer", "RedisServer", "free_port"]
@@ -58,10 +58,13 @@ class Engine:
                 stderr=log,
             )
         deadline = time.monotonic() + TIMEOUT
-        while not self.answers():
-            assert self._process.poll() is None, (self.folder / "log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        with ExitStack() as if_it_fails:
+            if_it_fails.callback(self.kill)
+            while not self.answers():
+                assert self._process.poll() is None, (self.folder / "log").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            if_it_fails.pop_all()
         return self
 
     def answers(self) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -30,18 +30,18 @@ def cluster(tmp_path: Path) -> Iterator[list[NatsServer]]:
     needs("nats")
     routes = [free_port() for _ in range(3)]
     servers = []
-    for number, route in enumerate(routes):
-        pages = free_port()
-        server = NatsServer(
-            tmp_path / f"nats-{number}", "--name", f"server-{number}", "--cluster_name", "test",
-            "--cluster", f"nats://127.0.0.1:{route}", "-m", str(pages),
-            "--routes", ",".join(f"nats://127.0.0.1:{each}" for each in routes),
-        )  # fmt: skip
-        server.pages = pages
-        servers.append(server.start())
-    yield servers
-    for server in servers:
-        server.kill()
+    with ExitStack() as started:
+        for number, route in enumerate(routes):
+            pages = free_port()
+            server = NatsServer(
+                tmp_path / f"nats-{number}", "--name", f"server-{number}", "--cluster_name", "test",
+                "--cluster", f"nats://127.0.0.1:{route}", "-m", str(pages),
+                "--routes", ",".join(f"nats://127.0.0.1:{each}" for each in routes),
+            )  # fmt: skip
+            server.pages = pages
+            started.callback(server.kill)
+            servers.append(server.start())
+        yield servers
 
 
 def leader_of(stream: str, servers: list[NatsServer]) -> NatsServer | None:
