@@ -33,8 +33,11 @@ class Cursors:
         self._cursors: dict[str, int] = {}
         #: The same, whether deleted or not.
         self._seen: dict[str, int] = {}
-        #: The highest of them all, and of the rows that this process has put.
-        self._last = self._last_put = 0
+        #: The highest of them all.
+        self._last = 0
+        #: The highest id that this process has read or put, and the generation that it is of: one
+        #: object, to be read without the lock.
+        self.reached = (0, 0)
         #: The last id of the table when a look last came back.
         self._committed = 0
         #: Names with rows to delete, by the id of the last one; and how many rows that are.
@@ -79,7 +82,8 @@ class Cursors:
             self._cursors.clear()
             self._seen.clear()
             self._read.clear()
-            self._last = self._last_put = self._committed = self.unacknowledged = 0
+            self._last = self._committed = self.unacknowledged = 0
+            self.reached = (0, generation)
             self.flushed = FlushMark(0, 0.0)  # its ids and times are none of this one's
 
     def fresh(self, asked: Look, looked: Looked) -> dict[str, list[Row]]:
@@ -98,6 +102,7 @@ class Cursors:
                 last = found[-1].id
                 self._seen[name] = max(self._seen.get(name, 0), last)
                 self._last = max(self._last, last)
+                self._reach(last)
                 if not asked.deletes and last > cursor:
                     self._cursors[name] = self._read[name] = last
                     self.unacknowledged += len(found)
@@ -113,13 +118,12 @@ class Cursors:
     def has_put(self, generation: int, row: int) -> None:
         """Takes note of a row that this process has committed."""
         with self._lock:
-            if generation == self.generation and row > self._last_put:
-                self._last_put = row
+            if generation == self.generation:
+                self._reach(row)
 
-    def reached(self) -> tuple[int, int]:
-        """The highest id that this process has read or put, and the generation that it is of."""
-        with self._lock:
-            return max(self._last, self._last_put), self.generation
+    def _reach(self, row: int) -> None:
+        if row > self.reached[0]:
+            self.reached = (row, self.generation)
 
     def to_acknowledge(self) -> Acknowledgement:
         """What this process is through with, to tell the table; `restore` it if that fails."""

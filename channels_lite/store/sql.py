@@ -194,7 +194,7 @@ class Batch:
     admission: Admission
     #: Whether there is no transaction, for there is one write only.
     is_alone: bool = False
-    #: The highest id that this process has read or put before, and the generation that it is of.
+    #: The highest id that this process knows of, and the generation that it was of before.
     last_id: int = 0
     last_generation: int = 0
     #: Whether a row got an id that is no higher, in a table that has no generation to tell of it.
@@ -236,6 +236,7 @@ def insert(execute: Execute, batch: Batch, envelope: Envelope) -> bool:
         batch.generation = generation or 0  # somebody may have emptied the table of boots
         if row_id <= batch.last_id and batch.generation == batch.last_generation:
             _begin_again(execute, batch)
+        batch.last_id = row_id
     return bool(is_in)
 
 
@@ -243,7 +244,6 @@ def _begin_again(execute: Execute, batch: Batch) -> None:
     """Ids do, and nobody has said so: as in a file that was restored while it was in use."""
     renew(execute, batch.last_generation)
     batch.generation = table(execute).generation
-    batch.last_id = 0
     batch.is_rewound = not batch.generation
 
 
