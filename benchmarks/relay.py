@@ -1,9 +1,8 @@
-"""Across nodes, beside other layers: ``python -m benchmarks.relay [--rounds 3] [--short]``.
+"""Compares layers across nodes: ``python -m benchmarks.relay [--rounds 3] [--short]``.
 
-Each contender has the same two engines on loopback, started here, and processes of its own; ours
-have a database for each node.  All contenders take turns in each round, and the median of the
-rounds counts.  Figures mean something beside each other, of one run, and not beside those of
-another machine.
+Each contender has its own processes, and uses the same two engines on the loopback, which this
+module starts.  channels-lite has a database for each node.  The contenders take turns in each
+round, and the median of the rounds counts.  Compare only figures of the same run.
 """
 
 from __future__ import annotations

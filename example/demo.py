@@ -1,8 +1,8 @@
 """Starts the whole example: uvicorn with four processes, and one worker; stops it at Ctrl-C.
 
-Environment: PORT (8000), EXAMPLE_DATA, the directory for the two databases, and NODES (1): so many
-times all of it, each with databases of its own as on a machine of its own, at ports one after the
-other, and between them a NATS or a Redis, whichever is installed.
+Environment: PORT (8000); EXAMPLE_DATA, the directory for the two databases; and NODES (1), the
+number of nodes.  Each node has its own databases, as on its own machine, and listens on the next
+port.  An installed NATS or Redis connects them.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """One on which nobody listens."""
+    """A port on which no process listens."""
     with socket.socket() as sock:
         sock.bind((HOST, 0))
         return int(sock.getsockname()[1])
@@ -73,7 +73,7 @@ def start(command: list[str], **environment: str) -> subprocess.Popen[bytes]:
 
 
 def engine(port: int, folder: Path) -> tuple[str, list[str]] | None:
-    """The URL and the command of what is between nodes; None: neither is installed."""
+    """The URL and the command of the engine between nodes; None if neither is installed."""
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
     nats, redis = (shutil.which(name, path=path) for name in ("nats-server", "redis-server"))
     where = ["-a", HOST, "-p", str(port)]
@@ -124,9 +124,7 @@ def run(ports: list[int]) -> int:
             data.mkdir(parents=True, exist_ok=True)
             found = engine(free_port(), data / "engine")
             if found is None:
-                say(
-                    "Several nodes need a NATS or a Redis: apt install nats-server or redis-server."
-                )
+                say("Several nodes need NATS or Redis: apt install nats-server or redis-server.")
                 return 1
             url, command = found
             children.append(start(command))
@@ -146,7 +144,7 @@ def run(ports: list[int]) -> int:
 
 
 def watch(ports: list[int], children: list[subprocess.Popen[bytes]]) -> int:
-    """Says when all listen; until it is asked to stop, or a part ends.  The exit code."""
+    """Reports when all nodes listen, and returns the exit code at the end."""
     until = time.monotonic() + START_SECONDS
     is_up = False
     while not stopping.wait(0.1):

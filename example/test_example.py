@@ -155,7 +155,7 @@ def test_the_example_tests_itself(tmp_path: Path) -> None:
 
 
 async def test_two_nodes_hear_each_other(tmp_path: Path) -> None:
-    """``NODES=2``: databases of their own, an engine between them, and a page that says which."""
+    """``NODES=2``: each node has its databases, an engine connects them, pages name their node."""
     if not any(map(shutil.which, ("redis-server", "nats-server", "/usr/sbin/nats-server"))):
         pytest.skip("neither redis-server nor nats-server is installed")
     with running(tmp_path, NODES="2") as demo:

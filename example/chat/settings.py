@@ -34,7 +34,7 @@ CHANNEL_LAYERS = {
         "CONFIG": {"database": "channels"},
     },
 }
-# `make demo NODES=2` has nodes with databases of their own, as on machines of their own.
+# With `NODES=2 make demo`, each node has its own databases, as on its own machine.
 NODE = os.environ.get("CHAT_NODE", "")
 if "CHAT_RELAY" in os.environ:
     CHANNEL_LAYERS["default"]["CONFIG"]["relay"] = os.environ["CHAT_RELAY"]
