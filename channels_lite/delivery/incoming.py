@@ -68,6 +68,7 @@ class Incoming:
         decrypt: Callable[[bytes], bytes | None],
         deliver: Callable[[], None],
         loops: Callable[[], Iterable[asyncio.AbstractEventLoop]],
+        keep_time: Callable[[], None],
         sidecar: Callable[[], Path],
         flush: Callable[[], Awaitable[None]],
         forget: Callable[[], None],
@@ -85,9 +86,11 @@ class Incoming:
         self._presence = presence
         self._stats = stats
         self._decrypt = decrypt
-        #: Puts the messages of `arrivals` into the mailboxes; and the loops with a timer.
+        #: Puts the messages of `arrivals` into the mailboxes; and the loops that receive.
         self._deliver = deliver
         self._loops = loops
+        #: Keeps a timer running on this loop, for messages that no loop receives.
+        self._keep_time = keep_time
         self._sidecar = sidecar
         #: Flushes this node's database; and drops the messages in memory.
         self._flush = flush
@@ -141,6 +144,8 @@ class Incoming:
                 if loop.is_running() and soon(loop, self._deliver):
                     return
         self._deliver()
+        if not any(loop.is_running() for loop in self._loops()):
+            self._keep_time()
 
     def take_job(self, channel: str, data: bytes, ttl: float) -> None:
         """Delivers a message of a plain channel."""

@@ -118,7 +118,8 @@ class RelayedEngine(Engine):
             stats=self.stats,
             decrypt=self._decrypt,
             deliver=self._deliver,
-            loops=self._loops_here,
+            loops=self._receiving_loops,
+            keep_time=self._keep_relay_time,
             sidecar=self._sidecar_path,
             flush=super().flush,
             forget=self._forget_messages,
@@ -128,8 +129,12 @@ class RelayedEngine(Engine):
     def _deliver(self) -> None:
         self.reader.deliver()
 
-    def _loops_here(self) -> Iterable[asyncio.AbstractEventLoop]:
-        return self.waiter.loops
+    def _keep_relay_time(self) -> None:
+        if self.mailboxes.needs_clock:
+            self._keep_time()
+
+    def _receiving_loops(self) -> Iterable[asyncio.AbstractEventLoop]:
+        return list(self.waiter.watched)
 
     def _sidecar_path(self) -> Path:
         return self.source.sidecar
@@ -218,7 +223,7 @@ class RelayedEngine(Engine):
     @property
     def loops(self) -> Iterable[asyncio.AbstractEventLoop]:
         """The loops on which a coroutine has received."""
-        return self.waiter.loops if self._is_started else ()
+        return self._receiving_loops() if self._is_started else ()
 
     def after_fork(self) -> None:
         """In a forked child, abandons the parent's connection."""

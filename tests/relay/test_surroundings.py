@@ -404,3 +404,15 @@ def test_missing_package(databases, monkeypatch, url, module, extra):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImproperlyConfigured, match=rf"channels-lite\[{extra}\]"):
         NotifyChannelLayer(database="channels", relay=url)
+
+
+async def test_messages_expire_where_no_coroutine_has_received(make_node, engine):
+    """Messages from another node do not stay in memory until a coroutine receives."""
+    here, there = [
+        make_node(node, engine.url, expiry=0.2, polling_interval=0.05) for node in ("here", "there")
+    ]
+    channel = await there.new_channel()
+    await here.send(channel, {"type": "x"})
+    mailboxes = there._engine.mailboxes
+    await until(lambda: not mailboxes.is_empty)
+    await until(lambda: mailboxes.is_empty)
