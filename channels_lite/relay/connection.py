@@ -17,21 +17,24 @@ import asyncio
 import logging
 import threading
 import time
-import uuid
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from channels.exceptions import MessageTooLarge
 
 from channels_lite.errors import StoreUnavailable
 from channels_lite.loops import PER_ITERATION, running_loop
 from channels_lite.relay import DEADLINE, InDoubt, Link, Settings
+from channels_lite.relay.flushes import Flushes
+from channels_lite.relay.host import Receiver
 from channels_lite.relay.node import node_of
 from channels_lite.relay.posts import Post, pack, size_of
+from channels_lite.relay.subscriptions import Subscriptions
 from channels_lite.relay.thread import relay_loop
+from channels_lite.relay.wanted import Wanted
 from channels_lite.relay.wire import (
     OVERHEAD,
     Answer,
@@ -49,7 +52,7 @@ from channels_lite.relay.wire import (
     encode,
 )
 
-__all__ = ["Receiver", "Relay"]
+__all__ = ["Relay"]
 
 logger = logging.getLogger(__name__)
 
@@ -64,42 +67,8 @@ FIRST_RETRY, LAST_RETRY = 0.1, 0.5
 # Seconds after an engine has come back until what is sent there counts as sent: the others, to whom
 # it goes, have been trying to connect all the time, too.
 GRACE = LAST_RETRY + 0.1
-# Seconds within which all answer who hear of a flush.
-ANSWERS = 0.05
-# Seconds for which a transaction may still be committed in which somebody joined a group.
-TRANSACTION = 60.0
-
-
 #: Why it is away, at first.
 NEVER = "it was not connected to yet"
-
-
-class Receiver(Protocol):
-    """The layer's side.  Called on the relay's loop; raises nothing."""
-
-    def groups(self) -> set[str]:
-        """Those with members in this process."""
-
-    def has_members(self, group: str) -> bool:
-        """Whether it is one of them."""
-
-    async def prepare(self) -> bool:
-        """Before all are subscribed to.  Whether others can see this process by our database."""
-
-    def take(self, group: str, entries: list[Entry]) -> None:
-        """Messages of another node, to a group, or "" to channels of this process."""
-
-    def take_job(self, channel: str, data: bytes, ttl: float) -> None:
-        """See `Listener.job_came`."""
-
-    async def change(self, asked: Membership) -> str:
-        """Another process lets a channel of ours into a group, or out of it.  What went wrong."""
-
-    async def flushed(self, flush: Flushed) -> None:
-        """Somebody has flushed everything."""
-
-    def is_neighbour(self, token: str) -> bool:
-        """Whether a process with this token uses our database; True where it cannot be told."""
 
 
 class Relay:
@@ -117,15 +86,13 @@ class Relay:
         self._lock = threading.Lock()
         self._posts: list[Post] = []
         self._is_waking = False
-        #: Groups that are subscribed to; and those that somebody is about to join, how often.
-        self._subscribed: set[str] = set()
-        self._entering: Counter[str] = Counter()
-        #: By group, that one change of its subscription comes after the other.
-        self._changing = _Locks()
-        self._is_settling = self._must_settle = False
+        self.groups = Subscriptions(self)
+        self.jobs = Wanted(self)
+        self.flushes = Flushes(self)
         self._task: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._link: Link | None = None
+        #: None: the engine is away.
+        self.link: Link | None = None
         #: Set when the first try to connect has ended, or has taken too long.
         self._tried: asyncio.Event | None = None
         self._is_started = False
@@ -140,11 +107,6 @@ class Relay:
         self._later: deque[Callable[[], Coroutine[Any, Any, None]]] = deque()
         self.is_behind = False
         self._catching_up: asyncio.Task[None] | None = None
-        #: By id, those under way that this process has asked for.
-        self._flushes: dict[str, _Answers] = {}
-        #: By plain channel: its capacity, and how many jobs are wanted; and what is to be told.
-        self._wanted: dict[str, tuple[int | None, int]] = {}
-        self._untold: set[str] = set()
         #: Why the engine is away; "" if it is not.
         self.reason = NEVER
         #: What is wrong with this node, if anything is: nobody else hears it.
@@ -157,9 +119,14 @@ class Relay:
     # Any thread
 
     @property
+    def is_started(self) -> bool:
+        """Whether somebody has begun to connect."""
+        return self._is_started
+
+    @property
     def is_up(self) -> bool:
         """Whether what is sent now is on its way."""
-        return self._link is not None and not self._is_suspect
+        return self.link is not None and not self._is_suspect
 
     def start(self) -> bool:
         """Connects, if nobody has begun to.  False: there is no thread for it.  Any thread."""
@@ -203,7 +170,7 @@ class Relay:
 
     def require_room(self, entry: Entry) -> None:
         """Raises ``MessageTooLarge`` for what the engine would refuse.  Any thread."""
-        link = self._link
+        link = self.link
         if link is not None and len(entry.data) + len(entry.name) + 2 * OVERHEAD > link.max_payload:
             raise self._too_large(entry, link)
 
@@ -244,63 +211,27 @@ class Relay:
             relay_loop().call_soon_threadsafe(self._begin_to_catch_up)
 
     def _begin_to_catch_up(self) -> None:
-        self._catching_up = self._keep(self._catch_up())
+        self._catching_up = self.keep(self._catch_up())
         self._pending.add(self._catching_up)
         self._catching_up.add_done_callback(self._pending.discard)
 
     async def _catch_up(self) -> None:
-        while True:
-            with self._lock:
-                if not self._later:
-                    self.is_behind = False
-                    return
-                function = self._later.popleft()
-            await function()
+        try:
+            while function := self._next_later():
+                await function()
+        finally:
+            if self.is_behind:  # one has failed; the others go on
+                self._begin_to_catch_up()
+
+    def _next_later(self) -> Callable[[], Coroutine[Any, Any, None]] | None:
+        with self._lock:
+            self.is_behind = bool(self._later)
+            return self._later.popleft() if self._later else None
 
     async def caught_up(self) -> None:
         """Returns when all of `later` is done that there is now."""
         if self._catching_up is not None:
             await asyncio.wait([self._catching_up])
-
-    def want(self, channel: str, capacity: int | None, total: int) -> None:
-        """So many jobs of a plain channel are wanted now, all in all.  Any thread."""
-        with self._lock:
-            if total == self._wanted.get(channel, (None, 0))[1] == 0:
-                return
-            self._wanted[channel] = capacity, total
-            must_wake = not self._untold
-            self._untold.add(channel)
-        if must_wake and self.start():
-            relay_loop().call_soon_threadsafe(self._tell_wants)
-
-    def is_subscribed(self, group: str, *, enters: bool) -> bool:
-        """Whether it is; then with ``enters`` it stays so until `entered`.  Any thread."""
-        with self._lock:
-            is_subscribed = group in self._subscribed
-            if is_subscribed and enters:
-                self._entering[group] += 1
-        return is_subscribed
-
-    def entered(self, group: str) -> None:
-        """Who entered is a member now, or is not going to be one.  Any thread."""
-        with self._lock:
-            self._entering[group] -= 1
-            if not self._entering[group]:
-                del self._entering[group]
-        if not self.receiver.has_members(group):
-            self.left(group)
-
-    def left(self, group: str) -> None:
-        """It has no members here any more.  Any thread."""
-        if self._is_started and self.is_subscribed(group, enters=False):
-            relay_loop().call_soon_threadsafe(self._settle_soon)
-
-    def hold(self, group: str) -> None:
-        """As `entered`, for a transaction that may still be committed.  Any thread."""
-        relay_loop().call_soon_threadsafe(self._hold, group)
-
-    def _hold(self, group: str) -> None:
-        asyncio.get_running_loop().call_later(TRANSACTION, self.entered, group)
 
     def stop(self, timeout: float = 0) -> None:
         """Lets what was sent go out, for so long, and ends.  `start` begins anew.  Any thread."""
@@ -319,17 +250,23 @@ class Relay:
 
     def abandon(self) -> None:
         """In a forked child: lets go of the parent's sockets."""
-        if self._link is not None:
-            self._link.abandon()
+        if self.link is not None:
+            self.link.abandon()
+
+    def soon(self, callback: Callable[[], object]) -> None:
+        """Calls it on the relay's loop, if it can be had.  Any thread."""
+        if self.start():
+            relay_loop().call_soon_threadsafe(callback)
 
     # The link
 
     def _begin(self) -> None:
         self._tried = asyncio.Event()
-        self._task = self._keep(self._run(self._task))
+        self._task = self.keep(self._run(self._task))
         asyncio.get_running_loop().call_later(DEADLINE, self._has_tried, self._tried)
 
-    def _keep(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    def keep(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Runs it on the relay's loop, where this is called."""
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._has_ended)
@@ -352,7 +289,7 @@ class Relay:
                     retry = FIRST_RETRY
                     await self._watch(link)
             finally:
-                self._link = None
+                self.link = None
                 self._has_tried(self._tried)
                 await link.close()
             await asyncio.sleep(retry)
@@ -363,7 +300,7 @@ class Relay:
         subjects = self.subjects
         try:
             self._says_hello = await self.receiver.prepare()
-            groups = self._wanted_groups()
+            groups = self.groups.wanted()
             await link.open(
                 [
                     subjects.process(self.token),
@@ -372,16 +309,11 @@ class Relay:
                     *map(subjects.group, groups),
                 ]
             )
-            with self._lock:
-                self._subscribed = groups
+            self.groups.begin(groups)
             if self.reason != NEVER:
                 await asyncio.wait([link.lost], timeout=GRACE)
             # Who has joined meanwhile is heard before anything counts as sent.
-            while missing := self._wanted_groups() - self._subscribed:
-                for group in missing:
-                    await link.subscribe(subjects.group(group))
-                    with self._lock:
-                        self._subscribed.add(group)
+            await self.groups.add_missing(link)
         except StoreUnavailable as error:
             self._is_away(str(error))
             return False
@@ -396,12 +328,10 @@ class Relay:
             logger.info("%s at %s is back", link.engine, self._settings.shown)
         if link.lack and link.lack != self.lack:
             logger.error("%s", link.lack)
-        self._link, self.engine, self.lack = link, link.engine, link.lack
+        self.link, self.engine, self.lack = link, link.engine, link.lack
         self._is_suspect, self.reason = False, ""
         self._has_tried(self._tried)
-        with self._lock:
-            self._untold |= {each for each, (_, total) in self._wanted.items() if total}
-        self._tell_wants()
+        self.jobs.tell_all()
         if not self._says_hello:
             return
         hello = encode(Hello(self.node, self.token))
@@ -440,8 +370,8 @@ class Relay:
                 self.round_trip = time.monotonic() - began
                 unanswered = 0
                 self._is_suspect = False
-                self._tell_wants()
-                self._settle_soon()
+                self.jobs.tell()
+                self.groups.settle_soon()
             elif not link.lost.done():
                 ping.cancel()
                 unanswered += 1
@@ -449,13 +379,13 @@ class Relay:
                 if unanswered >= PINGS:
                     reason = f"it has not answered for {PINGS * DEADLINE:.0f} s"
                     break
-        self._link = None
+        self.link = None
         self.losses += 1
         self._is_away(reason)
 
     def _begin_to_end(self, ended: threading.Event) -> None:
         self._flush()
-        self._keep(self._end(self._task, ended))
+        self.keep(self._end(self._task, ended))
 
     async def _end(self, task: asyncio.Task[None] | None, ended: threading.Event) -> None:
         try:
@@ -465,8 +395,7 @@ class Relay:
             while task is not None and not task.done():
                 task.cancel()  # again: wait_for() may swallow it, before Python 3.12
                 await asyncio.wait([task], timeout=0.1)
-            with self._lock:
-                self._subscribed = set()
+            self.groups.begin(set())
         finally:
             ended.set()
 
@@ -474,14 +403,14 @@ class Relay:
 
     def _flush(self) -> None:
         with self._lock:
-            if self._link is None and self._tried is not None and not self._tried.is_set():
+            if self.link is None and self._tried is not None and not self._tried.is_set():
                 self._is_waking = False
                 return  # `_has_tried` does it
             posts, self._posts = self._posts, []
             self._is_waking = False
         if not posts:
             return
-        link = self._link
+        link = self.link
         if link is None or self._is_suspect:
             _finish(posts, self._away())
             return
@@ -544,7 +473,7 @@ class Relay:
     async def do(self, verb: Callable[[Link], Awaitable[T]]) -> T:
         """Awaits something of the link.  Raises ``StoreUnavailable`` within `DEADLINE`."""
         await self.wait()
-        link = self._link
+        link = self.link
         if link is None or self._is_suspect:
             raise self._away()
         try:
@@ -563,68 +492,9 @@ class Relay:
             relay_loop().call_soon_threadsafe(self._spawn, function)
 
     def _spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        task = self._keep(function())
+        task = self.keep(function())
         self._pending.add(task)
         task.add_done_callback(self._pending.discard)
-
-    # Groups
-
-    async def enter(self, group: str) -> None:
-        """Somebody of this process is about to join: `entered` tells what became of it.
-
-        Subscribed when it returns; or when the engine is back, if it is away.
-        """
-        with self._lock:
-            self._entering[group] += 1
-        with suppress(StoreUnavailable):
-            await self._subscribe(group)
-
-    async def _subscribe(self, group: str) -> None:
-        await self.wait()
-        if self._link is None:
-            return  # `_open` does it
-        async with self._changing.of(group):
-            if group not in self._subscribed:
-                await self.do(lambda link: link.subscribe(self.subjects.group(group)))
-                with self._lock:
-                    self._subscribed.add(group)
-
-    def _wanted_groups(self) -> set[str]:
-        with self._lock:
-            entering = set(self._entering)
-        return self.receiver.groups() | entering
-
-    def _settle_soon(self) -> None:
-        self._must_settle = True
-        if not self._is_settling:
-            self._keep(self._settle())
-
-    async def _settle(self) -> None:
-        """Subscribes to what is wanted, and to nothing else, as far as it can be done now."""
-        self._is_settling, self._must_settle = True, True
-        try:
-            while self._must_settle:  # who leaves meanwhile is in the next round, with all others
-                self._must_settle = False
-                wanted, have = self._wanted_groups(), set(self._subscribed)
-                for group in wanted - have:
-                    await self._subscribe(group)
-                for group in have - wanted:
-                    await self._unsubscribe(group)
-        except StoreUnavailable:
-            pass  # `_watch` tries again
-        finally:
-            self._is_settling = False
-
-    async def _unsubscribe(self, group: str) -> None:
-        if self._link is None:
-            return
-        async with self._changing.of(group):
-            with self._lock:
-                is_wanted = group in self._entering or self.receiver.has_members(group)
-                if is_wanted or group not in self._subscribed:
-                    return
-                self._subscribed.discard(group)
-            await self.do(lambda link: link.unsubscribe(self.subjects.group(group)))
 
     async def ask(self, asked: Membership, token: str) -> None:
         """Has the process with this token change a membership of its own.
@@ -642,28 +512,6 @@ class Relay:
         if isinstance(answered, Answer) and answered.error:
             raise StoreUnavailable(f"the process of {asked.channel} says: {answered.error}")
 
-    # Jobs
-
-    def _tell_wants(self) -> None:
-        if self._link is None or self._is_suspect:
-            return
-        with self._lock:
-            untold, self._untold = self._untold, set()
-            wanted = [(each, *self._wanted[each]) for each in untold]
-            for channel, _, total in wanted:
-                if not total:
-                    del self._wanted[channel]
-        for channel, capacity, total in wanted:
-            self._keep(self._tell_want(self._link, channel, capacity, total))
-
-    async def _tell_want(self, link: Link, channel: str, capacity: int | None, total: int) -> None:
-        try:
-            await self.do(lambda link: link.want(channel, capacity, total))
-        except StoreUnavailable:
-            with self._lock:
-                if channel in self._wanted:
-                    self._untold.add(channel)  # `_watch` tells it again
-
     # What comes
 
     def came(self, subject: str, payload: bytes, reply: str) -> None:
@@ -678,7 +526,7 @@ class Relay:
             if not group or message.node != self.node:  # else everybody here has it already
                 self.receiver.take(group, message.entries)
         else:
-            self._keep(self._came(message, reply))
+            self.keep(self._came(message, reply))
 
     async def _came(self, message: Message, reply: str) -> None:
         if isinstance(message, Membership):
@@ -686,58 +534,15 @@ class Relay:
             with suppress(StoreUnavailable):
                 await self.do(lambda link: link.answer(reply, answer))
         elif isinstance(message, Flushed):
-            await self._flushed(message)
+            await self.flushes.came(message)
         elif isinstance(message, Heard):
-            self._heard(message)
+            self.flushes.heard(message)
         elif isinstance(message, Hello):
             await self._met(message.token)
         elif isinstance(message, Copied) and self.receiver.is_neighbour(self.token):
             self._is_copied()
             with suppress(StoreUnavailable):
                 await self.do(lambda link: link.answer(reply, encode(Answer())))
-
-    # A flush
-
-    async def flush(self) -> None:
-        """Deletes what the engine keeps, and tells everybody.
-
-        Returns when all have done it that can be heard, or after `DEADLINE`.  Raises
-        ``StoreUnavailable``.
-        """
-        await self.do(lambda link: link.clear())
-        flush = Flushed(self.node, uuid.uuid4().hex, self.token)
-        answers = self._flushes[flush.id] = _Answers(set(), set(), asyncio.Event())
-        told = [(self.subjects.everybody(), encode(flush))]
-        try:
-            await self.do(lambda link: link.publish(told, ()))
-            # As long as it takes all to say that they are there; nobody has a list of them.
-            await asyncio.sleep(max(ANSWERS, 3 * self.round_trip))
-            deadline = time.monotonic() + DEADLINE
-            while answers.heard - answers.done and time.monotonic() < deadline:
-                answers.changed.clear()
-                with suppress(TimeoutError, asyncio.TimeoutError):
-                    await asyncio.wait_for(answers.changed.wait(), DEADLINE)
-        finally:
-            del self._flushes[flush.id]
-
-    async def _flushed(self, flush: Flushed) -> None:
-        if flush.token == self.token:
-            return
-        await self._answer(flush, is_done=False)
-        await self.receiver.flushed(flush)
-        await self._answer(flush, is_done=True)
-
-    async def _answer(self, flush: Flushed, *, is_done: bool) -> None:
-        heard = encode(Heard(flush.id, self.token, is_done))
-        parcels = [(self.subjects.process(flush.token), heard)]
-        with suppress(StoreUnavailable):
-            await self.do(lambda link: link.publish(parcels, ()))
-
-    def _heard(self, heard: Heard) -> None:
-        answers = self._flushes.get(heard.id)
-        if answers is not None:
-            (answers.done if heard.is_done else answers.heard).add(heard.token)
-            answers.changed.set()
 
     async def _met(self, token: str) -> None:
         """A process that says it is of this node; but does it use our database?"""
@@ -761,36 +566,6 @@ class Relay:
     def job_came(self, channel: str, data: bytes, ttl: float) -> None:
         """See `Listener`."""
         self.receiver.take_job(channel, data, ttl)
-
-
-class _Locks:
-    """One lock for each name, as long as somebody needs it."""
-
-    def __init__(self) -> None:
-        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
-
-    @asynccontextmanager
-    async def of(self, name: str) -> AsyncIterator[None]:
-        """Alone with this name."""
-        lock, count = self._locks.get(name) or (asyncio.Lock(), 0)
-        self._locks[name] = lock, count + 1
-        try:
-            async with lock:
-                yield
-        finally:
-            lock, count = self._locks[name]
-            if count > 1:
-                self._locks[name] = lock, count - 1
-            else:
-                del self._locks[name]
-
-
-class _Answers(NamedTuple):
-    """To a flush: who has heard of it, and who has done it."""
-
-    heard: set[str]
-    done: set[str]
-    changed: asyncio.Event
 
 
 async def _awaited(awaitable: Awaitable[T]) -> T:

@@ -1,11 +1,30 @@
-"""A socket that is the parent's, in a forked child."""
+"""Ends of connections that are none of asyncio's business."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import socket
+import struct
 
-__all__ = ["let_go"]
+__all__ = ["cut", "let_go"]
+
+# Of SO_LINGER: on, for no time.
+_AT_ONCE = struct.pack("ii", 1, 0)
+
+
+def cut(writer: asyncio.StreamWriter | None) -> None:
+    """Ends a connection with all that is still on its way.
+
+    Closed otherwise, the kernel goes on to deliver it, and when the cable is in again that arrives
+    after what the next connection has sent.
+    """
+    if writer is None:
+        return
+    sock = writer.get_extra_info("socket")
+    if sock is not None and sock.fileno() >= 0 and sock.family != getattr(socket, "AF_UNIX", None):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+    writer.transport.abort()
 
 
 def let_go(writer: asyncio.StreamWriter | None) -> None:
