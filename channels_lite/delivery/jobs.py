@@ -57,7 +57,7 @@ class Jobs(Claims):
             total = wanted.get(channel, 0)
             with self._lock:
                 (self._asked.add if total else self._asked.discard)(channel)
-            self._relay.want(channel, self._capacities.messages(channel), total)
+            self._relay.jobs.want(channel, self._capacities.messages(channel), total)
 
     def take(self, channel: str, data: bytes, ttl: float) -> None:
         """Takes a job with ``ttl`` seconds to live, on the relay's loop."""

@@ -232,9 +232,9 @@ class RelayedSending(Sending):
 
     async def _join_own(self, group: str, channel: str, expiry: float) -> None:
         relay, roster = self._relay, self._roster
-        if not relay.is_subscribed(group, enters=True):
+        if not relay.groups.is_subscribed(group, enters=True):
             with suppress(StoreUnavailable):  # `Relay` subscribes when the engine is back
-                await relay.call(relay.enter, group)
+                await relay.call(relay.groups.enter, group)
         is_callers = transaction_of_caller(self._database) is not None
         now = self._clock.now() or await self._generations.ask()
         try:
@@ -242,7 +242,7 @@ class RelayedSending(Sending):
                 group, channel, expiry, lambda _: roster.add(group, channel, now + expiry)
             )
         finally:
-            (relay.hold if is_callers else relay.entered)(group)
+            (relay.groups.hold if is_callers else relay.groups.entered)(group)
 
     async def leave(
         self, group: str, channel: str, and_then: Callable[[None], None] = lambda _: None
@@ -265,7 +265,7 @@ class RelayedSending(Sending):
     def _left(self, group: str, channel: str) -> None:
         self._roster.discard(group, channel)
         if not self._roster.has_members(group):
-            self._relay.left(group)
+            self._relay.groups.left(group)
 
     async def _tell_neighbour(self, asked: Membership, token: str) -> None:
         """Tells a process of this node.  If that fails, the process reads it in the table later."""

@@ -174,14 +174,14 @@ class RelayedEngine(Engine):
         await super().flush()
         caller = transaction_of_caller(self.config.database)
         if caller is None:
-            await self.relay.call(self.relay.flush)
+            await self.relay.call(self.relay.flushes.ask)
         else:
             tell = partial(self.relay.later, self._flush_committed)
             await after_commit_of(caller, self.config.database, tell)
 
     async def _flush_committed(self) -> None:
         try:
-            await self.relay.flush()
+            await self.relay.flushes.ask()
         except StoreUnavailable as error:
             logger.error("a flush is committed, but other nodes were not told: %s", error)
 

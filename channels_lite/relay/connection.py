@@ -16,21 +16,24 @@ import asyncio
 import logging
 import threading
 import time
-import uuid
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from channels.exceptions import MessageTooLarge
 
 from channels_lite.errors import StoreUnavailable
 from channels_lite.loops import PER_ITERATION, running_loop
 from channels_lite.relay import DEADLINE, InDoubt, Link, Settings
+from channels_lite.relay.flushes import Flushes
+from channels_lite.relay.host import Receiver
 from channels_lite.relay.node import node_of
 from channels_lite.relay.posts import Post, pack, size_of
+from channels_lite.relay.subscriptions import Subscriptions
 from channels_lite.relay.thread import relay_loop
+from channels_lite.relay.wanted import Wanted
 from channels_lite.relay.wire import (
     OVERHEAD,
     Answer,
@@ -48,7 +51,7 @@ from channels_lite.relay.wire import (
     encode,
 )
 
-__all__ = ["Receiver", "Relay"]
+__all__ = ["Relay"]
 
 logger = logging.getLogger(__name__)
 
@@ -62,42 +65,8 @@ FIRST_RETRY, LAST_RETRY = 0.1, 0.5
 # Seconds to wait after reconnecting.  In this time, the other processes reconnect, too, so that
 # they receive what is sent afterwards.
 GRACE = LAST_RETRY + 0.1
-# Seconds within which processes answer a flush.
-ANSWERS = 0.05
-# Seconds within which a transaction with a new membership may be committed.
-TRANSACTION = 60.0
-
-
 #: Why it is unavailable, at first.
 NEVER = "it was not connected to yet"
-
-
-class Receiver(Protocol):
-    """The layer, as the relay sees it.  Called on the relay's loop; raises nothing."""
-
-    def groups(self) -> set[str]:
-        """The groups with members in this process."""
-
-    def has_members(self, group: str) -> bool:
-        """Whether it is one of them."""
-
-    async def prepare(self) -> bool:
-        """Called before subscribing.  Whether other processes see this one beside the database."""
-
-    def take(self, group: str, entries: list[Entry]) -> None:
-        """Messages from another node to a group, or, with "", to channels of this process."""
-
-    def take_job(self, channel: str, data: bytes, ttl: float) -> None:
-        """See `Listener.job_came`."""
-
-    async def change(self, asked: Membership) -> str:
-        """Changes a membership for another process.  Returns the error, or ""."""
-
-    async def flushed(self, flush: Flushed) -> None:
-        """Another process has flushed all messages."""
-
-    def is_neighbour(self, token: str) -> bool:
-        """Whether a process with this token uses this database; True if it cannot be known."""
 
 
 class Relay:
@@ -115,15 +84,13 @@ class Relay:
         self._lock = threading.Lock()
         self._posts: list[Post] = []
         self._is_waking = False
-        #: Subscribed groups; and groups that channels are about to join, with their number.
-        self._subscribed: set[str] = set()
-        self._entering: Counter[str] = Counter()
-        #: Locks by group, so that changes of its subscription do not overlap.
-        self._changing = _Locks()
-        self._is_settling = self._must_settle = False
+        self.groups = Subscriptions(self)
+        self.jobs = Wanted(self)
+        self.flushes = Flushes(self)
         self._task: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._link: Link | None = None
+        #: None: the engine is away.
+        self.link: Link | None = None
         #: Set when the first attempt to connect has ended, or takes too long.
         self._tried: asyncio.Event | None = None
         self._is_started = False
@@ -138,11 +105,6 @@ class Relay:
         self._later: deque[Callable[[], Coroutine[Any, Any, None]]] = deque()
         self.is_behind = False
         self._catching_up: asyncio.Task[None] | None = None
-        #: By id, the flushes that this process has begun.
-        self._flushes: dict[str, _Answers] = {}
-        #: By plain channel: its capacity, and the number of jobs wanted.  Changed entries.
-        self._wanted: dict[str, tuple[int | None, int]] = {}
-        self._untold: set[str] = set()
         #: Why the engine is unavailable; "" if it is available.
         self.reason = NEVER
         #: A fault of this node, because of which no other node receives its messages.
@@ -155,9 +117,14 @@ class Relay:
     # Any thread
 
     @property
+    def is_started(self) -> bool:
+        """Whether it has begun to connect."""
+        return self._is_started
+
+    @property
     def is_up(self) -> bool:
         """Whether messages can be sent now."""
-        return self._link is not None and not self._is_suspect
+        return self.link is not None and not self._is_suspect
 
     def start(self) -> bool:
         """Connects, if it has not begun to.  False: no thread can be started.  Any thread."""
@@ -201,7 +168,7 @@ class Relay:
 
     def require_room(self, entry: Entry) -> None:
         """Raises ``MessageTooLarge`` if the engine would refuse it.  Any thread."""
-        link = self._link
+        link = self.link
         if link is not None and len(entry.data) + len(entry.name) + 2 * OVERHEAD > link.max_payload:
             raise self._too_large(entry, link)
 
@@ -242,66 +209,27 @@ class Relay:
             relay_loop().call_soon_threadsafe(self._begin_to_catch_up)
 
     def _begin_to_catch_up(self) -> None:
-        self._catching_up = self._keep(self._catch_up())
+        self._catching_up = self.keep(self._catch_up())
         self._pending.add(self._catching_up)
         self._catching_up.add_done_callback(self._pending.discard)
 
     async def _catch_up(self) -> None:
-        while True:
-            with self._lock:
-                if not self._later:
-                    self.is_behind = False
-                    return
-                function = self._later.popleft()
-            await function()
+        try:
+            while function := self._next_later():
+                await function()
+        finally:
+            if self.is_behind:  # one has failed; the others go on
+                self._begin_to_catch_up()
+
+    def _next_later(self) -> Callable[[], Coroutine[Any, Any, None]] | None:
+        with self._lock:
+            self.is_behind = bool(self._later)
+            return self._later.popleft() if self._later else None
 
     async def caught_up(self) -> None:
         """Returns when the present functions of `later` are done."""
         if self._catching_up is not None:
             await asyncio.wait([self._catching_up])
-
-    def want(self, channel: str, capacity: int | None, total: int) -> None:
-        """Sets the number of jobs that a plain channel wants.  Any thread."""
-        with self._lock:
-            if total == self._wanted.get(channel, (None, 0))[1] == 0:
-                return
-            self._wanted[channel] = capacity, total
-            must_wake = not self._untold
-            self._untold.add(channel)
-        if must_wake and self.start():
-            relay_loop().call_soon_threadsafe(self._tell_wants)
-
-    def is_subscribed(self, group: str, *, enters: bool) -> bool:
-        """Whether ``group`` is subscribed.  Any thread.
-
-        With ``enters``, it stays subscribed until `entered`.
-        """
-        with self._lock:
-            is_subscribed = group in self._subscribed
-            if is_subscribed and enters:
-                self._entering[group] += 1
-        return is_subscribed
-
-    def entered(self, group: str) -> None:
-        """The channel that was about to join has joined, or will not.  Any thread."""
-        with self._lock:
-            self._entering[group] -= 1
-            if not self._entering[group]:
-                del self._entering[group]
-        if not self.receiver.has_members(group):
-            self.left(group)
-
-    def left(self, group: str) -> None:
-        """The group has no more members here.  Any thread."""
-        if self._is_started and self.is_subscribed(group, enters=False):
-            relay_loop().call_soon_threadsafe(self._settle_soon)
-
-    def hold(self, group: str) -> None:
-        """Like `entered`, for a transaction that may still be committed.  Any thread."""
-        relay_loop().call_soon_threadsafe(self._hold, group)
-
-    def _hold(self, group: str) -> None:
-        asyncio.get_running_loop().call_later(TRANSACTION, self.entered, group)
 
     def stop(self, timeout: float = 0) -> None:
         """Publishes pending posts and ends.  `start` connects again.  Any thread."""
@@ -320,17 +248,23 @@ class Relay:
 
     def abandon(self) -> None:
         """In a forked child, abandons the parent's sockets."""
-        if self._link is not None:
-            self._link.abandon()
+        if self.link is not None:
+            self.link.abandon()
+
+    def soon(self, callback: Callable[[], object]) -> None:
+        """Calls ``callback`` on the relay's loop, if there is one.  Any thread."""
+        if self.start():
+            relay_loop().call_soon_threadsafe(callback)
 
     # The link
 
     def _begin(self) -> None:
         self._tried = asyncio.Event()
-        self._task = self._keep(self._run(self._task))
+        self._task = self.keep(self._run(self._task))
         asyncio.get_running_loop().call_later(DEADLINE, self._has_tried, self._tried)
 
-    def _keep(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    def keep(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Runs ``coroutine`` on the relay's loop.  Call it there."""
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._has_ended)
@@ -353,7 +287,7 @@ class Relay:
                     retry = FIRST_RETRY
                     await self._watch(link)
             finally:
-                self._link = None
+                self.link = None
                 self._has_tried(self._tried)
                 await link.close()
             await asyncio.sleep(retry)
@@ -364,7 +298,7 @@ class Relay:
         subjects = self.subjects
         try:
             self._says_hello = await self.receiver.prepare()
-            groups = self._wanted_groups()
+            groups = self.groups.wanted()
             await link.open(
                 [
                     subjects.process(self.token),
@@ -373,16 +307,11 @@ class Relay:
                     *map(subjects.group, groups),
                 ]
             )
-            with self._lock:
-                self._subscribed = groups
+            self.groups.begin(groups)
             if self.reason != NEVER:
                 await asyncio.wait([link.lost], timeout=GRACE)
             # Groups that were joined in the meantime are subscribed before any send succeeds.
-            while missing := self._wanted_groups() - self._subscribed:
-                for group in missing:
-                    await link.subscribe(subjects.group(group))
-                    with self._lock:
-                        self._subscribed.add(group)
+            await self.groups.add_missing(link)
         except StoreUnavailable as error:
             self._is_away(str(error))
             return False
@@ -397,12 +326,10 @@ class Relay:
             logger.info("%s at %s is back", link.engine, self._settings.shown)
         if link.lack and link.lack != self.lack:
             logger.error("%s", link.lack)
-        self._link, self.engine, self.lack = link, link.engine, link.lack
+        self.link, self.engine, self.lack = link, link.engine, link.lack
         self._is_suspect, self.reason = False, ""
         self._has_tried(self._tried)
-        with self._lock:
-            self._untold |= {each for each, (_, total) in self._wanted.items() if total}
-        self._tell_wants()
+        self.jobs.tell_all()
         if not self._says_hello:
             return
         hello = encode(Hello(self.node, self.token))
@@ -441,8 +368,8 @@ class Relay:
                 self.round_trip = time.monotonic() - began
                 unanswered = 0
                 self._is_suspect = False
-                self._tell_wants()
-                self._settle_soon()
+                self.jobs.tell()
+                self.groups.settle_soon()
             elif not link.lost.done():
                 ping.cancel()
                 unanswered += 1
@@ -450,13 +377,13 @@ class Relay:
                 if unanswered >= PINGS:
                     reason = f"it has not answered for {PINGS * DEADLINE:.0f} s"
                     break
-        self._link = None
+        self.link = None
         self.losses += 1
         self._is_away(reason)
 
     def _begin_to_end(self, ended: threading.Event) -> None:
         self._flush()
-        self._keep(self._end(self._task, ended))
+        self.keep(self._end(self._task, ended))
 
     async def _end(self, task: asyncio.Task[None] | None, ended: threading.Event) -> None:
         try:
@@ -466,8 +393,7 @@ class Relay:
             while task is not None and not task.done():
                 task.cancel()  # again, because before Python 3.12 wait_for() may swallow it
                 await asyncio.wait([task], timeout=0.1)
-            with self._lock:
-                self._subscribed = set()
+            self.groups.begin(set())
         finally:
             ended.set()
 
@@ -475,14 +401,14 @@ class Relay:
 
     def _flush(self) -> None:
         with self._lock:
-            if self._link is None and self._tried is not None and not self._tried.is_set():
+            if self.link is None and self._tried is not None and not self._tried.is_set():
                 self._is_waking = False
                 return  # `_has_tried` does it
             posts, self._posts = self._posts, []
             self._is_waking = False
         if not posts:
             return
-        link = self._link
+        link = self.link
         if link is None or self._is_suspect:
             _finish(posts, self._away())
             return
@@ -545,7 +471,7 @@ class Relay:
     async def do(self, verb: Callable[[Link], Awaitable[T]]) -> T:
         """Awaits a method of the link.  Raises ``StoreUnavailable`` within `DEADLINE`."""
         await self.wait()
-        link = self._link
+        link = self.link
         if link is None or self._is_suspect:
             raise self._away()
         try:
@@ -564,68 +490,9 @@ class Relay:
             relay_loop().call_soon_threadsafe(self._spawn, function)
 
     def _spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        task = self._keep(function())
+        task = self.keep(function())
         self._pending.add(task)
         task.add_done_callback(self._pending.discard)
-
-    # Groups
-
-    async def enter(self, group: str) -> None:
-        """Called before a channel of this process joins; `entered` follows.
-
-        It subscribes before it returns, or, if the engine is unavailable, when it is back.
-        """
-        with self._lock:
-            self._entering[group] += 1
-        with suppress(StoreUnavailable):
-            await self._subscribe(group)
-
-    async def _subscribe(self, group: str) -> None:
-        await self.wait()
-        if self._link is None:
-            return  # `_open` does it
-        async with self._changing.of(group):
-            if group not in self._subscribed:
-                await self.do(lambda link: link.subscribe(self.subjects.group(group)))
-                with self._lock:
-                    self._subscribed.add(group)
-
-    def _wanted_groups(self) -> set[str]:
-        with self._lock:
-            entering = set(self._entering)
-        return self.receiver.groups() | entering
-
-    def _settle_soon(self) -> None:
-        self._must_settle = True
-        if not self._is_settling:
-            self._keep(self._settle())
-
-    async def _settle(self) -> None:
-        """Subscribes to the wanted groups, and unsubscribes from others, if it can now."""
-        self._is_settling, self._must_settle = True, True
-        try:
-            while self._must_settle:  # the next round handles channels that leave in the meantime
-                self._must_settle = False
-                wanted, have = self._wanted_groups(), set(self._subscribed)
-                for group in wanted - have:
-                    await self._subscribe(group)
-                for group in have - wanted:
-                    await self._unsubscribe(group)
-        except StoreUnavailable:
-            pass  # `_watch` tries again
-        finally:
-            self._is_settling = False
-
-    async def _unsubscribe(self, group: str) -> None:
-        if self._link is None:
-            return
-        async with self._changing.of(group):
-            with self._lock:
-                is_wanted = group in self._entering or self.receiver.has_members(group)
-                if is_wanted or group not in self._subscribed:
-                    return
-                self._subscribed.discard(group)
-            await self.do(lambda link: link.unsubscribe(self.subjects.group(group)))
 
     async def ask(self, asked: Membership, token: str) -> None:
         """Asks the process with this token to change one of its memberships.
@@ -643,29 +510,7 @@ class Relay:
         if isinstance(answered, Answer) and answered.error:
             raise StoreUnavailable(f"the process of {asked.channel} says: {answered.error}")
 
-    # Jobs
-
-    def _tell_wants(self) -> None:
-        if self._link is None or self._is_suspect:
-            return
-        with self._lock:
-            untold, self._untold = self._untold, set()
-            wanted = [(each, *self._wanted[each]) for each in untold]
-            for channel, _, total in wanted:
-                if not total:
-                    del self._wanted[channel]
-        for channel, capacity, total in wanted:
-            self._keep(self._tell_want(self._link, channel, capacity, total))
-
-    async def _tell_want(self, link: Link, channel: str, capacity: int | None, total: int) -> None:
-        try:
-            await self.do(lambda link: link.want(channel, capacity, total))
-        except StoreUnavailable:
-            with self._lock:
-                if channel in self._wanted:
-                    self._untold.add(channel)  # `_watch` tells it again
-
-    # Incoming
+    # What comes
 
     def came(self, subject: str, payload: bytes, reply: str) -> None:
         """See `Listener`."""
@@ -679,7 +524,7 @@ class Relay:
             if not group or message.node != self.node:  # otherwise this node has it already
                 self.receiver.take(group, message.entries)
         else:
-            self._keep(self._came(message, reply))
+            self.keep(self._came(message, reply))
 
     async def _came(self, message: Message, reply: str) -> None:
         if isinstance(message, Membership):
@@ -687,58 +532,15 @@ class Relay:
             with suppress(StoreUnavailable):
                 await self.do(lambda link: link.answer(reply, answer))
         elif isinstance(message, Flushed):
-            await self._flushed(message)
+            await self.flushes.came(message)
         elif isinstance(message, Heard):
-            self._heard(message)
+            self.flushes.heard(message)
         elif isinstance(message, Hello):
             await self._met(message.token)
         elif isinstance(message, Copied) and self.receiver.is_neighbour(self.token):
             self._is_copied()
             with suppress(StoreUnavailable):
                 await self.do(lambda link: link.answer(reply, encode(Answer())))
-
-    # A flush
-
-    async def flush(self) -> None:
-        """Deletes the messages and memberships in the engine, and tells all processes.
-
-        Returns when all processes that answer have flushed, or after `DEADLINE`.  Raises
-        ``StoreUnavailable``.
-        """
-        await self.do(lambda link: link.clear())
-        flush = Flushed(self.node, uuid.uuid4().hex, self.token)
-        answers = self._flushes[flush.id] = _Answers(set(), set(), asyncio.Event())
-        told = [(self.subjects.everybody(), encode(flush))]
-        try:
-            await self.do(lambda link: link.publish(told, ()))
-            # The time that all processes need to answer, because there is no list of them.
-            await asyncio.sleep(max(ANSWERS, 3 * self.round_trip))
-            deadline = time.monotonic() + DEADLINE
-            while answers.heard - answers.done and time.monotonic() < deadline:
-                answers.changed.clear()
-                with suppress(TimeoutError, asyncio.TimeoutError):
-                    await asyncio.wait_for(answers.changed.wait(), DEADLINE)
-        finally:
-            del self._flushes[flush.id]
-
-    async def _flushed(self, flush: Flushed) -> None:
-        if flush.token == self.token:
-            return
-        await self._answer(flush, is_done=False)
-        await self.receiver.flushed(flush)
-        await self._answer(flush, is_done=True)
-
-    async def _answer(self, flush: Flushed, *, is_done: bool) -> None:
-        heard = encode(Heard(flush.id, self.token, is_done))
-        parcels = [(self.subjects.process(flush.token), heard)]
-        with suppress(StoreUnavailable):
-            await self.do(lambda link: link.publish(parcels, ()))
-
-    def _heard(self, heard: Heard) -> None:
-        answers = self._flushes.get(heard.id)
-        if answers is not None:
-            (answers.done if heard.is_done else answers.heard).add(heard.token)
-            answers.changed.set()
 
     async def _met(self, token: str) -> None:
         """Checks that a process which claims to be of this node uses its database."""
@@ -762,36 +564,6 @@ class Relay:
     def job_came(self, channel: str, data: bytes, ttl: float) -> None:
         """See `Listener`."""
         self.receiver.take_job(channel, data, ttl)
-
-
-class _Locks:
-    """One lock for each name, while it is in use."""
-
-    def __init__(self) -> None:
-        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
-
-    @asynccontextmanager
-    async def of(self, name: str) -> AsyncIterator[None]:
-        """Holds the lock of ``name``."""
-        lock, count = self._locks.get(name) or (asyncio.Lock(), 0)
-        self._locks[name] = lock, count + 1
-        try:
-            async with lock:
-                yield
-        finally:
-            lock, count = self._locks[name]
-            if count > 1:
-                self._locks[name] = lock, count - 1
-            else:
-                del self._locks[name]
-
-
-class _Answers(NamedTuple):
-    """The processes that have received a flush, and those that have done it."""
-
-    heard: set[str]
-    done: set[str]
-    changed: asyncio.Event
 
 
 async def _awaited(awaitable: Awaitable[T]) -> T:

@@ -38,7 +38,7 @@ from channels_lite.relay.jetstream import (
     said_by,
 )
 from channels_lite.relay.nats_client import OrderedClient
-from channels_lite.relay.sockets import let_go
+from channels_lite.relay.sockets import cut, let_go
 from channels_lite.relay.wire import escape, unescape
 
 __all__ = ["NatsLink"]
@@ -203,8 +203,11 @@ class NatsLink:
 
     async def close(self) -> None:
         """Ends it, whether the server listens or not."""
+        is_clean = not (self.lost.done() or self._client.is_waiting)
         self._lose("it was closed")
         writer = self._client.writer()
+        if not is_clean:
+            cut(writer)
         closing = asyncio.ensure_future(self._client.close())
         await asyncio.wait([closing], timeout=0.3)
         if not closing.done():
@@ -231,7 +234,7 @@ class NatsLink:
         return self._settings.expiry
 
     def write(self, commands: bytes) -> None:
-        """Writes them, and nobody asks."""
+        """Writes commands without confirmation."""
         self._client.write_only(commands)
 
     def job_came(self, channel: str, data: bytes, ttl: float) -> None:

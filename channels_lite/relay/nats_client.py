@@ -59,6 +59,11 @@ class OrderedClient(Client):
         if self._transport is not None and not self.is_closed:
             self._transport.write(commands)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there is something of which nobody knows whether the server has it."""
+        return bool(self._waiting)
+
     def fail(self, error: Exception) -> None:
         """For those who wait: the connection is gone."""
         while self._waiting:

@@ -32,7 +32,7 @@ from channels_lite.errors import StoreUnavailable
 from channels_lite.relay import Listener, Settings
 from channels_lite.relay.redis_client import STEP, field_of, pool_of, reason_of
 from channels_lite.relay.redis_scripts import JOIN, MEMBERS, PUT, SCRIPTS, TAKE, sha_of
-from channels_lite.relay.sockets import let_go
+from channels_lite.relay.sockets import cut, let_go
 from channels_lite.relay.wire import Ask, Unreadable, decode_ask, encode_ask
 
 __all__ = ["RedisLink"]
@@ -154,10 +154,13 @@ class RedisLink:
         for task in self._tasks:
             task.cancel()
         if self._tasks:
-            await asyncio.wait(self._tasks)
+            await asyncio.wait(self._tasks, timeout=STEP)
+        is_clean = not (self.lost.done() or self._answers)
         self._lose("it was closed")
         for connection in (self._asking, self._coming):
             if connection is not None:
+                if not is_clean:
+                    cut(getattr(connection, "_writer", None))
                 with suppress(RedisError, OSError):
                     await connection.disconnect(nowait=True)
 

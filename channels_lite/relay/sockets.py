@@ -1,11 +1,30 @@
-"""The parent's sockets in a forked child."""
+"""Closing connections without asyncio: in a forked child, and at once."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import socket
+import struct
 
-__all__ = ["let_go"]
+__all__ = ["cut", "let_go"]
+
+# Of SO_LINGER: on, for no time.
+_AT_ONCE = struct.pack("ii", 1, 0)
+
+
+def cut(writer: asyncio.StreamWriter | None) -> None:
+    """Closes a connection, and drops its unsent data.
+
+    Otherwise the kernel would still deliver them.  When the network is back, they would arrive after
+    the data of the next connection.
+    """
+    if writer is None:
+        return
+    sock = writer.get_extra_info("socket")
+    if sock is not None and sock.fileno() >= 0 and sock.family != getattr(socket, "AF_UNIX", None):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+    writer.transport.abort()
 
 
 def let_go(writer: asyncio.StreamWriter | None) -> None:

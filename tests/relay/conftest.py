@@ -13,7 +13,8 @@ import pytest
 from django.db import connections
 
 from channels_lite.layers.base import BaseSQLiteChannelLayer
-from tests.conftest import LAYERS, use_database
+from channels_lite.relay import connection
+from tests.conftest import LAYERS, TIMEOUT, use_database
 from tests.relay.engines import Engine, NatsServer, RedisServer
 
 ENGINES: dict[str, type[Engine]] = {"nats": NatsServer, "redis": RedisServer}
@@ -28,6 +29,13 @@ def needs(name: str) -> None:
     pytest.importorskip("nats" if name == "nats" else "redis")
     if ENGINES[name].path() is None:
         pytest.skip(f"{ENGINES[name].binary} is not installed: apt install {ENGINES[name].binary}")
+
+
+@pytest.fixture(autouse=True)
+def _patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may take longer than a second; how long it takes is for `test_faults`."""
+    if request.module.__name__ != "tests.relay.test_faults":
+        monkeypatch.setattr(connection, "DEADLINE", TIMEOUT)
 
 
 @pytest.fixture(scope="session")

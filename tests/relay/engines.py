@@ -79,7 +79,13 @@ class Engine:
             self._process = None
 
     def freeze(self) -> None:
+        """Returns when all of its threads stand still."""
         self._process.send_signal(signal.SIGSTOP)
+        deadline = time.monotonic() + TIMEOUT
+        for stat in Path(f"/proc/{self.pid}/task").glob("*/stat"):
+            while stat.read_text().rpartition(")")[2].split()[0] != "T":
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
 
     def thaw(self) -> None:
         self._process.send_signal(signal.SIGCONT)
@@ -96,5 +102,5 @@ class RedisServer(Engine):
     binary, scheme = "redis-server", "redis"
 
     def command(self) -> list[str]:
-        return ["--bind", "127.0.0.1", "--port", str(self.port), "--save", "",
-                "--protected-mode", "no", "--dir", str(self.folder)]  # fmt: skip
+        where = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self.folder)]
+        return [*where, "--save", "", "--protected-mode", "no"]

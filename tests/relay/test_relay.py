@@ -119,7 +119,7 @@ async def test_leaving_a_group(nodes):
     assert await is_next(there, here, channel)
     await there.group_discard("room", other)
     relay = there._engine.relay
-    await until(lambda: not relay.is_subscribed("room", enters=False))
+    await until(lambda: not relay.groups.is_subscribed("room", enters=False))
 
 
 async def test_channel_that_is_nowhere(nodes):

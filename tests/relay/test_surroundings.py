@@ -124,7 +124,7 @@ async def test_messages_stay_encrypted(make_node, engine, monkeypatch):
     channel = await there.new_channel()
     await there.group_add("room", channel)
     await here.new_channel()  # it is connected
-    link, seen = here._engine.relay._link, []
+    link, seen = here._engine.relay.link, []
     publish, put = link.publish, link.put
     monkeypatch.setattr(link, "publish", lambda parcels, groups: (
         seen.extend(each for _, each in parcels), publish(parcels, groups))[1])  # fmt: skip
