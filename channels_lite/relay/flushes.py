@@ -1,7 +1,7 @@
 """A flush of all processes, and their answers.
 
-There is no list of processes.  So each process answers when it receives the flush, and again when it
-has done it.  The process that asks waits a moment for the first answers, and then for the second
+There is no list of processes.  So each process answers when it receives the flush, and again when
+it has done it.  The process that asks waits a moment for the first answers, and then for the second
 answers of the same processes.
 
 Thread: the relay's loop.
