@@ -16,8 +16,8 @@ _AT_ONCE = struct.pack("ii", 1, 0)
 def cut(writer: asyncio.StreamWriter | None) -> None:
     """Closes a connection, and drops its unsent data.
 
-    Otherwise the kernel would still deliver it.  When the network is back, it would arrive after the
-    data of the next connection.
+    Otherwise the kernel would still deliver it, when the network is back, after the data of the
+    next connection.
     """
     if writer is None:
         return
