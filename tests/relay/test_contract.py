@@ -27,6 +27,7 @@ OTHERWISE = {
     "process_that_does_not_read_fills_no_disk": CAPACITY,
     "expired_message_is_not_delivered_and_frees_capacity": CLOCK,
     "setting_the_wall_clock_changes_nothing": CLOCK,
+    "generation_goes_by_the_clock_of_the_living": CLOCK,
     "reboot_purges_what_was_before": QUEUE,
     "rows_of_an_earlier_release_are_kept": QUEUE,
     "boot_without_a_name_is_known_by_its_time": QUEUE,

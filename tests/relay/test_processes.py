@@ -56,7 +56,9 @@ def start(folders: dict[str, Path], tmp_path: Path, engine: Engine) -> Iterator[
 LAYERS = ["core.SQLiteChannelLayer", "aio.AIOSQLiteChannelLayer", "notify.NotifyChannelLayer"]
 
 
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize(
+    "layer", [*LAYERS[-1:], *(pytest.param(each, marks=pytest.mark.chaos) for each in LAYERS[:-1])]
+)
 def test_group_on_two_nodes_of_two_processes(start, layer):
     """Each member gets each message once, and each sender's in order."""
     children = [start(node, layer) for node in ("here", "here", "there", "there")]
