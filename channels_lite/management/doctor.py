@@ -92,9 +92,9 @@ def _wake(layer: BaseSQLiteChannelLayer) -> Iterator[Finding]:
 def _relay(layer: BaseSQLiteChannelLayer) -> Finding:
     tried = async_to_sync(try_out)(layer.config)
     node = known_name(Source(layer.database).path) or "no name yet"
-    said = f"node {node}, by {tried.engine or 'nothing'} at {tried.url}"
+    said = f"node {node}, {tried.engine or 'no engine'} at {tried.url}"
     if tried.engine:
-        said += f", {1000 * tried.seconds:.2f} ms there and back"
+        said += f", round trip {1000 * tried.seconds:.2f} ms"
     return Finding("relay", f"{said}{': ' if tried.fault else ''}{tried.fault}",
                    "as it says" if tried.fault else "")  # fmt: skip
 
@@ -122,7 +122,7 @@ def _database(layer: BaseSQLiteChannelLayer) -> Iterator[Finding]:
         relay = process.relay if process.is_alive else None
         if relay is not None:
             said = f"{process.token}: {relay.groups} groups, {relay.sent} messages sent, "
-            said += f"{relay.received} received, {relay.missed} missed by others"
+            said += f"{relay.received} received, {relay.missed} missed by other nodes"
             mend = "as it says" if relay.reason else ""
             yield Finding("relay of", f"{said}{': ' if mend else ''}{relay.reason}", mend)
     yield Finding("journal", f"{taken.journal_mode}, {taken.log_size} bytes of log")

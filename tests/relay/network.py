@@ -1,6 +1,6 @@
-"""Machines, as network namespaces: two nodes, and an engine between them, joined by veth.
+"""Machines as network namespaces: two nodes and an engine, connected by veth pairs.
 
-Each node has a cable of its own to the engine's machine, and none to the other node.
+Each node has its own cable to the engine's machine, and none to the other node.
 """
 
 from __future__ import annotations
@@ -96,30 +96,30 @@ class Network:
         return self._names[node], f"clw{number}", f"10.97.{number}.1"
 
     def lose(self, node: str, *, to_node: bool) -> None:
-        """What goes to the node, or comes from it, is lost; the other way it is heard."""
+        """Loses packets in one direction only."""
         name, end, address = self._ends(node, to_node=to_node)
         nobody = ("lladdr", "02:00:00:00:00:01", "dev", end, "nud", "permanent")
         command("ip", "-n", name, "neighbor", "replace", address, *nobody)
 
     def find(self, node: str, *, to_node: bool) -> None:
-        """It is not lost any more."""
+        """Ends `lose`."""
         name, end, address = self._ends(node, to_node=to_node)
         command("ip", "-n", name, "neighbor", "delete", address, "dev", end)
 
     def spoil(self, node: str, *how: str) -> None:
-        """Both ways suffer so: see ``tc-netem``."""
+        """Delays or loses packets in both directions, as ``tc-netem`` does."""
         for to_node in (True, False):
             name, end, _ = self._ends(node, to_node=to_node)
             command("tc", "-n", name, "qdisc", "replace", "dev", end, "root", "netem", *how)
 
-    def mend(self, node: str) -> None:
-        """Nothing suffers any more."""
+    def repair(self, node: str) -> None:
+        """Ends `spoil`."""
         for to_node in (True, False):
             name, end, _ = self._ends(node, to_node=to_node)
             command("tc", "-n", name, "qdisc", "del", "dev", end, "root")
 
     def close(self) -> None:
-        """Ends them, with their cables."""
+        """Deletes the namespaces and their cables."""
         for name in self._names.values():
             with suppress(subprocess.CalledProcessError):
                 command("ip", "netns", "del", name)

@@ -1,4 +1,4 @@
-"""Three servers of NATS, of which one is killed: the one that leads what is kept."""
+"""Three NATS servers, one of which is killed: the leader of the stream, or another."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ async def test_job_that_comes_while_receive_is_cancelled(nodes):
 
 
 async def test_plain_channel_in_a_group(nodes):
-    """It gets the group's messages, whoever sends them, until it has left, by whomever."""
+    """It gets the group's messages from any node, until any node removes it."""
     here, there = nodes
     for channel in ("jobs", "more.jobs"):
         await here.group_add("room", channel)

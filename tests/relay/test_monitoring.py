@@ -38,7 +38,7 @@ def run(folders, engine, tmp_path):  # noqa: F811
 
 
 def test_doctor(run, folders, engine, start):  # noqa: F811
-    """It says the node's name, the engine, its round trip, and what each process has heard."""
+    """It reports the node's name, the engine, its round trip, and each process's figures."""
     here, there = [start(node, polling_interval=0.2) for node in ("here", "there")]
     channel, other = here.do("new_channel"), there.do("new_channel")
     for child, each in ((here, channel), (there, other)):
@@ -51,7 +51,7 @@ def test_doctor(run, folders, engine, start):  # noqa: F811
     found = {each["subject"]: each for each in json.loads(doctor(run))}
     assert known_name(folders["here"] / "default.sqlite3") in found["relay"]["said"]
     assert engine.url in found["relay"]["said"]
-    assert "ms there and back" in found["relay"]["said"]
+    assert "round trip" in found["relay"]["said"]
     assert token in found["relay of"]["said"]
     assert "to a plain channel" in found["self-test"]["said"]
 

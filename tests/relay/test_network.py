@@ -1,6 +1,6 @@
-"""Two nodes and an engine on machines of their own, and what happens to networks.
+"""Two nodes and an engine on separate machines, and network faults.
 
-The ledger is outside: what each process says that it sent, and what each says that it got.
+The tests compare what each process reports as sent with what the others report as received.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def bad_line(network: Network, engine: Engine) -> None:
         network.spoil(node, "delay", "100ms", "loss", "5%")
     time.sleep(5)
     for node in network.NODES:
-        network.mend(node)
+        network.repair(node)
 
 
 def killed(network: Network, engine: Engine) -> None:

@@ -212,7 +212,7 @@ def test_runworker_on_another_node(start, folders, engine):
         worker.wait(TIMEOUT)
 
 
-def test_members_of_a_group_are_read_anew(start, tmp_path, folders, engine_name):
+def test_members_of_a_group_are_read_again(start, tmp_path, folders, engine_name):
     """Who was let into a group while the engine was away hears it when that is back."""
     from tests.relay.conftest import ENGINES
 

@@ -225,7 +225,7 @@ async def test_close_is_no_end(nodes):
         await here.close()
     waiting = asyncio.create_task(received(there, channel))
     await asyncio.sleep(0)
-    await there.close()  # who waits goes on to
+    await there.close()  # waiting coroutines keep waiting
     await until(lambda: there._engine.relay.is_up)
     await here.send(channel, {"number": 4})
     assert await waiting == {"number": 4}
@@ -322,7 +322,7 @@ async def test_processes_of_a_node_are_no_copies(make_node, engine, caplog):
     channel = await one.new_channel()
     await two.send(channel, {"type": "x"})
     await received(one, channel)
-    await asyncio.sleep(0.2)  # who says hello is asked back
+    await asyncio.sleep(0.2)  # a Hello is answered by a question
     assert [each._engine.relay.fault for each in (one, two)] == ["", ""]
 
 
@@ -381,7 +381,7 @@ BAD = [
 
 @pytest.mark.parametrize(("config", "said"), BAD)
 def test_bad_settings(databases, config, said):
-    """What can be known to be wrong is an error at construction, with the mend."""
+    """What can be known to be wrong is an error at construction, which says how to fix it."""
     pytest.importorskip("nats")
     pytest.importorskip("redis")
     from channels_lite.layers.notify import NotifyChannelLayer
