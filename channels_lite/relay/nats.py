@@ -17,6 +17,7 @@ import random
 import re
 import ssl
 from collections.abc import Awaitable, Coroutine, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -48,6 +49,8 @@ OLDEST = (2, 9)
 # Of JetStream's errors: what a full subject says; a stream that has another configuration; too few
 # servers for so many replicas.
 FULL, OTHER_CONFIG, FEW_PEERS = 10077, 10058, (10005, 10074)
+# Seconds for which a group's plain channels are waited for, where a cluster has no leader.
+NO_LEADER = 0.5
 # The status that says that nobody subscribes.
 NO_RESPONDERS = "503"
 # Seconds within which a job that was taken has made room.
@@ -82,6 +85,7 @@ class NatsLink:
         self._numbers = itertools.count()
         self._queues = Queues(self)
         self._members = f"{settings.prefix}_members"
+        self._are_members_made = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -263,23 +267,35 @@ class NatsLink:
     ) -> asyncio.Future[dict[str, list[str]]]:
         """In one piece with the question whether the groups have plain channels in them."""
         commands = [pub(subject, payload) for subject, payload in parcels]
-        asked = {}
+        asked: dict[str, asyncio.Future[_Answer] | None] = {}
         for group in () if self.lack else groups:
-            subject = f"$JS.API.DIRECT.GET.{self._members}.{self._membership(group)}"
-            asked[group], command = self._asking(subject, b"")
-            commands.append(command)
+            asked[group] = None
+            if self._are_members_made.is_set():  # else nobody would answer
+                subject = f"$JS.API.DIRECT.GET.{self._members}.{self._membership(group)}"
+                asked[group], command = self._asking(subject, b"")
+                commands.append(command)
         written = self._client.write(b"".join(commands))
         return asyncio.ensure_future(self._with_members(written, asked))
 
     async def _with_members(
-        self, written: asyncio.Future[None], asked: dict[str, asyncio.Future[_Answer]]
+        self, written: asyncio.Future[None], asked: dict[str, asyncio.Future[_Answer] | None]
     ) -> dict[str, list[str]]:
         await written
         found = {}
         for group, answer in asked.items():
-            if not (await answer).status:
-                found[group] = await self.members(group)
+            with suppress(TimeoutError, asyncio.TimeoutError):
+                members = self._members_if_any(group, answer)
+                found[group] = await asyncio.wait_for(members, NO_LEADER)
         return found
+
+    async def _members_if_any(
+        self, group: str, answer: asyncio.Future[_Answer] | None
+    ) -> list[str]:
+        if answer is None:
+            await self._are_members_made.wait()
+        elif (await answer).status:
+            return []
+        return await self.members(group)
 
     def _asking(self, subject: str, payload: bytes) -> tuple[asyncio.Future[_Answer], bytes]:
         """What will be answered, and what asks for it once it is written."""
@@ -448,6 +464,7 @@ class NatsLink:
             except StoreUnavailable:
                 await asyncio.sleep(AGAIN)
             else:
+                self._are_members_made.set()
                 return
 
     async def join(self, group: str, channel: str, expiry: float) -> None:
