@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -213,27 +214,28 @@ def test_runworker_on_another_node(start, folders, engine):
 
 
 def test_members_of_a_group_are_read_again(start, tmp_path, folders, engine_name):
-    """Who was let into a group while the engine was away hears it when that is back."""
+    """A channel that joins while the engine is away gets messages when it is back."""
     from tests.relay.conftest import ENGINES
 
     own = ENGINES[engine_name](tmp_path / "own").start()
-    try:
+    with ExitStack() as started:
+        started.callback(own.kill)
         children = []
         for number, node in enumerate(("here", "here", "there")):
             environment = configured(LAYERS[2], relay=own.url)
             log = folders[node] / f"own-{number}.log"
             children.append(Child(folders[node], log, TEST_LAYER=LAYERS[2], **environment))
+            started.callback(children[-1].end)
         one, two, there = children
+        there.do("new_channel")
         channel = two.do("new_channel")
         two.do("receive", channel=channel, count=1)
         own.kill()
-        wait_until(lambda: "is away" in two.log.read_text())
+        for child in (two, there):
+            wait_until(lambda log=child.log: "is away" in log.read_text())
         one.do("group_add", group="room", channel=channel)
         own.start()
-        wait_until(lambda: "is back" in two.log.read_text())
+        for child in (two, there):
+            wait_until(lambda log=child.log: "is back" in log.read_text())
         there.do("group_send", group="room", message={"number": 1})
         assert two.messages(1) == [{"number": 1}]
-        for child in children:
-            child.end()
-    finally:
-        own.kill()
