@@ -236,6 +236,6 @@ def test_members_of_a_group_are_read_again(start, tmp_path, folders, engine_name
         one.do("group_add", group="room", channel=channel)
         own.start()
         for child in (two, there):
-            wait_until(lambda log=child.log: "is back" in log.read_text())
+            wait_until(lambda log=child.log: "is back\n" in log.read_text())
         there.do("group_send", group="room", message={"number": 1})
         assert two.messages(1) == [{"number": 1}]
