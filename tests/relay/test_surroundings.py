@@ -404,3 +404,36 @@ def test_missing_package(databases, monkeypatch, url, module, extra):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImproperlyConfigured, match=rf"channels-lite\[{extra}\]"):
         NotifyChannelLayer(database="channels", relay=url)
+
+
+def test_dropped_layers_leave_nothing(databases, engine):
+    """Layers that were used across nodes, and were not closed, leave no file and no task."""
+    import gc
+    from pathlib import Path
+
+    from channels_lite import process
+    from channels_lite.layers.notify import NotifyChannelLayer
+    from channels_lite.relay.thread import relay_loop
+
+    async def use(layer):
+        channel = await layer.new_channel()
+        await layer.group_add("room", channel)
+        await layer.group_send("room", {"type": "x"})
+        assert await received(layer, channel) == {"type": "x"}
+        await layer.send("jobs", {"type": "x"})
+        assert await received(layer, "jobs") == {"type": "x"}
+
+    def turn():
+        asyncio.run(use(NotifyChannelLayer(database="channels", relay=engine.url)))
+        gc.collect()
+        process.enter()
+
+    def held():
+        return len(list(Path("/proc/self/fd").iterdir())), len(asyncio.all_tasks(relay_loop()))
+
+    turn()
+    wait_until(lambda: held()[1] == 0)
+    before = held()
+    for _ in range(5):
+        turn()
+    wait_until(lambda: held() <= before)
