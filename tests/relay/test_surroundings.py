@@ -416,3 +416,36 @@ async def test_messages_expire_where_no_coroutine_has_received(make_node, engine
     mailboxes = there._engine.mailboxes
     await until(lambda: not mailboxes.is_empty)
     await until(lambda: mailboxes.is_empty)
+
+
+def test_dropped_layers_leave_nothing(databases, engine):
+    """Layers that were used across nodes, and were not closed, leave no file and no task."""
+    import gc
+    from pathlib import Path
+
+    from channels_lite import process
+    from channels_lite.layers.notify import NotifyChannelLayer
+    from channels_lite.relay.thread import relay_loop
+
+    async def use(layer):
+        channel = await layer.new_channel()
+        await layer.group_add("room", channel)
+        await layer.group_send("room", {"type": "x"})
+        assert await received(layer, channel) == {"type": "x"}
+        await layer.send("jobs", {"type": "x"})
+        assert await received(layer, "jobs") == {"type": "x"}
+
+    def turn():
+        asyncio.run(use(NotifyChannelLayer(database="channels", relay=engine.url)))
+        gc.collect()
+        process.enter()
+
+    def held():
+        return len(list(Path("/proc/self/fd").iterdir())), len(asyncio.all_tasks(relay_loop()))
+
+    turn()
+    wait_until(lambda: held()[1] == 0)
+    before = held()
+    for _ in range(5):
+        turn()
+    wait_until(lambda: held() <= before)
