@@ -215,7 +215,8 @@ async def test_recipes_of_streams(chat: Project):
             return await stack.enter_async_context(connect(url, origin=f"http://{address}"))
 
         async def heard(client: ClientConnection) -> dict[str, object]:
-            return json.loads(await asyncio.wait_for(client.recv(), TIMEOUT))
+            # The worker may still be starting.
+            return json.loads(await asyncio.wait_for(client.recv(), STARTING))
 
         for path in ("answers/seven", "direct/eight"):
             asking, second_tab = await opened(path), await opened(path)
