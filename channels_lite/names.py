@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 __all__ = ["FRAMES", "FULL", "REPORT", "fault_of", "mark_path", "split", "token_of"]
 
 #: Suffixes of the files beside a process's FIFO in the sidecar directory.  The FIFO is named after
@@ -14,10 +12,8 @@ REPORT = ".received"
 FULL = ".full"
 
 
-def fault_of(name: object, valid: re.Pattern[str], limit: int) -> str:
-    """What is wrong with a name, which must be shorter than ``limit``; "" if nothing is."""
-    if isinstance(name, str) and len(name) < limit and valid.fullmatch(name):
-        return ""
+def fault_of(name: object, limit: int) -> str:
+    """What is wrong with an invalid name.  A valid one is shorter than ``limit``."""
     shown = repr(str(name)[:120])
     if not isinstance(name, str):
         return f"{shown} is a {type(name).__name__}"

@@ -35,8 +35,11 @@ class Cursors:
         self._cursors: dict[str, int] = {}
         #: The id up to which rows of each name were read, whether deleted or not.
         self._seen: dict[str, int] = {}
-        #: The highest of all these ids, and the highest of the rows that this process has put.
-        self._last = self._last_put = 0
+        #: The highest of all these ids.
+        self._last = 0
+        #: The highest id that this process has read or put, and its generation.  It is one object,
+        #: so it can be read without the lock.
+        self.reached = (0, 0)
         #: The last id of the table after the last look.
         self._committed = 0
         #: The id of the last row to delete of each name; and the number of these rows.
@@ -80,7 +83,8 @@ class Cursors:
             self._cursors.clear()
             self._seen.clear()
             self._read.clear()
-            self._last = self._last_put = self._committed = self.unacknowledged = 0
+            self._last = self._committed = self.unacknowledged = 0
+            self.reached = (0, generation)
             self.flushed = FlushMark(0, 0.0)  # its ids and times belong to the other generation
 
     def fresh(self, asked: Look, looked: Looked) -> dict[str, list[Row]]:
@@ -99,6 +103,7 @@ class Cursors:
                 last = found[-1].id
                 self._seen[name] = max(self._seen.get(name, 0), last)
                 self._last = max(self._last, last)
+                self._reach(last)
                 if not asked.deletes and last > cursor:
                     self._cursors[name] = self._read[name] = last
                     self.unacknowledged += len(found)
@@ -114,13 +119,12 @@ class Cursors:
     def has_put(self, generation: int, row: int) -> None:
         """Remembers a row that this process has committed."""
         with self._lock:
-            if generation == self.generation and row > self._last_put:
-                self._last_put = row
+            if generation == self.generation:
+                self._reach(row)
 
-    def reached(self) -> tuple[int, int]:
-        """The highest id that this process has read or put, and its generation."""
-        with self._lock:
-            return max(self._last, self._last_put), self.generation
+    def _reach(self, row: int) -> None:
+        if row > self.reached[0]:
+            self.reached = (row, self.generation)
 
     def to_acknowledge(self) -> Acknowledgement:
         """The rows to acknowledge.  `restore` them if that fails."""

@@ -153,7 +153,7 @@ class Outgoing:
     def _batch(self, occupancy: Occupancy, *, is_alone: bool = False) -> sql.Batch:
         now = self._clock.now()
         admission = Admission(self._frames.backpressure, now)
-        return sql.Batch(now, occupancy, admission, is_alone, *self._cursors.reached())
+        return sql.Batch(now, occupancy, admission, is_alone, *self._cursors.reached)
 
     def _put_batch(self, batch: sql.Batch) -> None:
         """W3, after each commit of this layer.  For other commits, the hooks do it."""
@@ -161,10 +161,11 @@ class Outgoing:
             return
         if batch.is_rewound or batch.generation != self._clock.generation:
             self._begin_generation(batch)
-        self._cursors.has_put(batch.generation or 0, max(batch.inserted.values()))
         batch.admission.committed()
         for name, row in batch.inserted.items():
             self._frames.put_row(name, row)
+            if name.endswith("!"):
+                self._cursors.has_put(batch.generation or 0, row)
         self.wake(batch.inserted)
 
     def wake(self, names: Iterable[str]) -> None:

@@ -139,9 +139,9 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         return True
 
     def _require_valid(self, kind: str, name: object, valid: re.Pattern[str]) -> None:
-        fault = fault_of(name, valid, self.MAX_NAME_LENGTH)
-        if fault:
-            raise TypeError(f"{self.invalid_name_error.format(kind)} {fault}")
+        limit = self.MAX_NAME_LENGTH
+        if not (isinstance(name, str) and len(name) < limit and valid.fullmatch(name)):
+            raise TypeError(f"{self.invalid_name_error.format(kind)} {fault_of(name, limit)}")
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """A channel that only this process receives on: ``prefix.<process>!<number>``."""

@@ -194,7 +194,7 @@ class Batch:
     admission: Admission
     #: Whether there is only one write, and so no transaction.
     is_alone: bool = False
-    #: The highest id that this process has read or put before, and its generation.
+    #: The highest id that this process knows, and its generation before this batch.
     last_id: int = 0
     last_generation: int = 0
     #: Whether a row got an id that is not higher, in a table without a generation.
@@ -236,6 +236,7 @@ def insert(execute: Execute, batch: Batch, envelope: Envelope) -> bool:
         batch.generation = generation or 0  # the table of boots may have been emptied
         if row_id <= batch.last_id and batch.generation == batch.last_generation:
             _begin_again(execute, batch)
+        batch.last_id = row_id
     return bool(is_in)
 
 
@@ -243,7 +244,6 @@ def _begin_again(execute: Execute, batch: Batch) -> None:
     """Ids have started again without a new generation: a file was restored while in use."""
     renew(execute, batch.last_generation)
     batch.generation = table(execute).generation
-    batch.last_id = 0
     batch.is_rewound = not batch.generation
 
 
