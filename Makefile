@@ -7,7 +7,8 @@ SOURCES := pyproject.toml setup.py $(wildcard csrc/*.c csrc/*.h csrc/*.py)
 .PHONY: help demo test docs lint bench bench-smoke chaos soak model clean
 
 help:
-	@echo "make demo    the chat of example/ on http://127.0.0.1:8000/ (PORT=8001 make demo)"
+	@echo "make demo    the chat of example/ on http://127.0.0.1:8000/ (PORT=8001 make demo);"
+	@echo "             NODES=2 make demo: on two nodes, through an installed NATS or Redis"
 	@echo "make test    the tests; ARGS goes to pytest: make test ARGS='-k worker example'"
 	@echo "make chaos   the fault tests in full, half an hour"
 	@echo "make soak    eight processes, killed and stopped at random for another half"
@@ -27,7 +28,7 @@ test: .venv/.test
 # All amounts of the fault matrix, and what takes too long for `make test`.
 chaos: .venv/.test
 	CHAOS_SCALE=1 $(BIN)/pytest -m "chaos or not chaos" tests/chaos tests/native tests/properties \
-	    tests/processes tests/servers --ignore tests/chaos/test_soak.py $(ARGS)
+	    tests/processes tests/relay tests/servers --ignore tests/chaos/test_soak.py $(ARGS)
 
 soak: .venv/.test
 	CHAOS_SCALE=1 $(BIN)/pytest -m chaos tests/chaos/test_soak.py $(ARGS)

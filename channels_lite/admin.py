@@ -172,7 +172,7 @@ async def _picture(alias: str, after: int) -> tuple[str, int]:
         taken = await sync_to_async(snapshot.take)(layer, after)
         after = taken.stored
         said = dataclasses.asdict(taken)
-        said["latency"] = await probe.round_trip(layer)
+        said["latency"] = await probe.round_trip(layer, by_relay=False)
     except (ChannelFull, ImproperlyConfigured, StoreUnavailable) as error:
         said = {"error": str(error)}
     except asyncio.TimeoutError:

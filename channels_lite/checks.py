@@ -7,8 +7,8 @@ outside of tests; ``E003`` a database on a network file system; ``W001`` two lay
 With ``check --deploy``, which may read the database and never writes to it: ``W003`` missing
 tables; ``W004`` a rollback journal; ``W005`` each message waits for the disk; ``W006``
 ATOMIC_REQUESTS; ``W007`` CONN_MAX_AGE under ASGI; ``W008`` two copies of SQLite; ``W009`` a notify
-layer that polls; ``W010`` an ``init_command`` that conflicts with the layers; ``I001`` a SQLite
-version that may corrupt a database.
+layer that polls; ``W010`` an ``init_command`` that conflicts with the layers; ``W011`` a relay
+whose engine is unavailable; ``I001`` a SQLite version that may corrupt a database.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from asgiref.sync import async_to_sync
 from channels.layers import channel_layers
 from django.apps import apps
 from django.conf import settings
@@ -35,6 +36,7 @@ from channels_lite.layers.configured import (
     misnamed_layers,
     our_layers,
 )
+from channels_lite.monitor.engine import try_out
 from channels_lite.store import is_in_memory, migrate_command, refuse
 from channels_lite.store.connection import Source
 from channels_lite.wake.hooks import hooks
@@ -45,6 +47,7 @@ __all__ = [
     "check_init_command",
     "check_journal",
     "check_layers",
+    "check_relay",
     "check_router",
     "check_settings",
     "check_shared",
@@ -366,6 +369,28 @@ def check_wake_up(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
             id="channels_lite.W009",
         )
     ]
+
+
+@register(TAG, deploy=True)
+def check_relay(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
+    """W011: tries each layer's relay once."""
+    found: list[CheckMessage] = []
+    for alias in our_layers():
+        try:
+            config = channel_layers[alias].config
+            tried = None if config.relay is None else async_to_sync(try_out)(config)
+        except (ImproperlyConfigured, TypeError):
+            continue  # E001 says so
+        if tried is not None and tried.fault:
+            found.append(
+                Warning(
+                    f"The relay of layer {alias!r}, {tried.url}, does not work: {tried.fault}",
+                    hint="Fix it, or start the engine. Until then, messages on this machine are "
+                    "delivered, and no message reaches another machine.",
+                    id="channels_lite.W011",
+                )
+            )
+    return found
 
 
 @register(TAG, deploy=True)

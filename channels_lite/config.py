@@ -42,6 +42,7 @@ _COUNT = (_is_count, "a positive integer")
 _TEXT = (lambda value: isinstance(value, str), "a string")
 _FLAG = (lambda value: isinstance(value, bool), "True or False")
 _CAPACITIES = (_is_capacities, "a dict that maps globs or compiled patterns to positive integers")
+_OPTIONS = (lambda value: isinstance(value, Mapping), "a dict")
 _KEYS = (_is_keys, "a list of strings or bytes")
 
 
@@ -81,6 +82,13 @@ class Config:
     symmetric_encryption_keys: list[str | bytes] | None = _key(None, _KEYS)
     #: The maximum number of the aio layer's connections, each of which has a thread.
     pool_size: int = _key(10, _COUNT)
+    #: The URL of a NATS or Redis server that connects several machines, each with its own database:
+    #: ``nats://host:port,host:port`` or ``redis://host:port/0``.  ``None`` means one machine.
+    relay: str | None = _key(None, _TEXT)
+    #: ``prefix``, the start of all names in the engine ("channels_lite"); ``replicas``, the number
+    #: of copies that NATS keeps; and options of nats-py's ``connect()`` or of redis-py's
+    #: ``from_url()``.
+    relay_options: Mapping[str, Any] | None = _key(None, _OPTIONS)
 
     @classmethod
     def of(cls, layer: str, values: Mapping[str, Any]) -> Config:

@@ -41,12 +41,12 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def start(port: int | str, data: Path) -> subprocess.Popen[str]:
+def start(port: int | str, data: Path, **environment: str) -> subprocess.Popen[str]:
     """Starts the demo; what it says can be read from its ``stdout``."""
     inherited = {key: os.environ[key] for key in os.environ if key != "DJANGO_SETTINGS_MODULE"}
     return subprocess.Popen(
         [sys.executable, str(DEMO)],
-        env=inherited | {"PORT": str(port), "EXAMPLE_DATA": str(data)},
+        env=inherited | {"PORT": str(port), "EXAMPLE_DATA": str(data)} | environment,
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -71,10 +71,10 @@ def is_alive(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def running(data: Path) -> Iterator[Demo]:
+def running(data: Path, **environment: str) -> Iterator[Demo]:
     """A demo, once it has said where it is; none of its processes is left afterwards."""
     port = free_port()
-    process = start(port, data)
+    process = start(port, data, **environment)
     assert process.stdout is not None
     with process:
         try:

@@ -1,12 +1,16 @@
 """Starts the whole example: uvicorn with four processes, and one worker; stops it at Ctrl-C.
 
-Environment: PORT (8000), and EXAMPLE_DATA, the directory for the two databases.
+Environment: PORT (8000); EXAMPLE_DATA, the directory for the two databases; and NODES (1), the
+number of nodes.  Each node has its own databases, as on its own machine, and listens on the next
+port.  An installed NATS or Redis connects them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -46,6 +50,13 @@ def is_free(port: int) -> bool:
     return True
 
 
+def free_port() -> int:
+    """A port on which no process listens."""
+    with socket.socket() as sock:
+        sock.bind((HOST, 0))
+        return int(sock.getsockname()[1])
+
+
 def is_listening(port: int) -> bool:
     """Whether a server listens on ``port``."""
     try:
@@ -55,9 +66,23 @@ def is_listening(port: int) -> bool:
     return True
 
 
-def start(command: list[str]) -> subprocess.Popen[bytes]:
+def start(command: list[str], **environment: str) -> subprocess.Popen[bytes]:
     """Starts ``command`` in a session of its own, so that Ctrl-C reaches only this process."""
-    return subprocess.Popen(command, cwd=HERE, start_new_session=True)
+    environment = os.environ | environment
+    return subprocess.Popen(command, cwd=HERE, env=environment, start_new_session=True)
+
+
+def engine(port: int, folder: Path) -> tuple[str, list[str]] | None:
+    """The URL and the command of the engine between nodes; None if neither is installed."""
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
+    nats, redis = (shutil.which(name, path=path) for name in ("nats-server", "redis-server"))
+    where = ["-a", HOST, "-p", str(port)]
+    if nats and importlib.util.find_spec("nats"):
+        return f"nats://{HOST}:{port}", [nats, *where, "-js", "-sd", str(folder), "-l", os.devnull]
+    if redis and importlib.util.find_spec("redis"):
+        quiet = ["--save", "", "--loglevel", "warning"]
+        return f"redis://{HOST}:{port}/0", [redis, "--bind", HOST, "--port", str(port), *quiet]
+    return None
 
 
 def stop(children: list[subprocess.Popen[bytes]]) -> None:
@@ -76,31 +101,64 @@ def stop(children: list[subprocess.Popen[bytes]]) -> None:
         child.wait()
 
 
-def run(port: int) -> int:
-    """Runs the example until it is asked to stop, or a part of it ends.  The exit code."""
+def start_node(port: int, **environment: str) -> list[subprocess.Popen[bytes]]:
+    """A server with its processes, and a worker."""
     for arguments in (["migrate"], ["migrate", "channels_lite", "--database", "channels"]):
         migrate = [*MANAGE, *arguments, "--verbosity", "0"]
-        subprocess.run(migrate, cwd=HERE, check=True, start_new_session=True)
+        of_node = os.environ | environment
+        subprocess.run(migrate, cwd=HERE, env=of_node, check=True, start_new_session=True)
     listen = ["--host", HOST, "--port", str(port), "--workers", str(WORKERS)]
+    return [
+        start([*UVICORN, *listen, "--log-level", "warning"], **environment),
+        start([*MANAGE, "runworker", "jobs", "--verbosity", "0"], **environment),
+    ]
+
+
+def run(ports: list[int]) -> int:
+    """Runs the example until it is asked to stop, or a part of it ends.  The exit code."""
     children: list[subprocess.Popen[bytes]] = []
-    until = time.monotonic() + START_SECONDS
-    is_up = False
+    data = Path(os.environ.get("EXAMPLE_DATA", HERE / "data"))
+    of_nodes: list[dict[str, str]] = [{}]
     try:
-        children.append(start([*UVICORN, *listen, "--log-level", "warning"]))
-        children.append(start([*MANAGE, "runworker", "jobs", "--verbosity", "0"]))
-        while not stopping.wait(0.1):
-            for child in children:
-                if child.poll() is not None:
-                    say(f"Process {child.pid} ended with {child.returncode}; stopping the rest.")
-                    return 1
-            if not is_up and is_listening(port):
-                is_up = True
-                say(f"Chat at http://{HOST}:{port}/ - open it in two windows; Ctrl-C stops it.")
-            if not is_up and time.monotonic() > until:
-                say(f"The server did not listen on port {port} within {START_SECONDS} seconds.")
+        if len(ports) > 1:
+            data.mkdir(parents=True, exist_ok=True)
+            found = engine(free_port(), data / "engine")
+            if found is None:
+                say("Several nodes need NATS or Redis: apt install nats-server or redis-server.")
                 return 1
+            url, command = found
+            children.append(start(command))
+            of_nodes = [
+                {
+                    "CHAT_RELAY": url,
+                    "CHAT_NODE": str(number),
+                    "EXAMPLE_DATA": str(data / f"node-{number}"),
+                }
+                for number in range(1, len(ports) + 1)
+            ]
+        for port, environment in zip(ports, of_nodes, strict=True):
+            children += start_node(port, **environment)
+        return watch(ports, children)
     finally:
         stop(children)
+
+
+def watch(ports: list[int], children: list[subprocess.Popen[bytes]]) -> int:
+    """Reports when all nodes listen, and returns the exit code at the end."""
+    until = time.monotonic() + START_SECONDS
+    is_up = False
+    while not stopping.wait(0.1):
+        for child in children:
+            if child.poll() is not None:
+                say(f"Process {child.pid} ended with {child.returncode}; stopping the rest.")
+                return 1
+        if not is_up and all(map(is_listening, ports)):
+            is_up = True
+            addresses = " and ".join(f"http://{HOST}:{port}/" for port in ports)
+            say(f"Chat at {addresses} - open it in two windows; Ctrl-C stops it.")
+        if not is_up and time.monotonic() > until:
+            say(f"The server did not listen on port {ports[0]} within {START_SECONDS} seconds.")
+            return 1
     return 0
 
 
@@ -111,10 +169,15 @@ def main() -> int:
     if not (asked.isdecimal() and 0 < int(asked) < 65536):
         say(f"PORT is {asked!r}, but must be a number from 1 to 65535.")
         return 1
-    port = int(asked)
-    if not is_free(port):
-        say(f"Port {port} is in use; choose another one: PORT={port + 1} make demo")
+    nodes = os.environ.get("NODES", "1")
+    if not (nodes.isdecimal() and 0 < int(nodes) <= 5):
+        say(f"NODES is {nodes!r}, but must be a number from 1 to 5.")
         return 1
+    ports = [int(asked) + number for number in range(int(nodes))]
+    for port in ports:
+        if not is_free(port):
+            say(f"Port {port} is in use; choose another one: PORT={port + 1} make demo")
+            return 1
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         stopping.set()
@@ -122,7 +185,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, on_signal)
     signal.signal(signal.SIGTERM, on_signal)
     try:
-        return run(port)
+        return run(ports)
     except subprocess.CalledProcessError as error:
         say(f"{' '.join(error.cmd[1:])} failed.")
         return 1

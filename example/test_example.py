@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import time
 import urllib.parse
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +152,25 @@ def test_the_example_tests_itself(tmp_path: Path) -> None:
     )
     assert ran.returncode == 0, ran.stderr
     assert "Ran 4 tests" in ran.stderr
+
+
+async def test_two_nodes_hear_each_other(tmp_path: Path) -> None:
+    """``NODES=2``: each node has its databases, an engine connects them, pages name their node."""
+    if not any(map(shutil.which, ("redis-server", "nats-server", "/usr/sbin/nats-server"))):
+        pytest.skip("neither redis-server nor nats-server is installed")
+    with running(tmp_path, NODES="2") as demo:
+        other = replace(demo, port=demo.port + 1, address=f"http://127.0.0.1:{demo.port + 1}/")
+        async with client_at(demo, "nodes") as (one, _), client_at(other, "nodes") as (two, _):
+            await say(one, "Ada", "Hello from one")
+            await read(two, "message", text="Hello from one")
+            await say(two, "Bob", "/count")
+            await read(one, "message", name="Worker")
+            await read(two, "message", name="Worker")
+        for number, node in enumerate((demo, other), start=1):
+            _, page = await asyncio.to_thread(ask, node, "GET", "/room/nodes/")
+            assert f'id="node">{number}<' in page
+    assert (tmp_path / "node-1" / "channels.sqlite3").exists()
+    assert (tmp_path / "node-2" / "channels.sqlite3").exists()
 
 
 def test_an_empty_post_is_refused(demo: Demo) -> None:

@@ -15,7 +15,7 @@ ROOT = Path(channels_lite.__file__).parent
 
 # The packages in the order of the arrows: each imports of those before it only.  "" is for the
 # modules at the top that all need, "django" for those that Django looks for by their names.
-PACKAGES = ["", "store", "wake", "delivery", "layers", "monitor", "django"]
+PACKAGES = ["", "store", "wake", "relay", "delivery", "layers", "monitor", "django"]
 TOP = {
     "__init__", "clock", "config", "errors", "failpoints", "loops", "names", "process",
     "serializers", "signals",

@@ -5,7 +5,9 @@ Out: `sending` (the recipients), `local` (into a mailbox) or `outgoing` (to othe
 In: `reader` (looks) or `claims` (plain channels), `cursors`, `arrivals`, `mailboxes` and `plain`,
 `receiving`.  Also: `capacity`, `groups`, `generation`, `sweeper`, `availability`, `missed`,
 `stats`.
+With a relay: `relayed` replaces `sending`, `jobs` replaces `claims`, and `incoming`, with `roster`,
+receives messages from other nodes.
 
-Imports `store` and `wake`, but not `layers`.  Runs on the sending and receiving loops.  Callbacks
-of the store may run on a thread of the store.
+Imports `store`, `wake` and `relay`, but not `layers`.  Runs on the sending and receiving loops.
+Callbacks of the store may run on a thread of the store.
 """

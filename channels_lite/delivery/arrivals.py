@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from channels_lite.clock import Clock
 from channels_lite.delivery.cursors import Cursors
@@ -90,6 +90,12 @@ class Arrivals:
             missed = self._deliver(SLICE, now)
         if missed:
             self._missed.by_channels(missed)
+
+    def add(self, arrivals: Iterable[Arrival]) -> int:
+        """Adds messages that need no order with rows and frames.  Returns how many wait."""
+        with self._lock:
+            self._ready.extend(arrivals)
+            return len(self._ready)
 
     def take_rows(
         self,

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from channels_lite import signals
@@ -108,22 +109,30 @@ class Sending:
         if missed:
             self._missed.by_group(group, missed, members[0].name)
 
-    async def join(self, group: str, channel: str, expiry: float) -> None:
-        """Makes ``channel`` a member for ``expiry`` seconds from now."""
+    async def join(
+        self,
+        group: str,
+        channel: str,
+        expiry: float,
+        and_then: Callable[[None], None] = lambda _: None,
+    ) -> None:
+        """Makes ``channel`` a member for ``expiry`` seconds from now; calls ``and_then`` then."""
         now = self._clock.now() or await self._generations.ask()
 
         def operation(execute: Execute, batch: sql.Batch) -> None:
             sql.join(execute, group, channel, batch.now, now + expiry)
 
-        await self._outgoing.write(operation)
+        await self._outgoing.write(operation, and_then)
 
-    async def leave(self, group: str, channel: str) -> None:
-        """Ends a membership, if there is one."""
+    async def leave(
+        self, group: str, channel: str, and_then: Callable[[None], None] = lambda _: None
+    ) -> None:
+        """Ends a membership, if there is one; calls ``and_then`` then."""
 
         def operation(execute: Execute, batch: sql.Batch) -> None:
             sql.leave(execute, group, channel)
 
-        await self._outgoing.write(operation)
+        await self._outgoing.write(operation, and_then)
 
     async def members(self, group: str) -> list[str]:
         """The full names of the members, sorted."""

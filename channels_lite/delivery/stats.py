@@ -33,5 +33,10 @@ class Stats:
     looks: int = 0
     found_by_clock: int = 0
     failed_looks: int = 0
+    #: With a relay: messages sent to other nodes, and received from them.
+    relayed: int = 0
+    relay_received: int = 0
+    #: Messages that other nodes missed because the engine was away, and jobs that were lost.
+    relay_missed: int = 0
     #: If set, called for each message with the seconds from ``send()`` to ``receive()``.
     observe: Callable[[float], None] | None = None

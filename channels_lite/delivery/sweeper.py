@@ -24,6 +24,7 @@ from channels_lite.delivery.stats import Stats
 from channels_lite.loops import soon
 from channels_lite.store import Outcome, Store
 from channels_lite.store.upkeep import KEPT, Sweep
+from channels_lite.wake.fifo import RelayReport
 from channels_lite.wake.presence import Presence
 
 __all__ = ["Sweeper"]
@@ -64,6 +65,7 @@ class Sweeper:
         tidy: Callable[[set[str]], bool],
         keep_time: Callable[[asyncio.AbstractEventLoop], None],
         go_on: Callable[[], None],
+        relay: Callable[[], RelayReport | None],
         is_in_memory: bool,
     ) -> None:
         self._config = config
@@ -82,6 +84,8 @@ class Sweeper:
         #: Keeps this process reachable.  If something was created again, its loops must watch it.
         self._tidy_waiter = tidy
         self._go_on = go_on
+        #: The state of the relay, for the report.
+        self._relay = relay
         #: Starts the timer that calls `tick` on a loop.
         self._start_clock = keep_time
         self._is_in_memory = is_in_memory
@@ -130,7 +134,7 @@ class Sweeper:
             self._go_on()
         if self._presence is not None:
             self._presence.keep_marks(set(self._mailboxes.full))
-            self._presence.report(self._stats.received, self._stats.full)
+            self._presence.report(self._stats.received, self._stats.full, self._relay())
 
     def _sweep_mailboxes(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._mailboxes.sweep(self._clock.now(), TIDY_SLICE):

@@ -10,6 +10,7 @@ import logging
 import re
 import weakref
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar, Protocol
 
 from channels.exceptions import ChannelFull, MessageTooLarge
@@ -24,11 +25,13 @@ from channels_lite.delivery.stats import Stats
 from channels_lite.errors import InvalidMessage
 from channels_lite.layers.engine import Engine
 from channels_lite.layers.parts import Parts
+from channels_lite.layers.relayed import RelayedEngine
 from channels_lite.names import fault_of
 from channels_lite.process import enter
 from channels_lite.serializers import SerializerDoesNotExist, UndecodableMessage, registry
-from channels_lite.store import Store, upkeep
+from channels_lite.store import Store, is_in_memory, upkeep
 from channels_lite.wake import Waiter
+from channels_lite.wake.fifo import RelayReport
 
 __all__ = ["MAX_MESSAGE_SIZE", "BaseSQLiteChannelLayer"]
 
@@ -86,7 +89,10 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         capacities = Capacities(
             config.capacity, self.channel_capacity, are_enforced=config.enforce_capacity
         )
-        self._engine = Engine(
+        make: Callable[..., Engine] = Engine
+        if config.relay is not None and not is_in_memory(config.database):
+            make = partial(RelayedEngine, layer=type(self).__name__)
+        self._engine = make(
             config=config,
             capacities=capacities,
             serializer=self.serializer,
@@ -113,6 +119,11 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     def stats(self) -> Stats:
         """Counts of what the layer has done in this process."""
         return self._engine.stats
+
+    @property
+    def relay_report(self) -> RelayReport | None:
+        """The state of the connection to the relay's engine; None if there is no relay."""
+        return self._engine.relay_report()
 
     @property
     def polling_reason(self) -> str:
@@ -145,6 +156,8 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """A channel that only this process receives on: ``prefix.<process>!<number>``."""
+        if self.config.relay is not None:
+            await self._engine.get_ready()
         name = f"{prefix}.{self.client_prefix}!"
         channel = f"{name}{next(self._numbers):x}"
         self.require_valid_channel_name(channel)

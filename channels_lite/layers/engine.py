@@ -31,6 +31,9 @@ class Engine(Parts):
         for connection in open_connections(self.config.database):
             attach_django(connection)
 
+    async def get_ready(self) -> None:
+        """Called before a channel of this process gets its name."""
+
     async def flush(self) -> None:
         """See `base.BaseSQLiteChannelLayer.flush`; the same applies to the methods below."""
         if self.clock.began_at is None:

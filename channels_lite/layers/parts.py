@@ -17,6 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 from channels_lite.clock import Clock, ticks
 from channels_lite.config import Config
@@ -44,6 +45,7 @@ from channels_lite.store.connection import Source
 from channels_lite.store.django import DjangoStore
 from channels_lite.store.occupancy import Occupancy
 from channels_lite.wake import Waiter
+from channels_lite.wake.fifo import RelayReport
 from channels_lite.wake.presence import Presence
 
 __all__ = ["Parts"]
@@ -84,7 +86,7 @@ class Parts:
     def _start(self) -> None:
         """Makes what belongs to one process; a forked child makes it again."""
         #: Part of every process-local channel's name, and the name of this process's FIFO.
-        self.token = uuid.uuid4().hex
+        self.token = self._new_token()
         self.stats = Stats()
         self._marking = threading.Lock()
         #: Whether the layer was used, and whether channels of this process may be in groups.
@@ -145,7 +147,7 @@ class Parts:
             arrivals=self.arrivals,
             keep_time=self._keep_time,
         )
-        self.sending = Sending(
+        self.sending = self._make_sending(
             database=self.config.database,
             clock=self.clock,
             generations=self.generations,
@@ -158,7 +160,7 @@ class Parts:
 
     def _start_receiving(self) -> None:
         self.availability = Availability(self.config.database, self.stats, self.mailboxes.fail)
-        self.claims = Claims(
+        self.claims = self._make_claims(
             store=self.store,
             mailboxes=self.mailboxes,
             clock=self.clock,
@@ -207,8 +209,24 @@ class Parts:
             tidy=self._tidy,
             keep_time=self._start_clock,
             go_on=self.go_on,
+            relay=self.relay_report,
             is_in_memory=self.is_in_memory,
         )
+
+    # Overridden by `relayed`.
+
+    def _new_token(self) -> str:
+        return uuid.uuid4().hex
+
+    def _make_sending(self, **parts: Any) -> Sending:
+        return Sending(**parts)
+
+    def _make_claims(self, **parts: Any) -> Claims:
+        return Claims(**parts)
+
+    def relay_report(self) -> RelayReport | None:
+        """The state of the relay; None if there is no relay."""
+        return None
 
     # Calls of parts that are made later than their caller.
 

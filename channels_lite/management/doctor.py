@@ -21,6 +21,8 @@ from channels_lite.layers.notify import NotifyChannelLayer
 from channels_lite.management.trial import Trial, trial
 from channels_lite.models import Event
 from channels_lite.monitor import snapshot
+from channels_lite.monitor.engine import try_out
+from channels_lite.relay.node import known_name
 from channels_lite.store.connection import Source
 from channels_lite.wake.hooks import hooks
 
@@ -29,8 +31,8 @@ __all__ = ["Finding", "examine"]
 # Round trips of each kind; one takes 0.1 s if the layer polls.
 COUNT = 20
 POLLED_COUNT = 5
-# The report itself covers what this check reports.
-WAKE_UP = "channels_lite.W009"
+# The report itself covers what these checks report.
+COVERED = ("channels_lite.W009", "channels_lite.W011")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ def examine(
     yield Finding("layer", f"{alias!r}: {type(layer).__module__}.{type(layer).__name__}")
     yield from _checks()
     yield from _wake(layer)
+    if layer.config.relay is not None:
+        yield _relay(layer)
     is_readable = True
     for finding in _database(layer):
         is_readable = is_readable and not finding.mend
@@ -65,7 +69,7 @@ def examine(
 def _checks() -> Iterator[Finding]:
     for check in run_checks(include_deployment_checks=True):
         name = check.id or ""
-        if name.startswith("channels_lite.") and name != WAKE_UP and not check.is_silenced():
+        if name.startswith("channels_lite.") and name not in COVERED and not check.is_silenced():
             kind = {ERROR: "error", WARNING: "warning", INFO: "info"}[check.level]
             mend = str(check.hint) if check.level > INFO else ""
             yield Finding(f"check ({kind})", f"{name}: {check.msg}", mend)
@@ -83,6 +87,16 @@ def _wake(layer: BaseSQLiteChannelLayer) -> Iterator[Finding]:
             "rows of the ORM or of raw SQL wait for the fallback read" if hooks.hook_reason else ""
         )
         yield Finding("hooks", hooks.hook_reason or "tested on this build of Python", mend)
+
+
+def _relay(layer: BaseSQLiteChannelLayer) -> Finding:
+    tried = async_to_sync(try_out)(layer.config)
+    node = known_name(Source(layer.database).path) or "no name yet"
+    said = f"node {node}, {tried.engine or 'no engine'} at {tried.url}"
+    if tried.engine:
+        said += f", round trip {1000 * tried.seconds:.2f} ms"
+    return Finding("relay", f"{said}{': ' if tried.fault else ''}{tried.fault}",
+                   "as it says" if tried.fault else "")  # fmt: skip
 
 
 def _database(layer: BaseSQLiteChannelLayer) -> Iterator[Finding]:
@@ -104,6 +118,13 @@ def _database(layer: BaseSQLiteChannelLayer) -> Iterator[Finding]:
         said = f"cannot be written to for {snapshot.TIMEOUT:.0f} s: {error}"
         yield Finding("database", said, "find what holds its lock, or check its permissions")
         return
+    for process in taken.processes:
+        relay = process.relay if process.is_alive else None
+        if relay is not None:
+            said = f"{process.token}: {relay.groups} groups, {relay.sent} messages sent, "
+            said += f"{relay.received} received, {relay.missed} missed by other nodes"
+            mend = "as it says" if relay.reason else ""
+            yield Finding("relay of", f"{said}{': ' if mend else ''}{relay.reason}", mend)
     yield Finding("journal", f"{taken.journal_mode}, {taken.log_size} bytes of log")
     dead = sum(not each.is_alive for each in taken.processes)
     yield Finding("processes", f"{len(taken.processes) - dead} alive, {dead} killed")
@@ -130,6 +151,8 @@ async def _kinds(running: Trial, layer: BaseSQLiteChannelLayer) -> AsyncIterator
         ("to a plain channel", running.plain, None),
         ("by Event.objects.create()", running.plain, create),
     ):
+        if send is create and layer.config.relay is not None:
+            continue  # no process reads a row of a plain channel
         count = POLLED_COUNT if running.layer.polling_reason else COUNT
         seconds = await running.latency(channel, count, send)
         yield Finding("self-test", f"{1000 * seconds:.2f} ms to another process, {kind}")

@@ -73,6 +73,8 @@ def draw(alias: str, taken: Snapshot, before: Snapshot | None = None) -> Rendera
         f"{_bytes(taken.size)}, {_bytes(taken.free)} of it free; journal {taken.journal_mode}, "
         f"{_bytes(taken.log_size)}",
     )
+    if taken.relay:
+        totals.add_row("node", f"{taken.node or 'no name yet'}, relay {taken.relay}")
     channels = _table("channel", "wait", "oldest", *(("come", "go") if before else ()))
     waited = {channel.name: channel.waiting for channel in before.channels} if before else {}
     for channel in taken.channels:
@@ -90,8 +92,21 @@ def draw(alias: str, taken: Snapshot, before: Snapshot | None = None) -> Rendera
         as_of = "" if process.age is None else f"{process.age:.0f} s ago"
         counts = str(process.received), f"{process.rate:.0f}/s", str(process.full), as_of
         processes.add_row(process.token, pid, *counts, ", ".join(process.channels))
-    tables = [each for each in (processes, channels, groups) if each.row_count]
+    tables = [each for each in (processes, _relays(taken), channels, groups) if each.row_count]
     return Together(totals, *(Padding(each, (1, 0, 0, 0)) for each in tables))
+
+
+def _relays(taken: Snapshot) -> Table:
+    """Each process's report of its connection to the engine."""
+    relays = _table("relay of", "engine", "round trip", "groups", "sent", "received", "missed")
+    relays.add_column("away", overflow="fold")
+    for process in taken.processes:
+        relay = process.relay
+        if relay is not None and process.is_alive:
+            counts = (relay.groups, relay.sent, relay.received, relay.missed)
+            round_trip = f"{1000 * relay.round_trip:.1f} ms"
+            relays.add_row(process.token, relay.engine, round_trip, *map(str, counts), relay.reason)
+    return relays
 
 
 def _table(name: str, *numbers: str) -> Table:

@@ -24,6 +24,7 @@ from prometheus_client import (
     REGISTRY,
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     generate_latest,
     multiprocess,
@@ -59,8 +60,28 @@ COUNTERS = {
     "found_by_clock": Counter(
         "channels_lite_found_by_clock", "Timed reads that found rows without a wake-up", ["layer"]
     ),
+    "relayed": Counter("channels_lite_relayed", "Messages sent to other nodes", ["layer"]),
+    "relay_received": Counter(
+        "channels_lite_relay_received", "Messages received from other nodes", ["layer"]
+    ),
+    "relay_missed": Counter(
+        "channels_lite_relay_missed", "Messages that other nodes missed", ["layer"]
+    ),
     "failed_looks": Counter("channels_lite_failed_looks", "Reads that failed", ["layer"]),
 }
+# One value for each process; with several, prometheus-client takes the worst.
+RELAY_UP = Gauge(
+    "channels_lite_relay_up",
+    "1 while the engine of the relay answers",
+    ["layer"],
+    multiprocess_mode="livemin",
+)
+RELAY_ROUND_TRIP = Gauge(
+    "channels_lite_relay_round_trip_seconds",
+    "Seconds of the last round trip to the engine of the relay",
+    ["layer"],
+    multiprocess_mode="livemax",
+)
 LATENCY = Histogram(
     "channels_lite_latency_seconds",
     "Time from send() to receive(), if both layers have the same expiry",
@@ -128,6 +149,10 @@ def publish() -> None:
             for name, counter in COUNTERS.items():
                 # Never below 0: a count that another thread overwrites may decrease.
                 counter.labels(alias).inc(max(0, now[name] - before.get(name, 0)))
+            relay = layer.relay_report
+            if relay is not None:
+                RELAY_UP.labels(alias).set(not relay.reason)
+                RELAY_ROUND_TRIP.labels(alias).set(relay.round_trip)
             _published[alias] = stats, now
 
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 import uuid
 
-from channels.layers import BaseChannelLayer
+from channels_lite.layers.base import BaseSQLiteChannelLayer
 
 __all__ = ["DEADLINE", "PREFIX", "round_trip"]
 
@@ -16,15 +16,32 @@ DEADLINE = 5.0
 PREFIX = "channels-lite-"
 
 
-async def round_trip(layer: BaseChannelLayer) -> float:
+async def round_trip(layer: BaseSQLiteChannelLayer, *, by_relay: bool = True) -> float:
     """Seconds that a message to a plain channel takes, through row, wake-up and claim.
+
+    With a relay, the message goes through a queue of the engine.  If ``by_relay`` is false, it goes
+    to a group, whose member is in the database, and stays on the node.
 
     Raises ``asyncio.TimeoutError`` after ``DEADLINE``, and what ``send`` and ``receive`` raise.
     """
-    return await asyncio.wait_for(_round_trip(layer), DEADLINE)
+    stays = layer.config.relay is not None and not by_relay
+    return await asyncio.wait_for(_on_node(layer) if stays else _round_trip(layer), DEADLINE)
 
 
-async def _round_trip(layer: BaseChannelLayer) -> float:
+async def _on_node(layer: BaseSQLiteChannelLayer) -> float:
+    channel = await layer.new_channel(f"{PREFIX}probe")
+    group = channel.partition("!")[0]
+    began = time.perf_counter()
+    await layer.group_add(group, channel)
+    try:
+        await layer.group_send(group, {"type": "probe"})
+        await layer.receive(channel)
+        return time.perf_counter() - began
+    finally:
+        await layer.group_discard(group, channel)
+
+
+async def _round_trip(layer: BaseSQLiteChannelLayer) -> float:
     channel = f"{PREFIX}probe.{uuid.uuid4().hex}"
     receiving = asyncio.ensure_future(layer.receive(channel))
     try:

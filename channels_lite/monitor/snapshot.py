@@ -9,16 +9,19 @@ from __future__ import annotations
 import sqlite3
 import time
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from django.core.exceptions import ImproperlyConfigured
 
 from channels_lite.clock import boot_id, ticks
 from channels_lite.layers.base import BaseSQLiteChannelLayer
 from channels_lite.monitor.probe import PREFIX
 from channels_lite.names import FRAMES, FULL, REPORT
+from channels_lite.relay import settings_of
+from channels_lite.relay.node import known_name
 from channels_lite.store import is_in_memory, migrate_command, refuse
 from channels_lite.store.connection import Source
 from channels_lite.wake.fifo import is_stale, report_of
@@ -26,6 +29,7 @@ from channels_lite.wake.fifo import is_stale, report_of
 __all__ = [
     "Group",
     "Process",
+    "Relay",
     "Snapshot",
     "WaitingChannel",
     "connect",
@@ -78,6 +82,19 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Relay:
+    """A process's report of its connection to the engine: see `wake.fifo.RelayReport`."""
+
+    engine: str
+    reason: str
+    round_trip: float
+    groups: int
+    sent: int
+    received: int
+    missed: int
+
+
+@dataclass(frozen=True, slots=True)
 class Process:
     """A process that uses a layer, or used one and was killed."""
 
@@ -94,6 +111,8 @@ class Process:
     full: int
     #: Seconds since it reported these figures; None: it has reported none.
     age: float | None
+    #: Its connection to the engine, if it has reported one.
+    relay: Relay | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +141,9 @@ class Snapshot:
     log_size: int
     free: int
     journal_mode: str
+    #: The name of this node, and the relay's URL; "" if there is none.
+    node: str = ""
+    relay: str = ""
 
 
 def take(layer: BaseSQLiteChannelLayer, after: int = 0) -> Snapshot:
@@ -138,10 +160,18 @@ def take(layer: BaseSQLiteChannelLayer, after: int = 0) -> Snapshot:
     try:
         require_file(source)
         with closing(connect(source)) as connection:
-            return _picture(source, connection, after)
+            return _with_relay(layer, _picture(source, connection, after))
     except (sqlite3.Error, OSError) as error:
         refuse(error, layer.database, is_reading=True).result()
         raise
+
+
+def _with_relay(layer: BaseSQLiteChannelLayer, taken: Snapshot) -> Snapshot:
+    config = layer.config
+    if config.relay is None:
+        return taken
+    shown = settings_of("", config.relay, config.relay_options, 1, 1).shown
+    return replace(taken, node=known_name(Path(taken.path)), relay=shown)
 
 
 def require_file(source: Source) -> None:
@@ -227,7 +257,8 @@ def processes_of(sidecar: Path) -> list[Process]:
             token, is_alive, report = path.name, not is_stale(path), report_of(path)
             rate = report.rate if is_alive and now < report.until else 0.0
             age = now - report.at if report.at else None
-            told = report.received, rate, report.full, age
+            relay = None if report.relay is None else Relay(*msgspec.structs.astuple(report.relay))
+            told = report.received, rate, report.full, age, relay
             found.append(Process(token, is_alive, pids.get(token), listening.get(token, []), *told))
     return found
 

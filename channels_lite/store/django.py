@@ -34,6 +34,7 @@ from channels_lite.store.worker import Worker
 
 __all__ = [
     "DjangoStore",
+    "after_commit_of",
     "remember",
     "run_in_transaction_of",
     "tell_committed",
@@ -270,6 +271,17 @@ async def run_in_transaction_of(
         return value
 
     return await asyncio.wrap_future(caller.submit(job))
+
+
+async def after_commit_of(caller: Executor, alias: str, tell: Callable[[], None]) -> None:
+    """Calls ``tell`` after the commit of that transaction, like `run_in_transaction_of`."""
+
+    def job() -> None:
+        note = _Note(connections[alias], tell)
+        transaction.on_commit(note.tell, using=alias)
+        _keep_note(note)
+
+    await asyncio.wrap_future(caller.submit(job))
 
 
 def tell_committed() -> None:

@@ -8,7 +8,16 @@ from typing import NamedTuple
 from channels_lite.names import token_of
 from channels_lite.store import Execute, sql, writing
 
-__all__ = ["INCREMENTAL", "KEPT", "Sweep", "begin_boot", "boot", "flush", "leave_all"]
+__all__ = [
+    "INCREMENTAL",
+    "KEPT",
+    "Sweep",
+    "begin_boot",
+    "boot",
+    "flush",
+    "leave_all",
+    "memberships_of",
+]
 
 BOOT = "SELECT began_at, boot_id, generation FROM channels_lite_boot"
 # A later generation has a higher number, even if the row of the previous one is gone.
@@ -26,6 +35,10 @@ SET_FLUSHED = """
 CHUNK = """
     SELECT id, coalesce(expires_at + 0.0 > ?, 0), CAST(channel_name AS BLOB) FROM {table}
     WHERE id > ? ORDER BY id LIMIT ?
+"""
+MEMBERSHIPS = """
+    SELECT group_name, channel_name, expires_at + 0.0 FROM channels_lite_groupmembership
+    WHERE instr(channel_name, ?) AND expires_at + 0.0 > ?
 """
 LEAVE_ALL = "DELETE FROM channels_lite_groupmembership WHERE instr(channel_name, ?)"
 DELETE_ROWS = "DELETE FROM {table} WHERE id IN ({rows})"
@@ -185,6 +198,11 @@ def _give_pages_back(execute: Execute, kept: int) -> int:
             # One at a time: Python's sqlite3 makes only one step of a statement without columns.
             execute("PRAGMA incremental_vacuum(1)", ())
     return int(given)
+
+
+def memberships_of(execute: Execute, token: str, now: float) -> list[tuple[str, str, float]]:
+    """The memberships of a process: group, channel, and expiry."""
+    return execute(MEMBERSHIPS, (f".{token}!", now))
 
 
 def leave_all(execute: Execute, token: str) -> None:

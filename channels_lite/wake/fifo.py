@@ -28,7 +28,7 @@ import msgspec
 
 from channels_lite.names import FRAMES, FULL, REPORT, mark_path
 
-__all__ = ["Fifo", "Report", "SidecarRefused", "is_stale", "report_of"]
+__all__ = ["Fifo", "RelayReport", "Report", "SidecarRefused", "is_stale", "report_of"]
 
 UPKEEP = ".upkeep"
 CLOCK = ".clock"
@@ -38,6 +38,22 @@ TRIES = 100
 DRAIN = 65536
 # Seconds after which a dot-name is stale: the process that created it was killed.
 MAKING = 60.0
+
+
+class RelayReport(msgspec.Struct, array_like=True, frozen=True):
+    """A process's figures of its connection to the engine of a relay."""
+
+    #: The engine's name and version; why it is unavailable, or "" if it is available.
+    engine: str = ""
+    reason: str = ""
+    #: Seconds of one round trip.
+    round_trip: float = 0.0
+    #: The number of groups that have members in the process.
+    groups: int = 0
+    #: Messages sent to other nodes, received from them, and missed by them.
+    sent: int = 0
+    received: int = 0
+    missed: int = 0
 
 
 class Report(msgspec.Struct, array_like=True):
@@ -52,6 +68,8 @@ class Report(msgspec.Struct, array_like=True):
     until: float = 0.0
     #: When this report was made, by the same clock; 0: there is none.
     at: float = 0.0
+    #: None if there is no relay.
+    relay: RelayReport | None = None
 
 
 class SidecarRefused(OSError):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
-from channels_lite.wake.fifo import Fifo, Report, is_stale
+from channels_lite.wake.fifo import Fifo, RelayReport, Report, is_stale
 
 __all__ = ["Presence"]
 
@@ -113,7 +113,7 @@ class Presence:
         self.open()
         return fifo
 
-    def report(self, received: int, full: int) -> None:
+    def report(self, received: int, full: int, relay: RelayReport | None = None) -> None:
         """Writes the figures beside the FIFO, if they have changed since the last report."""
         now = time.monotonic()
         with self._lock:
@@ -122,9 +122,9 @@ class Presence:
             last = self._last_report
             rate = (received - last.received) / (now - self._reported_at)
             self._reported_at = now
-            if rate or last.rate or full != last.full:
+            if rate or last.rate or full != last.full or relay != last.relay:
                 until = now + 2 * max(REPORT_EVERY, self._interval())
-                self._last_report = Report(received, rate, full, until, now)
+                self._last_report = Report(received, rate, full, until, now, relay)
                 self.fifo.report(self._last_report)
 
     def stale(self, every: float) -> set[str] | None:

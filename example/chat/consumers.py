@@ -9,6 +9,7 @@ from typing import Any
 from channels.consumer import AsyncConsumer
 from channels.exceptions import ChannelFull
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
+from django.conf import settings
 
 from chat.models import Message, clean, group_of
 
@@ -22,7 +23,7 @@ class RoomConsumer(AsyncJsonWebsocketConsumer):
         self.group = group_of(self.room)
         await self.channel_layer.group_add(self.group, self.channel_name)
         await self.accept()
-        await self.send_json({"type": "hello", "pid": os.getpid()})
+        await self.send_json({"type": "hello", "pid": os.getpid(), "node": settings.NODE})
 
     async def disconnect(self, code: int) -> None:
         """Leaves the room."""

@@ -34,6 +34,10 @@ CHANNEL_LAYERS = {
         "CONFIG": {"database": "channels"},
     },
 }
+# With `NODES=2 make demo`, each node has its own databases, as on its own machine.
+NODE = os.environ.get("CHAT_NODE", "")
+if "CHAT_RELAY" in os.environ:
+    CHANNEL_LAYERS["default"]["CONFIG"]["relay"] = os.environ["CHAT_RELAY"]
 # Without DEBUG, Django would mail errors instead of showing them.
 LOGGING = {
     "version": 1,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
+from django.conf import settings
 from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
@@ -24,7 +25,8 @@ def show(request: HttpRequest, room: str) -> HttpResponse:
     """The page of a room, with what was said in it last."""
     latest = Message.objects.filter(room=room).order_by("-id")[:HISTORY]
     state = {"pid": os.getpid(), "room": room, "messages": [m.as_dict() for m in reversed(latest)]}
-    return render(request, "chat/room.html", {"room": room, "state": state})
+    context = {"room": room, "state": state, "node": settings.NODE}
+    return render(request, "chat/room.html", context)
 
 
 @require_POST

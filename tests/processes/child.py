@@ -32,6 +32,7 @@ from channels.layers import get_channel_layer  # noqa: E402
 from django.db import connection, transaction  # noqa: E402
 
 from channels_lite import failpoints  # noqa: E402
+from channels_lite.errors import StoreUnavailable  # noqa: E402
 from channels_lite.models import Event  # noqa: E402
 
 layer = get_channel_layer()
@@ -289,6 +290,38 @@ def fork(told: str = "all") -> dict[str, Any]:
     return {"child": said, "parent": layer.client_prefix}
 
 
+def fork_and_send(channel: str, told: str = "all") -> dict[str, Any]:
+    """Forks after use; the child sends there, and so does the parent; what the child said."""
+    read_end, write_end = os.pipe()
+    if told == "all":
+        pid = os.fork()
+    else:
+        with other_threads_at_rest():
+            pid = ctypes.PyDLL(None).fork()
+    if pid == 0:
+        if told == "child":
+            ctypes.pythonapi.PyOS_AfterFork_Child()
+        os.dup2(write_end, 1)
+
+        async def child() -> None:
+            own = await layer.new_channel()
+            await layer.group_add("room", own)
+            await layer.send(channel, {"from": "child", "channel": own})
+            messages = [await asyncio.wait_for(layer.receive(own), 10) for _ in range(2)]
+            say(prefix=layer.client_prefix, received=messages)
+
+        try:
+            asyncio.run(child())
+        finally:
+            os._exit(0)
+    os.close(write_end)
+    send(channel, {"from": "parent"})
+    with os.fdopen(read_end) as lines:
+        said = json.loads(lines.readline() or "{}")
+    os.waitpid(pid, 0)
+    return {"child": said, "parent": layer.client_prefix}
+
+
 def become(user: int) -> None:
     """From now on the process is somebody else's, and of no group."""
     os.setgroups([])
@@ -341,6 +374,35 @@ def send_many(
 
     on_loop(send_all(), timeout=600)
     return taken
+
+
+def send_steadily(
+    channel: str, seconds: float, every: float, *, to_group: bool = False
+) -> dict[str, Any]:
+    """One message after the other for so long: those that were taken, were refused, or may have
+    arrived all the same; and how long the slowest took."""
+    taken: list[int] = []
+    refused: list[int] = []
+    in_doubt: list[int] = []
+
+    async def send_all() -> float:
+        until, number, slowest = time.monotonic() + seconds, 0, 0.0
+        while time.monotonic() < until:
+            began = time.monotonic()
+            message = {"sender": layer.client_prefix, "number": number}
+            try:
+                await (layer.group_send if to_group else layer.send)(channel, message)
+            except StoreUnavailable as error:
+                (in_doubt if "all the same" in str(error) else refused).append(number)
+            else:
+                taken.append(number)
+            slowest = max(slowest, time.monotonic() - began)
+            number += 1
+            await asyncio.sleep(every)
+        return slowest
+
+    slowest = on_loop(send_all(), timeout=600)
+    return {"taken": taken, "refused": refused, "in_doubt": in_doubt, "slowest": slowest}
 
 
 def send_each(to: list[str], number: int, *, at_once: bool = False, to_groups: bool = False) -> int:

@@ -26,12 +26,14 @@ LAYERS = ["core.SQLiteChannelLayer", "aio.AIOSQLiteChannelLayer", "notify.Notify
 class Child:
     """One process of ``tests.processes.child``."""
 
-    def __init__(self, folder: Path, log: Path, **environment: str) -> None:
+    def __init__(
+        self, folder: Path, log: Path, within: tuple[str, ...] = (), **environment: str
+    ) -> None:
         self.log = log
         self._database = folder / "default.sqlite3"
         with log.open("a") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.processes.child"],
+                [*within, sys.executable, "-m", "tests.processes.child"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -61,6 +61,23 @@
     tile("memberships", taken.memberships);
     tile("size", bytes(taken.size));
     tile("log_size", bytes(taken.log_size));
+    const relays = alive.filter((each) => each.relay);
+    page.querySelector("[data-relay]").hidden = !taken.relay;
+    if (taken.relay) {
+      tile("node", `${taken.node || "?"}, ${taken.relay}`);
+    }
+    fill(
+      "relays",
+      relays.map(({ pid, relay, token }) => [
+        pid ?? "?",
+        relay.reason || `${relay.engine}, ${(1000 * relay.round_trip).toFixed(1)} ms`,
+        relay.groups,
+        relay.sent,
+        relay.received,
+        relay.missed,
+        token.slice(0, 8),
+      ]),
+    );
     tile("latency", `${(1000 * taken.latency).toFixed(2)} ms`);
     if (last) {
       // The first message finds everything cold: it would flatten all others.

@@ -1,0 +1,88 @@
+"""nats-py's client, with another dispatch and other writes.
+
+Facts: nats-py has a queue and a task for each subscription, so messages on different subjects are
+dispatched out of order.  Its ``flush()`` sends the ping before the buffered data, so the answer
+confirms nothing.
+So: each message is dispatched at once, in the order of the connection, and commands are written in
+one piece, followed by their ping.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from nats.aio.client import Client
+
+__all__ = ["OrderedClient"]
+
+
+class OrderedClient(Client):
+    """nats-py's, up to where it hands messages over; and from where it writes."""
+
+    def __init__(self, take: Callable[[int, str, str, bytes, bytes], None]) -> None:
+        super().__init__()
+        self._take = take
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def _process_msg(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
+    ) -> None:
+        self._take(sid, subject.decode(), reply.decode(), data, headers)
+
+    async def _process_pong(self) -> None:
+        self._pings_outstanding = 0
+        if self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(None)
+
+    async def _send_ping(self, future: asyncio.Future[None] | None = None) -> None:
+        self.write(b"")  # its own, by the clock
+
+    async def _select_next_server(self) -> None:
+        # Its own tries each server for ever; here the caller goes on to the next one.
+        self._current_server = self._server_pool[0]
+        await self._connect_to_server(self._current_server)
+
+    def write(self, commands: bytes) -> asyncio.Future[None]:
+        """Writes them; done when the server has them."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        self.write_only(commands + b"PING\r\n")
+        return future
+
+    def write_only(self, commands: bytes) -> None:
+        """The same, and nobody asks."""
+        if self._transport is not None and not self.is_closed:
+            self._transport.write(commands)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there is something of which nobody knows whether the server has it."""
+        return bool(self._waiting)
+
+    def fail(self, error: Exception) -> None:
+        """For those who wait: the connection is gone."""
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_exception(error)
+                future.exception()  # somebody may have stopped to wait
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What the server has said of itself."""
+        return self._server_info
+
+    def writer(self) -> Any:
+        """asyncio's, if there is a connection."""
+        transport = self._transport
+        return getattr(transport, "_io_writer", None)
+
+    def drop(self) -> None:
+        """Ends a connection that was never finished."""
+        if self._transport is not None and self.writer() is not None:
+            self._transport.close()  # type: ignore[no-untyped-call]

@@ -1,0 +1,130 @@
+"""An engine, and two nodes with a database each; here both in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connections
+
+from channels_lite.layers.base import BaseSQLiteChannelLayer
+from channels_lite.relay import connection
+from tests.conftest import LAYERS, TIMEOUT, use_database
+from tests.relay.engines import Engine, NatsServer, RedisServer
+
+ENGINES: dict[str, type[Engine]] = {"nats": NatsServer, "redis": RedisServer}
+#: The alias of each node's database.
+NODES = {"here": "channels", "there": "default"}
+
+MakeNode = Callable[..., BaseSQLiteChannelLayer]
+
+
+def needs(name: str) -> None:
+    """Skips where the server, or the package that talks to it, is not installed."""
+    pytest.importorskip("nats" if name == "nats" else "redis")
+    if ENGINES[name].path() is None:
+        pytest.skip(f"{ENGINES[name].binary} is not installed: apt install {ENGINES[name].binary}")
+
+
+@pytest.fixture(autouse=True)
+def _patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may take longer than a second; how long it takes is for `test_faults`."""
+    if request.module.__name__ != "tests.relay.test_faults":
+        monkeypatch.setattr(connection, "DEADLINE", TIMEOUT)
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Engine]]:
+    """One server of each kind for all tests that do it no harm."""
+    started: dict[str, Engine] = {}
+
+    def engine(name: str) -> Engine:
+        if name not in started:
+            started[name] = ENGINES[name](tmp_path_factory.mktemp(name)).start()
+        return started[name]
+
+    yield engine
+    for each in started.values():
+        each.kill()
+
+
+@pytest.fixture(params=ENGINES)
+def engine_name(request: pytest.FixtureRequest) -> str:
+    """Which engine."""
+    needs(request.param)
+    return request.param
+
+
+@pytest.fixture
+def engine(engine_name: str, running: Callable[[str], Engine]) -> Engine:
+    """It runs, and other tests use it too."""
+    return running(engine_name)
+
+
+@pytest.fixture
+def own_engine(engine_name: str, tmp_path: Path) -> Iterator[Engine]:
+    """One that may be killed and frozen."""
+    started = ENGINES[engine_name](tmp_path / engine_name).start()
+    yield started
+    started.kill()
+
+
+@pytest.fixture
+def databases(tmp_path: Path, migrated: bytes) -> Iterator[None]:
+    """A migrated file for each node."""
+    for node, alias in NODES.items():
+        folder = tmp_path / node
+        folder.mkdir()
+        path = folder / "channels.sqlite3"
+        path.write_bytes(migrated)
+        use_database(alias, path)
+    yield
+    for alias in NODES.values():
+        connections[alias].close()
+
+
+@pytest.fixture(params=["core", "aio", "notify"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Which layer."""
+    return request.param
+
+
+@pytest.fixture
+def make_node_sync(databases: None, kind: str) -> Iterator[MakeNode]:
+    """Makes a layer on a node, for a process of its own would: ``make("here", url)``."""
+    made: list[BaseSQLiteChannelLayer] = []
+    prefix = f"test-{uuid.uuid4().hex[:12]}"
+
+    def make(node: str, url: str, kind: str = kind, **config: Any) -> BaseSQLiteChannelLayer:
+        options = {"prefix": prefix} | config.pop("relay_options", {})
+        defaults = {
+            "database": NODES[node],
+            "polling_interval": 60 if kind == "notify" else 0.01,
+            "relay": url,
+            "relay_options": options,
+        }
+        made.append(LAYERS[kind](**defaults | config))
+        return made[-1]
+
+    yield make
+    for layer in made:
+        asyncio.run(layer.close())
+    made.clear()
+    gc.collect()
+
+
+@pytest.fixture
+async def make_node(make_node_sync: MakeNode) -> MakeNode:
+    """The same, on the test's loop."""
+    return make_node_sync
+
+
+@pytest.fixture
+def nodes(make_node: MakeNode, engine: Engine) -> tuple[Any, Any]:
+    """A layer on each."""
+    return make_node("here", engine.url), make_node("there", engine.url)

@@ -1,0 +1,112 @@
+"""Three NATS servers, one of which is killed: the leader of the stream, or another."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+from channels.exceptions import ChannelFull
+
+from channels_lite.errors import StoreUnavailable
+from tests.conftest import until
+from tests.relay.conftest import needs
+from tests.relay.engines import NatsServer, free_port
+from tests.relay.test_faults import is_up, sent
+
+
+@pytest.fixture
+def kind() -> str:
+    return "notify"
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[list[NatsServer]]:
+    """All three, with a page each that says what they lead."""
+    needs("nats")
+    routes = [free_port() for _ in range(3)]
+    servers = []
+    with ExitStack() as started:
+        for number, route in enumerate(routes):
+            pages = free_port()
+            server = NatsServer(
+                tmp_path / f"nats-{number}", "--name", f"server-{number}", "--cluster_name", "test",
+                "--cluster", f"nats://127.0.0.1:{route}", "-m", str(pages),
+                "--routes", ",".join(f"nats://127.0.0.1:{each}" for each in routes),
+            )  # fmt: skip
+            server.pages = pages
+            started.callback(server.kill)
+            servers.append(server.start())
+        yield servers
+
+
+def leader_of(stream: str, servers: list[NatsServer]) -> NatsServer | None:
+    """The server that leads it, as one of those that live says."""
+    for asked in servers:
+        with suppress(OSError):
+            page = f"http://127.0.0.1:{asked.pages}/jsz?streams=true&accounts=true"
+            with urllib.request.urlopen(page, timeout=2) as answer:
+                said = json.load(answer)
+            for account in said.get("account_details") or ():
+                for each in account.get("stream_detail") or ():
+                    if each["name"].endswith(stream):
+                        name = (each.get("cluster") or {}).get("leader")
+                        return next(
+                            (s for n, s in enumerate(servers) if name == f"server-{n}"), None
+                        )
+    return None
+
+
+@pytest.mark.parametrize("victim", ["leader", pytest.param("any", marks=pytest.mark.chaos)])
+async def test_server_of_a_cluster_is_killed(make_node, cluster, victim):
+    """Jobs go on, none is done twice, and those that were there are there still."""
+    url = "nats://" + ",".join(f"127.0.0.1:{each.port}" for each in cluster)
+    here, there = make_node("here", url), make_node("there", url)
+    await sent(here.send, "jobs", {"number": 0})
+    await there.new_channel()
+    found = [(await asyncio.wait_for(there.receive("jobs"), 20))["number"]]
+    taken, in_doubt, ends = {0}, set(), asyncio.Event()
+
+    async def work(layer):
+        while True:
+            found.append((await layer.receive("jobs"))["number"])
+
+    async def send():
+        number = 1
+        while not ends.is_set():
+            try:
+                await here.send("jobs", {"number": number})
+            except StoreUnavailable as error:
+                if "all the same" in str(error):
+                    in_doubt.add(number)
+                await asyncio.sleep(0.02)
+            except ChannelFull:
+                await asyncio.sleep(0.02)
+            else:
+                taken.add(number)
+            number += 1
+            await asyncio.sleep(0.005)
+
+    sending = asyncio.create_task(send())
+    workers = [asyncio.create_task(work(layer)) for layer in (here, there, there)]
+    await asyncio.sleep(1)
+    leader = await asyncio.to_thread(leader_of, "_jobs_100", cluster)
+    assert leader is not None
+    other = next(each for each in cluster if each is not leader)
+    (leader if victim == "leader" else other).kill()
+    await asyncio.sleep(5)
+    ends.set()
+    await sending
+    await is_up(here, there)
+    await sent(here.send, "jobs", {"number": -1})
+    await until(lambda: -1 in found)
+    for worker in workers:
+        worker.cancel()
+    await asyncio.wait(workers)
+    assert len(found) == len(set(found))
+    assert set(found) - {-1} <= taken | in_doubt
+    assert len(taken - set(found)) <= 10  # in hands that were cut off with their server

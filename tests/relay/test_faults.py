@@ -1,0 +1,405 @@
+"""An engine that is away, killed, frozen, or none of ours; everything on the node goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import socket
+import ssl
+import time
+from contextlib import closing, suppress
+
+import pytest
+
+from channels_lite.errors import StoreUnavailable
+from channels_lite.relay import DEADLINE, connection
+from tests.conftest import TIMEOUT, received, until
+from tests.relay.engines import NatsServer, RedisServer
+
+
+@pytest.fixture(params=["notify"])
+def kind(request):
+    """The relay is the same for all layers."""
+    return request.param
+
+
+async def is_up(*layers):
+    for layer in layers:
+        await until(lambda: layer._engine.relay.is_up)  # noqa: B023
+
+
+async def sent(send, *what):
+    """Sends until it is taken; how often it was refused."""
+    refused, deadline = 0, time.monotonic() + TIMEOUT
+    while True:
+        try:
+            await send(*what)
+        except StoreUnavailable:
+            refused += 1
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
+        else:
+            return refused
+
+
+async def goes_on(layer):
+    """Everything on the node works: direct, groups, joining and leaving."""
+    one, two = await layer.new_channel(), await layer.new_channel()
+    for number in range(20):
+        await layer.group_add("local", one)
+        await layer.send(two, {"number": number})
+        await layer.group_send("local", {"number": number})
+        assert await received(layer, two) == {"number": number}
+        assert await received(layer, one) == {"number": number}
+        await layer.group_discard("local", one)
+
+
+def as_from_elsewhere(layer):
+    """A channel of a node that is not there."""
+    return f"specific.{'0' * 32}!1"
+
+
+async def test_engine_that_is_away_at_start(make_node, engine_name, tmp_path, caplog):
+    """One warning; the node goes on; what must leave is refused; it is there when it is started."""
+    engine = {"nats": NatsServer, "redis": RedisServer}[engine_name](tmp_path / "late")
+    here, there = make_node("here", engine.url), make_node("there", engine.url)
+    channel = await there.new_channel()
+    await there.group_add("room", channel)
+    await goes_on(here)
+    for send, name in ((here.send, channel), (here.send, "jobs")):
+        with pytest.raises(StoreUnavailable, match="is away"):
+            await send(name, {"type": "x"})
+    with pytest.raises(StoreUnavailable, match="is away"):
+        await here.group_add("room", "jobs")
+    before = here.stats.relay_missed
+    await here.group_send("room", {"type": "missed"})
+    assert here.stats.relay_missed == before + 1
+    assert len([each for each in caplog.records if "are missed or refused" in each.message]) == 2
+    engine.start()
+    try:
+        await is_up(here, there)
+        await here.group_send("room", {"number": 1})
+        await here.send(channel, {"number": 2})
+        assert [await received(there, channel) for _ in range(2)] == [{"number": 1}, {"number": 2}]
+        await here.send("jobs", {"number": 3})
+        assert await received(there, "jobs") == {"number": 3}
+    finally:
+        engine.kill()
+
+
+async def test_group_add_waits_until_it_is_subscribed(make_node, own_engine, monkeypatch):
+    """It returns when the engine has confirmed that messages will come, and not before."""
+    monkeypatch.setattr(connection, "DEADLINE", TIMEOUT)
+    here, there = make_node("here", own_engine.url), make_node("there", own_engine.url)
+    channel = await there.new_channel()
+    await here.new_channel()
+    own_engine.freeze()
+    joining = asyncio.create_task(there.group_add("room", channel))
+    await asyncio.wait([joining], timeout=0.3)
+    has_returned = joining.done()
+    own_engine.thaw()
+    await joining
+    assert not has_returned
+    await here.group_send("room", {"number": 1})
+    assert await received(there, channel) == {"number": 1}
+
+
+@pytest.mark.parametrize("fault", ["killed", "frozen"])
+async def test_engine_that_goes_and_comes_back(make_node, own_engine, fault):
+    """The node goes on; a send that must leave is refused; then all is there again by itself."""
+    here, there = make_node("here", own_engine.url), make_node("there", own_engine.url)
+    channel, mine = await there.new_channel(), await here.new_channel()
+    await there.group_add("room", channel)
+    worker = asyncio.create_task(there.receive("jobs"))
+    await here.send(channel, {"number": 0})
+    assert await received(there, channel) == {"number": 0}
+    own_engine.kill() if fault == "killed" else own_engine.freeze()
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            await asyncio.wait_for(here.send(channel, {"type": "lost"}), 3 * DEADLINE)
+        with pytest.raises(StoreUnavailable):
+            await asyncio.wait_for(here.send("jobs", {"type": "lost"}), 3 * DEADLINE)
+        await asyncio.wait_for(here.group_send("room", {"type": "lost"}), 3 * DEADLINE)
+        await goes_on(here)
+    assert here.stats.relay_missed
+    late = await there.new_channel()
+    await there.group_add("late", late)
+    if fault == "frozen":
+        await asyncio.sleep(4 * DEADLINE)  # it counts as gone
+        own_engine.thaw()
+    else:
+        own_engine.start()
+    # Who counts as back hears what is sent to it.
+    await sent(there.send, mine, {"type": "back"})
+    while await received(here, mine) != {"type": "back"}:
+        pass
+    await sent(here.group_send, "late", {"number": 1})
+    await sent(here.send, late, {"number": 2})
+    found = [await received(there, late)]
+    if found == [{"number": 1}]:
+        found.append(await received(there, late))
+    assert found[-1] == {"number": 2}
+    await sent(here.send, "jobs", {"number": 3})
+    job = await asyncio.wait_for(worker, TIMEOUT)
+    assert job in ({"number": 3}, {"type": "lost"})
+
+
+async def test_who_is_back_is_subscribed(make_node, own_engine):
+    """A process whose send is taken hears the answer, however soon it comes, each time."""
+    here, there = make_node("here", own_engine.url), make_node("there", own_engine.url)
+    mine, theirs = await here.new_channel(), await there.new_channel()
+    await there.group_add("room", theirs)
+    for number in range(3):
+        own_engine.kill()
+        await until(lambda: not there._engine.relay.is_up)
+        await until(lambda: not here._engine.relay.is_up)
+        own_engine.start()
+        await is_up(here)
+        await sent(there.send, mine, {"number": number})
+        assert await received(here, mine) == {"number": number}
+        await here.group_send("room", {"number": number})
+        assert await received(there, theirs) == {"number": number}
+
+
+async def test_nothing_comes_twice(make_node, own_engine):
+    """An engine that is killed again and again: in order, nothing twice, and what was taken while
+    it was up is there."""
+    here, there = make_node("here", own_engine.url), make_node("there", own_engine.url)
+    channel = await there.new_channel()
+    await there.group_add("room", channel)
+    taken, in_doubt, ends = [], [], asyncio.Event()
+
+    async def send():
+        number = 0
+        while not ends.is_set():
+            message = {"number": number}
+            try:
+                await here.send(channel, message)
+            except StoreUnavailable as error:
+                if "all the same" in str(error):
+                    in_doubt.append(number)
+                await asyncio.sleep(0.005)
+            else:
+                taken.append(number)
+            number += 1
+            await asyncio.sleep(0.001)
+        await sent(here.send, channel, {"number": number})
+        return number
+
+    sending = asyncio.create_task(send())
+    for _ in range(3):
+        await asyncio.sleep(0.3)
+        own_engine.kill()
+        await asyncio.sleep(0.1)
+        own_engine.start()
+        await is_up(here, there)
+    await asyncio.sleep(0.1)
+    ends.set()
+    last = await sending
+    found = []
+    while not found or found[-1] != last:
+        found.append((await received(there, channel))["number"])
+    assert found == sorted(set(found))
+    assert set(found) <= {*taken, *in_doubt, last}
+    # Lost is only what the engine had, and was killed with.
+    assert len(set(taken) - set(found)) <= 10 * 3
+
+
+async def test_jobs_are_nobodys_twice(make_node, own_engine):
+    """The same for jobs: those in an engine that is killed are lost with it, none comes twice."""
+    here, there = make_node("here", own_engine.url), make_node("there", own_engine.url)
+    found, ends = [], asyncio.Event()
+
+    async def work(layer):
+        while True:
+            found.append((await layer.receive("jobs"))["number"])
+
+    async def send():
+        number = 0
+        while not ends.is_set():
+            with suppress(StoreUnavailable):
+                await here.send("jobs", {"number": number})
+            number += 1
+            await asyncio.sleep(0.002)
+        return number
+
+    workers = [asyncio.create_task(work(layer)) for layer in (here, there, there)]
+    sending = asyncio.create_task(send())
+    for _ in range(2):
+        await asyncio.sleep(0.3)
+        own_engine.kill()
+        await asyncio.sleep(0.1)
+        own_engine.start()
+        await is_up(here, there)
+    ends.set()
+    last = await sending
+    await sent(here.send, "jobs", {"number": last})
+    await until(lambda: last in found)
+    for worker in workers:
+        worker.cancel()
+    await asyncio.wait(workers)
+    assert len(found) == len(set(found))
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """One that nobody has signed, for 127.0.0.1."""
+    import ipaddress
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "engine")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    paths = tmp_path / "cert.pem", tmp_path / "key.pem"
+    paths[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    paths[1].write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return paths
+
+
+async def reason_of(layer):
+    """Why its engine is away; it is not waited for."""
+    await layer.new_channel()
+    relay = layer._engine.relay
+    await until(lambda: relay.reason not in ("", "it was not connected to yet"))
+    return relay.reason
+
+
+async def test_wrong_login(make_node, engine_name, tmp_path, caplog):
+    """Refused, with the keys to look at; the right one is taken."""
+    if engine_name == "nats":
+        engine = NatsServer(tmp_path / "own", "--user", "me", "--pass", "right", login="me:right@")
+    else:
+        engine = RedisServer(tmp_path / "own", "--requirepass", "right", login=":right@")
+    engine.start()
+    try:
+        wrong = make_node("here", engine.url.replace("right", "wrong"))
+        assert "refuses the login" in await reason_of(wrong)
+        without = make_node("here", f"{engine.scheme}://127.0.0.1:{engine.port}")
+        assert "refuses the login" in await reason_of(without)
+        assert "wrong" not in caplog.text
+        here, there = make_node("here", engine.url), make_node("there", engine.url)
+        channel = await there.new_channel()
+        await here.send(channel, {"type": "x"})
+        assert await received(there, channel) == {"type": "x"}
+    finally:
+        engine.kill()
+
+
+async def test_wrong_port(make_node, engine_name):
+    """Nothing listens there, or something else does."""
+    scheme = {"nats": "nats", "redis": "redis"}[engine_name]
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        nothing = make_node("here", f"{scheme}://127.0.0.1:{port}")
+        assert str(port) in await reason_of(nothing)
+        taken.listen()
+        silent = make_node("here", f"{scheme}://127.0.0.1:{port}")
+        assert "did not answer" in await reason_of(silent)
+
+
+async def test_another_server(make_node, engine_name):
+    """One that talks otherwise is said to be none."""
+
+    async def talk(reader, writer):
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    scheme = {"nats": "nats", "redis": "redis"}[engine_name]
+    try:
+        reason = await reason_of(make_node("here", f"{scheme}://127.0.0.1:{port}"))
+        assert "no NATS server" in reason or "no Redis" in reason
+    finally:
+        server.close()
+
+
+async def test_certificate_that_does_not_verify(make_node, engine_name, tmp_path, certificate):
+    """It is refused, with the option that mends it; and with that taken."""
+    cert, key = map(str, certificate)
+    if engine_name == "nats":
+        engine = NatsServer(tmp_path / "own", "--tls", "--tlscert", cert, "--tlskey", key)
+        url = engine.url
+        trust = {"tls": ssl.create_default_context(cafile=cert)}
+    else:
+        engine = RedisServer(tmp_path / "own")
+        tls_port, engine.port = engine.port, 0
+        engine._arguments = ("--tls-port", str(tls_port), "--tls-cert-file", cert,
+                             "--tls-key-file", key, "--tls-auth-clients", "no")  # fmt: skip
+        url = f"rediss://127.0.0.1:{tls_port}"
+        trust = {"ssl_ca_certs": cert}
+    if engine_name == "redis":
+        engine.answers = lambda: engine_answers(tls_port)
+    engine.start()
+    try:
+        reason = await reason_of(make_node("here", url))
+        assert "certificate" in reason
+        assert "relay_options" in reason
+        here, there = [make_node(each, url, relay_options=trust) for each in ("here", "there")]
+        channel = await there.new_channel()
+        await here.send(channel, {"type": "x"})
+        assert await received(there, channel) == {"type": "x"}
+    finally:
+        engine.kill()
+
+
+def engine_answers(port):
+    with suppress(OSError), closing(socket.create_connection(("127.0.0.1", port), 1)):
+        return True
+    return False
+
+
+@pytest.mark.parametrize("engine_name", ["nats"], indirect=True)
+async def test_nats_without_jetstream(make_node, engine_name, tmp_path, caplog):
+    """Channels and groups work; plain channels say what they need."""
+
+    class Plain(NatsServer):
+        def command(self):
+            return ["-a", "127.0.0.1", "-p", str(self.port)]
+
+    engine = Plain(tmp_path / "plain").start()
+    try:
+        here, there = make_node("here", engine.url), make_node("there", engine.url)
+        channel = await there.new_channel()
+        await there.group_add("room", channel)
+        await here.send(channel, {"number": 1})
+        await here.group_send("room", {"number": 2})
+        assert [await received(there, channel) for _ in range(2)] == [{"number": 1}, {"number": 2}]
+        with pytest.raises(StoreUnavailable, match="-js"):
+            await here.send("jobs", {"type": "x"})
+        with pytest.raises(StoreUnavailable, match="-js"):
+            await here.group_add("room", "jobs")
+        assert "-js" in caplog.text
+    finally:
+        engine.kill()
+
+
+async def test_engine_that_is_too_old(make_node, engine, engine_name, monkeypatch):
+    """Its version is said, and the one that it takes."""
+    newer = (99, 0) if engine_name == "nats" else 99
+    monkeypatch.setattr(f"channels_lite.relay.{engine_name}.OLDEST", newer)
+    assert "or later" in await reason_of(make_node("here", engine.url))
