@@ -183,13 +183,23 @@ async def test_recipes(chat: Project):
         told = await asyncio.to_thread(chat.run, f'python manage.py shell -c "{tell}"')
         await until_heard(client, "Hello")
         assert told.count("specific.") == 2  # the client, and the stream
+        (chat.folder / "announced.py").write_text(
+            "from django.db import transaction\n"
+            "from chat.notes import announce\n"
+            "with transaction.atomic():\n"
+            "    announce('rolled back')\n"
+            "    transaction.set_rollback(True)\n\n"
+            "announce('committed')\n"
+        )
+        await asyncio.to_thread(chat.run, "python manage.py shell < announced.py")
+        assert await text(client) == "committed"
     finally:
         writer.close()
         await client.close()
 
 
 async def test_recipes_of_streams(chat: Project):
-    """A worker's tokens and a job's progress reach the browser; presence is counted."""
+    """Tokens of a worker and a consumer, and a job's progress, come; presence is counted."""
     steps = blocks(DOCS / "recipes.md")
     for _ in ("notes", "answers"):  # up to each worker, which runs then
         await asyncio.to_thread(chat.follow, steps)
@@ -205,14 +215,16 @@ async def test_recipes_of_streams(chat: Project):
             return await stack.enter_async_context(connect(url, origin=f"http://{address}"))
 
         async def heard(client: ClientConnection) -> dict[str, object]:
-            return json.loads(await asyncio.wait_for(client.recv(), TIMEOUT))
+            # The worker may still be starting.
+            return json.loads(await asyncio.wait_for(client.recv(), STARTING))
 
-        asking, second_tab = await opened("answers/seven"), await opened("answers/seven")
-        await asking.send(json.dumps({"prompt": "Why?"}))
-        for each in (asking, second_tab):
-            said = [await heard(each) for _ in range(4)]
-            words = ("You", "asked:", "Why?")
-            assert said == [*({"token": word} for word in words), {"done": True}]
+        for path in ("answers/seven", "direct/eight"):
+            asking, second_tab = await opened(path), await opened(path)
+            await asking.send(json.dumps({"prompt": "Why?"}))
+            for each in (asking, second_tab):
+                said = [await heard(each) for _ in range(4)]
+                words = ("You", "asked:", "Why?")
+                assert said == [*({"token": word} for word in words), {"done": True}]
         here = await opened("here")
         assert await heard(here) == {"here": 1}
         async with connect(f"ws://{address}/ws/here/", origin=f"http://{address}"):

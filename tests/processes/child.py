@@ -237,22 +237,24 @@ def other_threads_at_rest() -> Iterator[None]:
     """
     goes_on = threading.Event()
     loop.call_soon_threadsafe(goes_on.wait)
-    switches = None
-    while switches != (switches := switches_of_other_threads()):
+    switches = before = None
+    while switches is None or switches != before:
         time.sleep(0.05)
+        before, switches = switches, switches_of_other_threads()
     try:
         yield
     finally:
         goes_on.set()
 
 
-def switches_of_other_threads() -> list[str]:
-    """How often each has slept so far."""
+def switches_of_other_threads() -> list[str] | None:
+    """How often each has slept so far; None: one does not sleep now, or has no processor to."""
     own = str(threading.get_native_id())
     tasks = [task for task in Path("/proc/self/task").iterdir() if task.name != own]
-    return [
-        (task / "status").read_text().rpartition("voluntary_ctxt_switches")[0] for task in tasks
-    ]
+    told = [(task / "status").read_text() for task in tasks]
+    if not all("State:\tS" in each for each in told):
+        return None
+    return [each.rpartition("voluntary_ctxt_switches")[0] for each in told]
 
 
 def fork(told: str = "all") -> dict[str, Any]:
