@@ -228,7 +228,7 @@ def test_members_of_a_group_are_read_anew(start, tmp_path, folders, engine_name)
         wait_until(lambda: "is away" in two.log.read_text())
         one.do("group_add", group="room", channel=channel)
         own.start()
-        wait_until(lambda: "is back" in two.log.read_text())
+        wait_until(lambda: f"{own.url} is back" in two.log.read_text())
         there.do("group_send", group="room", message={"number": 1})
         assert two.messages(1) == [{"number": 1}]
         for child in children:
