@@ -51,13 +51,14 @@ class Jobs(Claims):
 
     def ask(self, channels: Iterable[str]) -> None:
         """Asks for as many jobs as coroutines wait on these channels."""
-        channels = list(channels)
-        wanted = self._mailboxes.wanted(channels) if self.is_open else {}
         for channel in channels:
-            total = wanted.get(channel, 0)
             with self._lock:
-                (self._asked.add if total else self._asked.discard)(channel)
-            self._relay.jobs.want(channel, self._capacities.messages(channel), total)
+                (self._asked.add if self._wanted(channel) else self._asked.discard)(channel)
+            capacity = self._capacities.messages(channel)
+            self._relay.jobs.want(channel, capacity, partial(self._wanted, channel))
+
+    def _wanted(self, channel: str) -> int:
+        return self._mailboxes.wanted((channel,)).get(channel, 0) if self.is_open else 0
 
     def take(self, channel: str, data: bytes, ttl: float) -> None:
         """Takes a job with ``ttl`` seconds to live, on the relay's loop."""

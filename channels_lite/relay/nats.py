@@ -302,6 +302,8 @@ class NatsLink:
         number = f"{next(self._numbers):x}"
         answer: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
         self._answers[number] = answer
+        # A request that timed out is answered late, or never.
+        answer.add_done_callback(lambda _: self._answers.pop(number, None))
         return answer, pub(subject, payload, f"{self._inbox}.{number}")
 
     async def request(self, subject: str, payload: bytes = b"") -> _Answer:

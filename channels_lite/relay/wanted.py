@@ -6,6 +6,7 @@ Thread: the relay's loop, except where a docstring says "any thread".  One lock 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from channels_lite.errors import StoreUnavailable
 from channels_lite.relay.host import Host
@@ -19,16 +20,20 @@ class Wanted:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._lock = threading.Lock()
-        #: By plain channel: its capacity, and the number of jobs.
-        self._wanted: dict[str, tuple[int | None, int]] = {}
+        #: By plain channel: its capacity, and how to count the jobs.
+        self._wanted: dict[str, tuple[int | None, Callable[[], int]]] = {}
         self._untold: set[str] = set()
 
-    def want(self, channel: str, capacity: int | None, total: int) -> None:
-        """Sets the number of jobs that a plain channel wants.  Any thread."""
+    def want(self, channel: str, capacity: int | None, count: Callable[[], int]) -> None:
+        """The number of jobs that a plain channel wants may have changed.  Any thread.
+
+        ``count`` is called when the engine is told, because two threads may call this method in
+        another order than they counted.
+        """
         with self._lock:
-            if total == self._wanted.get(channel, (None, 0))[1] == 0:
+            if channel not in self._wanted and not count():
                 return
-            self._wanted[channel] = capacity, total
+            self._wanted[channel] = capacity, count
             must_wake = not self._untold
             self._untold.add(channel)
         if must_wake:
@@ -37,19 +42,22 @@ class Wanted:
     def tell_all(self) -> None:
         """Tells a new link everything."""
         with self._lock:
-            self._untold |= {each for each, (_, total) in self._wanted.items() if total}
+            self._untold |= self._wanted.keys()
         self.tell()
 
     def tell(self) -> None:
         """Tells the engine about changes, if it is available."""
         if not self._host.is_up:
             return
+        wanted = []
         with self._lock:
             untold, self._untold = self._untold, set()
-            wanted = [(each, *self._wanted[each]) for each in untold]
-            for channel, _, total in wanted:
+            for channel in untold:
+                capacity, count = self._wanted[channel]
+                total = count()
                 if not total:
                     del self._wanted[channel]
+                wanted.append((channel, capacity, total))
         for channel, capacity, total in wanted:
             self._host.keep(self._tell(channel, capacity, total))
 
