@@ -118,13 +118,13 @@ class Worker:
                     again_at = time.monotonic() + pause()
                 continue
             try:
-                attempt = self._queue.get(
-                    timeout=max(0.0, again_at - time.monotonic()) if line else self._idle
-                )
+                attempt = self._queue.get_nowait() if line else self._queue.get(timeout=self._idle)
             except Empty:
-                if line:
-                    continue
-                return
+                if not line:
+                    return
+                # Not `get` with this timeout: if it passes before CPython waits, it waits for ever.
+                time.sleep(max(0.0, again_at - time.monotonic()))
+                continue
             if attempt is None:
                 continue
             if (attempt.write and line) or not self._try(attempt):
