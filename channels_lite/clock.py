@@ -66,6 +66,10 @@ class Clock:
             return self.last_began_at
         return time.time() - ticks() if others is None else others
 
+    def now_or_origin(self) -> float:
+        """Seconds since 1970, even before the table was read."""
+        return self.now() or self.origin() + ticks()
+
     def set(self, began_at: float, generation: int = 0) -> None:
         """Sets the values from the table."""
         global _latest  # noqa: PLW0603 - for rows that are made without a layer

@@ -97,7 +97,8 @@ class Generations:
         boot, presence = boot_id(), self._presence
         # Whatever others call the machine's boot: containers have ids of their own.
         is_alone = presence is None or not presence.are_others_alive()
-        began_at = self._clock.origin(presence.origin(boot) if presence and boot else None)
+        kept = presence.origin(boot) if presence and boot else None
+        began_at = self._clock.origin(kept)
 
         def operation(execute: Execute, batch: sql.Batch) -> upkeep.Boot:
             with batch.transaction(execute):
@@ -110,7 +111,7 @@ class Generations:
         if known is None:
             known = await self._outgoing.write(operation)
         self.begin(known.generation, known.began_at)
-        if presence and boot and presence.origin(boot) != known.began_at:
+        if presence and boot and kept != known.began_at:
             presence.keep_origin(boot, known.began_at)
 
     async def hear_of_flush(self) -> None:

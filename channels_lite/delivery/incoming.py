@@ -18,7 +18,7 @@ from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
 
-from channels_lite.clock import Clock, ticks
+from channels_lite.clock import Clock
 from channels_lite.delivery.arrivals import Arrivals
 from channels_lite.delivery.availability import Availability
 from channels_lite.delivery.generation import Generations
@@ -125,7 +125,7 @@ class Incoming:
 
     def take(self, group: str, entries: list[Entry]) -> None:
         """Delivers messages to the mailboxes."""
-        now = self._clock.now() or self._clock.origin() + ticks()
+        now = self._clock.now_or_origin()
         found: list[Arrival] = []
         for name, data, ttl in entries:
             if group:

@@ -67,7 +67,7 @@ class Jobs(Claims):
             self._stats.expired += ttl <= 0
             self.ask((channel,))  # the coroutine still waits
             return
-        now = self._clock.now() or self._clock.origin() + ticks()
+        now = self._clock.now_or_origin()
         row = Claimed(next(self._numbers), data, now + ttl, now)
         self._mailboxes.put_claimed(channel, [(row, opened)])
         self._stats.relay_received += 1

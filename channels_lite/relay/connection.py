@@ -209,9 +209,7 @@ class Relay:
             relay_loop().call_soon_threadsafe(self._begin_to_catch_up)
 
     def _begin_to_catch_up(self) -> None:
-        self._catching_up = self.keep(self._catch_up())
-        self._pending.add(self._catching_up)
-        self._catching_up.add_done_callback(self._pending.discard)
+        self._catching_up = self._spawn(self._catch_up)
 
     async def _catch_up(self) -> None:
         try:
@@ -489,10 +487,11 @@ class Relay:
         if self.start():
             relay_loop().call_soon_threadsafe(self._spawn, function)
 
-    def _spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def _spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
         task = self.keep(function())
         self._pending.add(task)
         task.add_done_callback(self._pending.discard)
+        return task
 
     async def ask(self, asked: Membership, token: str) -> None:
         """Asks the process with this token to change one of its memberships.
