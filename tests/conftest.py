@@ -6,6 +6,7 @@ import asyncio
 import gc
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,21 +83,31 @@ def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     return request.param
 
 
-@pytest.fixture
-def make_layer_sync(database: Path, kind: str) -> Iterator[MakeLayer]:
-    """Makes layers of that kind on the database, for tests that run loops of their own."""
+@contextmanager
+def closed_at_the_end() -> Iterator[list[BaseSQLiteChannelLayer]]:
+    """A list for the layers of a test."""
     made: list[BaseSQLiteChannelLayer] = []
-
-    def make(kind: str = kind, **config: Any) -> BaseSQLiteChannelLayer:
-        defaults = {"database": "channels", "polling_interval": 60 if kind == "notify" else 0.01}
-        made.append(LAYERS[kind](**defaults | config))
-        return made[-1]
-
-    yield make
+    yield made
     for layer in made:
         asyncio.run(layer.close())
     made.clear()
     gc.collect()
+
+
+@pytest.fixture
+def make_layer_sync(database: Path, kind: str) -> Iterator[MakeLayer]:
+    """Makes layers of that kind on the database, for tests that run loops of their own."""
+    with closed_at_the_end() as made:
+
+        def make(kind: str = kind, **config: Any) -> BaseSQLiteChannelLayer:
+            defaults = {
+                "database": "channels",
+                "polling_interval": 60 if kind == "notify" else 0.01,
+            }
+            made.append(LAYERS[kind](**defaults | config))
+            return made[-1]
+
+        yield make
 
 
 @pytest.fixture

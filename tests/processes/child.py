@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -257,8 +257,12 @@ def switches_of_other_threads() -> list[str] | None:
     return [each.rpartition("voluntary_ctxt_switches")[0] for each in told]
 
 
-def fork(told: str = "all") -> dict[str, Any]:
-    """Forks after use; the child receives on a channel of its own, and says what it got.
+def in_fork(
+    told: str,
+    child: Callable[[], Coroutine[Any, Any, Any]],
+    parent: Callable[[], object] = lambda: None,
+) -> dict[str, Any]:
+    """Forks after use; the child says what ``child`` returns, and the parent calls ``parent``.
 
     As a server written in C may, Python is not told of it, or in the child only.
     """
@@ -273,53 +277,43 @@ def fork(told: str = "all") -> dict[str, Any]:
             ctypes.pythonapi.PyOS_AfterFork_Child()
         os.dup2(write_end, 1)
 
-        async def child() -> None:
-            channel = await layer.new_channel()
-            await layer.send(channel, {"type": "own"})
-            message = await asyncio.wait_for(layer.receive(channel), 10)
-            say(prefix=layer.client_prefix, received=message)
+        async def run() -> None:
+            received = await child()
+            say(prefix=layer.client_prefix, received=received)
 
         try:
-            asyncio.run(child())
+            asyncio.run(run())
         finally:
             os._exit(0)
     os.close(write_end)
+    parent()
     with os.fdopen(read_end) as lines:
         said = json.loads(lines.readline() or "{}")
     os.waitpid(pid, 0)
     return {"child": said, "parent": layer.client_prefix}
+
+
+def fork(told: str = "all") -> dict[str, Any]:
+    """Forks after use; the child receives on a channel of its own, and says what it got."""
+
+    async def child() -> dict[str, Any]:
+        channel = await layer.new_channel()
+        await layer.send(channel, {"type": "own"})
+        return await asyncio.wait_for(layer.receive(channel), 10)
+
+    return in_fork(told, child)
 
 
 def fork_and_send(channel: str, told: str = "all") -> dict[str, Any]:
     """Forks after use; the child sends there, and so does the parent; what the child said."""
-    read_end, write_end = os.pipe()
-    if told == "all":
-        pid = os.fork()
-    else:
-        with other_threads_at_rest():
-            pid = ctypes.PyDLL(None).fork()
-    if pid == 0:
-        if told == "child":
-            ctypes.pythonapi.PyOS_AfterFork_Child()
-        os.dup2(write_end, 1)
 
-        async def child() -> None:
-            own = await layer.new_channel()
-            await layer.group_add("room", own)
-            await layer.send(channel, {"from": "child", "channel": own})
-            messages = [await asyncio.wait_for(layer.receive(own), 10) for _ in range(2)]
-            say(prefix=layer.client_prefix, received=messages)
+    async def child() -> list[dict[str, Any]]:
+        own = await layer.new_channel()
+        await layer.group_add("room", own)
+        await layer.send(channel, {"from": "child", "channel": own})
+        return [await asyncio.wait_for(layer.receive(own), 10) for _ in range(2)]
 
-        try:
-            asyncio.run(child())
-        finally:
-            os._exit(0)
-    os.close(write_end)
-    send(channel, {"from": "parent"})
-    with os.fdopen(read_end) as lines:
-        said = json.loads(lines.readline() or "{}")
-    os.waitpid(pid, 0)
-    return {"child": said, "parent": layer.client_prefix}
+    return in_fork(told, child, lambda: send(channel, {"from": "parent"}))
 
 
 def become(user: int) -> None:

@@ -154,6 +154,20 @@ def child_environment(folder: Path, **environment: str) -> dict[str, str]:
     }
 
 
+def run_script(
+    folder: Path, script: str, *options: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """What a script on that database printed, and how it ended; ``options`` are Python's."""
+    return subprocess.run(
+        [sys.executable, *options, "-c", script],
+        env=child_environment(folder, **environment),
+        timeout=TIMEOUT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 def configured(layer: str, **config: Any) -> dict[str, str]:
     """The environment of a process with that CONFIG; what notify delivers comes by a wake-up."""
     interval = 60 if layer.startswith("notify") else 0.05

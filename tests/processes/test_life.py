@@ -10,7 +10,7 @@ from contextlib import closing
 import pytest
 
 from channels_lite.monitor.snapshot import processes_of
-from tests.processes.conftest import TIMEOUT, child_environment, wait_until
+from tests.processes.conftest import TIMEOUT, child_environment, run_script, wait_until
 
 SOON = '{"polling_interval": 0.1}'
 LAYERS = ["core.SQLiteChannelLayer", "aio.AIOSQLiteChannelLayer", "notify.NotifyChannelLayer"]
@@ -160,14 +160,7 @@ def test_script_that_only_sends_exits(folder, layer):
         "from channels.layers import get_channel_layer\n"
         "async_to_sync(get_channel_layer().send)('jobs', {'type': 'x'})\n"
     )
-    ended = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script],
-        env=child_environment(folder, TEST_LAYER=layer),
-        timeout=TIMEOUT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ended = run_script(folder, script, "-W", "error", TEST_LAYER=layer)
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
@@ -188,14 +181,7 @@ def test_loop_of_a_thread_works_until_the_end(folder, layer):
         "talk(1)\n"
         "atexit.register(talk, 2)\n"
     )
-    ended = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script],
-        env=child_environment(folder, TEST_LAYER=layer),
-        timeout=TIMEOUT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ended = run_script(folder, script, "-W", "error", TEST_LAYER=layer)
     assert (ended.stdout, ended.stderr) == ("{'number': 1}\n{'number': 2}\n", "")
 
 

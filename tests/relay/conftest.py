@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +12,7 @@ from django.db import connections
 
 from channels_lite.layers.base import BaseSQLiteChannelLayer
 from channels_lite.relay import connection
-from tests.conftest import LAYERS, TIMEOUT, use_database
+from tests.conftest import LAYERS, TIMEOUT, closed_at_the_end, use_database
 from tests.relay.engines import Engine, NatsServer, RedisServer
 
 ENGINES: dict[str, type[Engine]] = {"nats": NatsServer, "redis": RedisServer}
@@ -97,25 +95,21 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def make_node_sync(databases: None, kind: str) -> Iterator[MakeNode]:
     """Makes a layer on a node, for a process of its own would: ``make("here", url)``."""
-    made: list[BaseSQLiteChannelLayer] = []
     prefix = f"test-{uuid.uuid4().hex[:12]}"
+    with closed_at_the_end() as made:
 
-    def make(node: str, url: str, kind: str = kind, **config: Any) -> BaseSQLiteChannelLayer:
-        options = {"prefix": prefix} | config.pop("relay_options", {})
-        defaults = {
-            "database": NODES[node],
-            "polling_interval": 60 if kind == "notify" else 0.01,
-            "relay": url,
-            "relay_options": options,
-        }
-        made.append(LAYERS[kind](**defaults | config))
-        return made[-1]
+        def make(node: str, url: str, kind: str = kind, **config: Any) -> BaseSQLiteChannelLayer:
+            options = {"prefix": prefix} | config.pop("relay_options", {})
+            defaults = {
+                "database": NODES[node],
+                "polling_interval": 60 if kind == "notify" else 0.01,
+                "relay": url,
+                "relay_options": options,
+            }
+            made.append(LAYERS[kind](**defaults | config))
+            return made[-1]
 
-    yield make
-    for layer in made:
-        asyncio.run(layer.close())
-    made.clear()
-    gc.collect()
+        yield make
 
 
 @pytest.fixture

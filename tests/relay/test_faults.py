@@ -28,6 +28,14 @@ async def is_up(*layers):
         await until(lambda: layer._engine.relay.is_up)  # noqa: B023
 
 
+async def restart(engine, *layers):
+    """Kills the engine, and starts it again; returns when it is up for these layers."""
+    engine.kill()
+    await asyncio.sleep(0.1)
+    engine.start()
+    await is_up(*layers)
+
+
 async def sent(send, *what):
     """Sends until it is taken; how often it was refused."""
     refused, deadline = 0, time.monotonic() + TIMEOUT
@@ -189,10 +197,7 @@ async def test_nothing_comes_twice(make_node, own_engine):
     sending = asyncio.create_task(send())
     for _ in range(3):
         await asyncio.sleep(0.3)
-        own_engine.kill()
-        await asyncio.sleep(0.1)
-        own_engine.start()
-        await is_up(here, there)
+        await restart(own_engine, here, there)
     await asyncio.sleep(0.1)
     ends.set()
     last = await sending
@@ -227,10 +232,7 @@ async def test_jobs_are_nobodys_twice(make_node, own_engine):
     sending = asyncio.create_task(send())
     for _ in range(2):
         await asyncio.sleep(0.3)
-        own_engine.kill()
-        await asyncio.sleep(0.1)
-        own_engine.start()
-        await is_up(here, there)
+        await restart(own_engine, here, there)
     ends.set()
     last = await sending
     await sent(here.send, "jobs", {"number": last})

@@ -17,6 +17,7 @@ from tests.processes.conftest import (
     child_environment,
     configured,
     empty_database,  # noqa: F401 - a fixture
+    run_script,
     wait_until,
 )
 from tests.relay.engines import Engine
@@ -98,14 +99,7 @@ with transaction.atomic():
     async_to_sync(layer.group_send)("room", {{"number": 4}})
 """
     environment = configured(LAYERS[2], relay=engine.url, relay_options=start.options)
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=child_environment(folders["here"], TEST_LAYER=LAYERS[2], **environment),
-        check=False,
-        capture_output=True,
-        timeout=TIMEOUT,
-        text=True,
-    )
+    done = run_script(folders["here"], script, TEST_LAYER=LAYERS[2], **environment)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert [each["number"] for each in there.messages(4)] == [1, 2, 3, 4]
@@ -126,14 +120,7 @@ try:
 except StoreUnavailable as error:
     print("refused")
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=child_environment(folders["here"], TEST_LAYER=LAYERS[2], **environment),
-        check=False,
-        capture_output=True,
-        timeout=TIMEOUT,
-        text=True,
-    )
+    done = run_script(folders["here"], script, TEST_LAYER=LAYERS[2], **environment)
     assert (done.returncode, done.stdout) == (0, "refused\n"), done.stderr
 
 
