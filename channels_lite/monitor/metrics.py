@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from channels_lite import process
 from channels_lite.delivery.stats import Stats
 from channels_lite.errors import StoreUnavailable
 from channels_lite.layers.configured import our_layers
@@ -162,8 +164,7 @@ def install() -> None:
     if not _is_installed:
         _is_installed = True
         REGISTRY.register(DatabaseCollector())
-        if hasattr(os, "register_at_fork"):  # not on Windows
-            os.register_at_fork(after_in_child=_start)
+        process.call_in_child(_start)
         for alias in our_layers():
             with suppress(ImproperlyConfigured):  # check E001 reports it, and so does its first use
                 channel_layers[alias]
@@ -175,7 +176,13 @@ def install() -> None:
 def _start() -> None:
     global _lock  # noqa: PLW0603 - the parent's thread may have held it
     _lock = threading.Lock()
-    threading.Thread(target=_publish_for_ever, name="channels-lite-metrics", daemon=True).start()
+    # uWSGI's master forks without Python's lock.  A thread of the master may hold it just then, and
+    # the worker would wait for it for ever.
+    uwsgi = sys.modules.get("uwsgi")
+    if uwsgi is None or uwsgi.masterpid() != os.getpid():
+        thread = threading.Thread(target=_publish_for_ever, name="channels-lite-metrics")
+        thread.daemon = True
+        thread.start()
 
 
 def _publish_for_ever() -> None:

@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from tests.processes.conftest import TIMEOUT, wait_until
 from tests.servers.conftest import Run, Server, free_port
@@ -34,22 +36,37 @@ async def until_logged(server: Server, line: str) -> None:
     await asyncio.to_thread(wait_until, lambda: line in server.log.read_text())
 
 
+def sent(directory: Path) -> float:
+    """The messages that all workers have published."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(directory))
+    return registry.get_sample_value("channels_lite_group_sent_total", {"layer": "default"}) or 0
+
+
 @pytest.mark.parametrize("options", [[], ["--lazy-apps"]], ids=["loaded_once", "lazy_apps"])
-async def test_views_of_workers_that_are_restarted_lose_nothing(run: Run, options: list[str]):
-    """What each view streams is heard once and in order, and no channel is two workers'."""
+async def test_views_of_workers_that_are_restarted_lose_nothing(
+    run: Run, options: list[str], tmp_path: Path
+):
+    """What each view streams is heard once and in order, and no channel is two workers'.
+
+    Each worker publishes its metrics.
+    """
     [(port, server)] = serve(run, "uvicorn").items()
     client, _ = await asyncio.wait_for(connected(port, server), TIMEOUT)
     port = free_port()
-    uwsgi = run(*UWSGI, "--http-socket", f"127.0.0.1:{port}", *options)
+    address = f"127.0.0.1:{port}"
+    uwsgi = run(
+        *(*UWSGI, "--http-socket", address, *options), PROMETHEUS_MULTIPROC_DIR=str(tmp_path)
+    )
     await until_logged(uwsgi, "spawned uWSGI worker 2")
 
-    def ask(request: str) -> bytes:
-        address = f"http://127.0.0.1:{port}/stream/{request}/{MESSAGES}"
-        with urllib.request.urlopen(address, timeout=3 * TIMEOUT) as answer:
+    def ask(path: str) -> bytes:
+        with urllib.request.urlopen(f"http://{address}/{path}", timeout=3 * TIMEOUT) as answer:
             return answer.read()
 
     async def stream(first: int) -> list[bytes]:
-        requests = [f"request-{number}" for number in range(first, first + 2 * REQUESTS)]
+        numbers = range(first, first + 2 * REQUESTS)
+        requests = [f"stream/request-{number}/{MESSAGES}" for number in numbers]
         return await asyncio.gather(*(asyncio.to_thread(ask, each) for each in requests))
 
     channels = await stream(0)
@@ -61,4 +78,7 @@ async def test_views_of_workers_that_are_restarted_lose_nothing(run: Run, option
     assert said == {name: list(range(MESSAGES)) for name in names}
     assert len(set(channels)) == len(names)
     await until_logged(uwsgi, "gracefully (RE)spawned uWSGI master")
+    published = sent(tmp_path)
+    await asyncio.to_thread(ask, f"stream/last/{MESSAGES}")
+    await asyncio.to_thread(wait_until, lambda: sent(tmp_path) > published)
     await client.close()
