@@ -21,14 +21,15 @@ help:
 demo: .venv/.demo
 	@$(BIN)/python example/demo.py
 
-# Most of a test is waiting for processes: four at a time take half as long on two cores.
+# Most of a test is waiting for processes: four at a time take half as long on two cores.  Tests
+# that share what is costly to make are a group, which one of the four runs.
 test: .venv/.test
-	$(BIN)/pytest --numprocesses 4 $(ARGS)
+	$(BIN)/pytest --numprocesses 4 --dist loadgroup $(ARGS)
 
 # All amounts of the fault matrix, and what takes too long for `make test`.
 chaos: .venv/.test
 	CHAOS_SCALE=1 $(BIN)/pytest -m "chaos or not chaos" tests/chaos tests/native tests/properties \
-	    tests/processes tests/relay tests/servers --ignore tests/chaos/test_soak.py $(ARGS)
+	    tests/processes tests/relay tests/servers tests/test_packaging.py --ignore tests/chaos/test_soak.py $(ARGS)
 
 soak: .venv/.test
 	CHAOS_SCALE=1 $(BIN)/pytest -m chaos tests/chaos/test_soak.py $(ARGS)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 from django.db import connections
+from hypothesis import settings
 
 from channels_lite import clock
 from channels_lite.layers.aio import AIOSQLiteChannelLayer
@@ -27,6 +28,9 @@ LAYERS: dict[str, type[BaseSQLiteChannelLayer]] = {
     "notify": NotifyChannelLayer,
     "notify-polling": NotifyChannelLayer,
 }
+# An example may take any time: the machine may be busy.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 # Seconds; what works takes a hundredth.
 TIMEOUT = 20
 

@@ -8,11 +8,14 @@ import shutil
 import subprocess
 import venv
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+
+pytestmark = pytest.mark.xdist_group("wheels")
 
 
 def pythons() -> dict[str, str]:
@@ -119,7 +122,14 @@ def test_wheel_is_tagged_for_what_it_serves(wheels: Path, tags: str):
     assert re.fullmatch(r"channels_lite/wake/_wakeup" + suffix, module)
 
 
-@pytest.mark.parametrize("name", sorted(pythons()))
+def oldest_and_newest_first() -> list[Any]:
+    """Every Python; those in between are left to ``make chaos``."""
+    names = sorted(pythons(), key=version)
+    between = pytest.mark.chaos
+    return [pytest.param(name, marks=between if name in names[1:-1] else ()) for name in names]
+
+
+@pytest.mark.parametrize("name", oldest_and_newest_first())
 def test_extension_works_on_each_python(wheels: Path, tmp_path: Path, name: str):
     """The wheel that pip takes hooks and wakes on this Python, in an environment made for it."""
     if version(name) < (3, 14) and is_free_threaded(name):

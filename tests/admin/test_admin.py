@@ -30,9 +30,12 @@ wait = pytest.importorskip("selenium.webdriver.support.wait")
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="chromium or chromedriver is not installed"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not (CHROMIUM and DRIVER), reason="chromium or chromedriver is not installed"
+    ),
+    pytest.mark.xdist_group("admin"),
+]
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
     "--disable-background-networking --disable-component-update --force-device-scale-factor=1"
@@ -51,11 +54,11 @@ SCREENSHOTS = os.environ.get("SCREENSHOTS")
 SOON = '{"polling_interval": 0.3}'
 
 
-@pytest.fixture
-def browser(tmp_path):
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path / 'profile'}"]:
+    for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
         options.add_argument(flag)
     driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
     yield driver
@@ -63,9 +66,19 @@ def browser(tmp_path):
 
 
 @pytest.fixture
-def site(run, folder, monkeypatch, request):
-    """The address of a server with a superuser, and a user who may look."""
-    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "tests.admin.settings")
+def browser(chromium):
+    """A browser that knows nothing of the other tests."""
+    yield chromium
+    chromium.delete_all_cookies()
+    chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    chromium.get("about:blank")
+    chromium.get_log("browser")
+
+
+@pytest.fixture(scope="module")
+def users(tmp_path_factory):
+    """The folder of a database with a superuser, and a user who may look."""
+    folder = tmp_path_factory.mktemp("users")
     environment = child_environment(folder) | {
         "DJANGO_SETTINGS_MODULE": "tests.admin.settings",
         "DJANGO_SUPERUSER_PASSWORD": "secret",
@@ -76,6 +89,14 @@ def site(run, folder, monkeypatch, request):
         ["shell", "-c", VIEWER],
     ):
         subprocess.run([sys.executable, "-m", "django", *command], env=environment, check=True)
+    return folder
+
+
+@pytest.fixture
+def site(run, folder, users, monkeypatch, request):
+    """The address of a server with these users."""
+    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "tests.admin.settings")
+    shutil.copytree(users, folder, dirs_exist_ok=True)
     port = free_port()
     server = run(
         *(word.format(port=port) for word in SERVERS[request.param]),

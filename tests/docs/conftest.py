@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,9 +20,17 @@ def project(tmp_path: Path) -> Iterator[Project]:
     project.stop()
 
 
-@pytest.fixture
-def chat(project: Project) -> Project:
-    """What the tutorial leads to, not running yet."""
+@pytest.fixture(scope="session")
+def followed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one who has followed the tutorial."""
+    project = Project(tmp_path_factory.mktemp("tutorial"))
     steps = blocks(DOCS / "tutorial.md")
     project.follow(step for step in steps if not any(map(SERVES.match, step.commands)))
+    return project.folder
+
+
+@pytest.fixture
+def chat(project: Project, followed: Path) -> Project:
+    """What the tutorial leads to, not running yet."""
+    shutil.copytree(followed, project.folder, dirs_exist_ok=True)
     return project

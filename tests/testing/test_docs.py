@@ -16,6 +16,8 @@ import pytest
 from tests.docs.pages import DOCS, ROOT, blocks
 from tests.docs.project import SERVES, Project
 
+pytestmark = pytest.mark.xdist_group("testing")
+
 PAGE = DOCS / "testing.md"
 COMMAND = "chat/management/commands/say.py"
 
