@@ -12,7 +12,8 @@ from contextlib import closing, suppress
 import pytest
 
 from channels_lite.errors import StoreUnavailable
-from channels_lite.relay import DEADLINE, connection
+from channels_lite.relay import deadline
+from channels_lite.relay.deadline import DEADLINE
 from tests.conftest import TIMEOUT, received, until
 from tests.relay.engines import NatsServer, RedisServer
 
@@ -25,7 +26,7 @@ def kind(request):
 
 async def is_up(*layers):
     for layer in layers:
-        await until(lambda: layer._engine.relay.is_up)  # noqa: B023
+        await until(lambda: layer._engine.relay.connection.is_up)  # noqa: B023
 
 
 async def restart(engine, *layers):
@@ -97,7 +98,7 @@ async def test_engine_that_is_away_at_start(make_node, engine_name, tmp_path, ca
 
 async def test_group_add_waits_until_it_is_subscribed(make_node, own_engine, monkeypatch):
     """It returns when the engine has confirmed that messages will come, and not before."""
-    monkeypatch.setattr(connection, "DEADLINE", TIMEOUT)
+    monkeypatch.setattr(deadline, "DEADLINE", TIMEOUT)
     here, there = make_node("here", own_engine.url), make_node("there", own_engine.url)
     channel = await there.new_channel()
     await here.new_channel()
@@ -159,8 +160,8 @@ async def test_who_is_back_is_subscribed(make_node, own_engine):
     await there.group_add("room", theirs)
     for number in range(3):
         own_engine.kill()
-        await until(lambda: not there._engine.relay.is_up)
-        await until(lambda: not here._engine.relay.is_up)
+        await until(lambda: not there._engine.relay.connection.is_up)
+        await until(lambda: not here._engine.relay.connection.is_up)
         own_engine.start()
         await is_up(here)
         await sent(there.send, mine, {"number": number})
@@ -284,8 +285,8 @@ async def reason_of(layer):
     """Why its engine is away; it is not waited for."""
     await layer.new_channel()
     relay = layer._engine.relay
-    await until(lambda: relay.reason not in ("", "it was not connected to yet"))
-    return relay.reason
+    await until(lambda: relay.connection.reason not in ("", "it was not connected to yet"))
+    return relay.connection.reason
 
 
 async def test_wrong_login(make_node, engine_name, tmp_path, caplog):
@@ -403,5 +404,5 @@ async def test_nats_without_jetstream(make_node, engine_name, tmp_path, caplog):
 async def test_engine_that_is_too_old(make_node, engine, engine_name, monkeypatch):
     """Its version is said, and the one that it takes."""
     newer = (99, 0) if engine_name == "nats" else 99
-    monkeypatch.setattr(f"channels_lite.relay.{engine_name}.OLDEST", newer)
+    monkeypatch.setattr(f"channels_lite.relay.{engine_name}.link.OLDEST", newer)
     assert "or later" in await reason_of(make_node("here", engine.url))
