@@ -110,7 +110,7 @@ class Relay:
                 await asyncio.wait(under_way, timeout=DEADLINE)
             while running is not None and not running.done():
                 running.cancel()  # again, because before Python 3.12 wait_for() may swallow it
-                await asyncio.wait([running], timeout=0.1)
+                await asyncio.wait([running], timeout=0.5)  # longer than a link takes to close
             self.groups.forget()
         finally:
             ended.set()

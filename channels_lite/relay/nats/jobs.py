@@ -23,7 +23,14 @@ from channels_lite.clock import ticks
 from channels_lite.errors import StoreUnavailable
 from channels_lite.relay import Settings
 from channels_lite.relay.nats.client import STEP, pub
-from channels_lite.relay.nats.requests import AGAIN, NO_RESPONDERS, Requests, code_of, said_by
+from channels_lite.relay.nats.requests import (
+    AGAIN,
+    NO_RESPONDERS,
+    NO_STREAM,
+    Requests,
+    code_of,
+    said_by,
+)
 from channels_lite.relay.nats.streams import Streams
 from channels_lite.relay.wire import escape, unescape
 
@@ -33,9 +40,8 @@ __all__ = ["Jobs"]
 PULL = 20.0
 # Seconds within which a job that was taken has made room.
 ACKNOWLEDGED = 0.01
-# Of JetStream's errors: what a full subject says; a stream that is not there.  Of statuses: a pull
-# request has expired.
-FULL, NO_STREAM, EXPIRED = 10077, 10059, "408"
+# JetStream's error of a full subject; the status of a pull request that has expired.
+FULL, EXPIRED = 10077, "408"
 #: What is before the data of a job: seconds that it had to live when it was put.
 TTL = struct.Struct("!d")
 

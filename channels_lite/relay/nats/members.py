@@ -14,7 +14,14 @@ from typing import Any
 from channels_lite.errors import StoreUnavailable
 from channels_lite.relay import Settings
 from channels_lite.relay.nats.client import STEP
-from channels_lite.relay.nats.requests import AGAIN, Reply, Requests, code_of, said_by
+from channels_lite.relay.nats.requests import (
+    AGAIN,
+    NO_STREAM,
+    Reply,
+    Requests,
+    code_of,
+    said_by,
+)
 from channels_lite.relay.nats.streams import Streams
 from channels_lite.relay.wire import escape, unescape
 
@@ -80,7 +87,7 @@ class Members:
         """Deletes its subject."""
         subject = self._subject(group, channel)
         said = await self._requests.api(f"STREAM.PURGE.{self._stream}", filter=subject)
-        if code_of(said):
+        if code_of(said) not in (0, NO_STREAM):
             raise StoreUnavailable(f"JetStream keeps a membership: {said_by(said)}")
 
     async def of(self, group: str) -> list[str]:

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 from channels_lite.errors import StoreUnavailable
 from channels_lite.relay.nats.client import OrderedClient, fail, pub
 
-__all__ = ["AGAIN", "NO_RESPONDERS", "Reply", "Requests", "code_of", "said_by"]
+__all__ = ["AGAIN", "NO_RESPONDERS", "NO_STREAM", "Reply", "Requests", "code_of", "said_by"]
 
 #: Seconds before what JetStream could not do is tried again.
 AGAIN = 0.2
-#: The status that says that nobody subscribes.
-NO_RESPONDERS = "503"
+#: The status that says that nobody subscribes; JetStream's error for a stream that is not there.
+NO_RESPONDERS, NO_STREAM = "503", 10059
 
 
 class Reply(NamedTuple):
