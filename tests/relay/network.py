@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from tests.relay.engines import Engine
@@ -59,6 +59,12 @@ class Network:
 
     def __init__(self) -> None:
         self._names = {each: f"clw{os.getpid()}{each}" for each in (*self.NODES, "engine")}
+        with ExitStack() as if_it_fails:
+            if_it_fails.callback(self.close)
+            self._make()
+            if_it_fails.pop_all()
+
+    def _make(self) -> None:
         for name in self._names.values():
             command("ip", "netns", "add", name)
             command("ip", "-n", name, "link", "set", "lo", "up")

@@ -18,12 +18,6 @@ from tests.conftest import TIMEOUT, received, until
 from tests.relay.engines import NatsServer, RedisServer
 
 
-@pytest.fixture(params=["notify"])
-def kind(request):
-    """The relay is the same for all layers."""
-    return request.param
-
-
 async def is_up(*layers):
     for layer in layers:
         await until(lambda: layer._engine.relay.connection.is_up)  # noqa: B023
@@ -31,8 +25,10 @@ async def is_up(*layers):
 
 async def restart(engine, *layers):
     """Kills the engine, and starts it again; returns when it is up for these layers."""
+    losses = [layer._engine.relay.connection.losses for layer in layers]
     engine.kill()
-    await asyncio.sleep(0.1)
+    for layer, before in zip(layers, losses, strict=True):
+        await until(lambda: layer._engine.relay.connection.losses > before)  # noqa: B023
     engine.start()
     await is_up(*layers)
 
@@ -104,7 +100,7 @@ async def test_group_add_waits_until_it_is_subscribed(make_node, own_engine, mon
     await here.new_channel()
     own_engine.freeze()
     joining = asyncio.create_task(there.group_add("room", channel))
-    await asyncio.wait([joining], timeout=0.3)
+    await asyncio.wait([joining], timeout=0.3)  # as long as it should not return
     has_returned = joining.done()
     own_engine.thaw()
     await joining
@@ -134,7 +130,8 @@ async def test_engine_that_goes_and_comes_back(make_node, own_engine, fault):
     late = await there.new_channel()
     await there.group_add("late", late)
     if fault == "frozen":
-        await asyncio.sleep(4 * DEADLINE)  # it counts as gone
+        await until(lambda: here._engine.relay.connection.losses)
+        await until(lambda: there._engine.relay.connection.losses)
         own_engine.thaw()
     else:
         own_engine.start()
@@ -196,10 +193,10 @@ async def test_nothing_comes_twice(make_node, own_engine):
         return number
 
     sending = asyncio.create_task(send())
-    for _ in range(3):
-        await asyncio.sleep(0.3)
+    for turn in range(1, 4):
+        await until(lambda: len(taken) > 50 * turn)  # noqa: B023
         await restart(own_engine, here, there)
-    await asyncio.sleep(0.1)
+    await until(lambda: len(taken) > 200)
     ends.set()
     last = await sending
     found = []
@@ -231,8 +228,8 @@ async def test_jobs_are_nobodys_twice(make_node, own_engine):
 
     workers = [asyncio.create_task(work(layer)) for layer in (here, there, there)]
     sending = asyncio.create_task(send())
-    for _ in range(2):
-        await asyncio.sleep(0.3)
+    for turn in range(1, 3):
+        await until(lambda: len(found) > 50 * turn)  # noqa: B023
         await restart(own_engine, here, there)
     ends.set()
     last = await sending
@@ -310,8 +307,10 @@ async def test_wrong_login(make_node, engine_name, tmp_path, caplog):
         engine.kill()
 
 
-async def test_wrong_port(make_node, engine_name):
+async def test_wrong_port(make_node, engine_name, monkeypatch):
     """Nothing listens there, or something else does."""
+    module = {"nats": "nats.servers", "redis": "redis.client"}[engine_name]
+    monkeypatch.setattr(f"channels_lite.relay.{module}.STEP", 0.1)
     scheme = {"nats": "nats", "redis": "redis"}[engine_name]
     with closing(socket.socket()) as taken:
         taken.bind(("127.0.0.1", 0))

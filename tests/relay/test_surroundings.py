@@ -19,12 +19,6 @@ from tests.processes.conftest import wait_until
 from tests.relay.conftest import NODES
 
 
-@pytest.fixture(params=["notify"])
-def kind(request):
-    """Layers differ in nothing here; those that do are in `test_transactions`."""
-    return request.param
-
-
 class Loop:
     """One that runs in a thread of its own, as in a server beside sync views."""
 
@@ -50,7 +44,11 @@ def there_loop():
     running.end()
 
 
-@pytest.mark.parametrize("kind", ["core", "aio", "notify"])
+@pytest.mark.parametrize(
+    ("engine_name", "kind"),
+    [("nats", "notify"), ("redis", "notify"), ("nats", "aio"), ("redis", "core")],
+    indirect=["engine_name"],
+)
 @pytest.mark.parametrize("is_committed", [True, False], ids=["commit", "rollback"])
 def test_transactions(make_node_sync, engine, there_loop, is_committed):
     """What is sent inside atomic() leaves the node after the commit, and never after a rollback."""
