@@ -93,7 +93,7 @@ class Connection:
 
     def begin(self) -> None:
         """The first attempt begins; `run` makes it."""
-        self._tried = asyncio.Event()
+        self._tried, self.reason = asyncio.Event(), NEVER
         Countdown(partial(self._has_tried, self._tried))
 
     async def run(self, before: asyncio.Task[None] | None) -> None:

@@ -12,7 +12,7 @@ from contextlib import closing, suppress
 import pytest
 
 from channels_lite.errors import StoreUnavailable
-from channels_lite.relay import deadline
+from channels_lite.relay import connection, deadline
 from channels_lite.relay.deadline import DEADLINE
 from tests.conftest import TIMEOUT, received, until
 from tests.relay.engines import NatsServer, RedisServer
@@ -110,8 +110,10 @@ async def test_group_add_waits_until_it_is_subscribed(make_node, own_engine, mon
 
 
 @pytest.mark.parametrize("fault", ["killed", "frozen"])
-async def test_engine_that_goes_and_comes_back(make_node, own_engine, fault):
+async def test_engine_that_goes_and_comes_back(make_node, own_engine, fault, monkeypatch):
     """The node goes on; a send that must leave is refused; then all is there again by itself."""
+    monkeypatch.setattr(deadline, "DEADLINE", 0.4)
+    monkeypatch.setattr(connection, "PING_EVERY", 0.2)
     here, there = make_node("here", own_engine.url), make_node("there", own_engine.url)
     channel, mine = await there.new_channel(), await here.new_channel()
     await there.group_add("room", channel)

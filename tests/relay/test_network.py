@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.processes.conftest import Child, configured, wait_until
+from tests.processes.conftest import Child, configured, end_all, wait_until
 from tests.processes.conftest import empty_database as empty_database  # noqa: PLC0414 - a fixture
 from tests.relay.conftest import ENGINES
 from tests.relay.engines import Engine
@@ -63,9 +63,7 @@ def start(
         return child
 
     yield start
-    for child in children:
-        if child._process.returncode is None:
-            child.end()
+    end_all(children)
 
 
 def cut(network: Network, engine: Engine) -> None:

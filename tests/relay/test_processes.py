@@ -17,6 +17,7 @@ from tests.processes.conftest import (
     child_environment,
     configured,
     empty_database,  # noqa: F401 - a fixture
+    end_all,
     run_script,
     wait_until,
 )
@@ -50,9 +51,7 @@ def start(folders: dict[str, Path], tmp_path: Path, engine: Engine) -> Iterator[
 
     start.options = options  # type: ignore[attr-defined]
     yield start
-    for child in children:
-        if child._process.returncode is None:
-            child.end()
+    end_all(children)
 
 
 LAYERS = ["core.SQLiteChannelLayer", "aio.AIOSQLiteChannelLayer", "notify.NotifyChannelLayer"]
