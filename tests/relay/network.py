@@ -130,7 +130,7 @@ class Network:
             with suppress(subprocess.CalledProcessError):
                 command("ip", "netns", "del", name)
 
-    def engine(self, kind: type[Engine], folder: Path) -> Engine:
+    def engine(self, kind: type[Engine], folder: Path, *arguments: str, port: int = 4222) -> Engine:
         """One on the engine's machine; not started yet."""
         within = self.within("engine")
 
@@ -143,6 +143,6 @@ class Network:
                 asked = [*within, sys.executable, "-c", probe]
                 return subprocess.run(asked, check=False, capture_output=True).returncode == 0
 
-        engine = Away(folder, port=4222)
+        engine = Away(folder, *arguments, port=port)
         engine.within = within
         return engine
