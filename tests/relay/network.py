@@ -1,6 +1,6 @@
-"""Machines as network namespaces: two nodes and an engine, connected by veth pairs.
+"""Machines as network namespaces: three nodes and an engine, connected by veth pairs.
 
-Each node has its own cable to the engine's machine, and none to the other node.
+Each node has its own cable to the engine's machine, and none to another node.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def has_netem() -> bool:
 
 
 class Network:
-    """The namespaces ``here``, ``there`` and ``engine``; ended by `close`."""
+    """The namespaces ``here``, ``there``, ``third`` and ``engine``; ended by `close`."""
 
-    NODES = ("here", "there")
+    NODES = ("here", "there", "third")
 
     def __init__(self) -> None:
         self._names = {each: f"clw{os.getpid()}{each}" for each in (*self.NODES, "engine")}

@@ -30,7 +30,7 @@ Start = Callable[..., Child]
 def folders(tmp_path: Path, empty_database: bytes) -> dict[str, Path]:  # noqa: F811
     """A database for each node."""
     folders = {}
-    for node in ("here", "there"):
+    for node in ("here", "there", "third"):
         folders[node] = tmp_path / node
         folders[node].mkdir()
         (folders[node] / "default.sqlite3").write_bytes(empty_database)
