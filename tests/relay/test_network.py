@@ -267,7 +267,7 @@ from websockets.asyncio.client import connect
 async def entered(address):
     while True:
         try:
-            client = await connect(f"ws://{address}:8000/")
+            client = await connect(f"ws://{address}:8000/ws")
         except OSError:
             await asyncio.sleep(0.05)
         else:
