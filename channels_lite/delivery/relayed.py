@@ -10,7 +10,7 @@ lock.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -22,7 +22,6 @@ from channels_lite.delivery.sending import Sending
 from channels_lite.errors import StoreUnavailable
 from channels_lite.names import token_of
 from channels_lite.relay import Link
-from channels_lite.relay.node import node_of
 from channels_lite.relay.relay import Relay
 from channels_lite.relay.wire import Entry, Membership
 from channels_lite.serializers import BaseMessageSerializer
@@ -51,15 +50,19 @@ class RelayedSending(Sending):
 
     def _is_here(self, channel: str) -> bool:
         """Whether a process-local channel belongs to this node, or to none."""
-        token = token_of(channel)
-        return not token or node_of(token) == self._relay.node
+        bang = channel.find("!")
+        token_at = channel.rfind(".", 0, bang) + 1
+        return token_at == bang or channel.startswith(self._relay.node, token_at)
 
     # Messages
 
-    async def send(self, channel: str, data: bytes, expiry: float) -> bool:
+    def send(self, channel: str, data: bytes, expiry: float) -> Coroutine[Any, Any, bool]:
         """See `Sending.send`.  Across nodes, only a plain channel returns False."""
         if "!" in channel and self._is_here(channel):
-            return await super().send(channel, data, expiry)
+            return super().send(channel, data, expiry)  # as it is, without a coroutine around it
+        return self._send_away(channel, data, expiry)
+
+    async def _send_away(self, channel: str, data: bytes, expiry: float) -> bool:
         entry = Entry(channel, self._serializer.encrypt(data), expiry)
         if "!" in channel:
             subject = self._relay.subjects.process(token_of(channel))

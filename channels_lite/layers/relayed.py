@@ -158,10 +158,10 @@ class RelayedEngine(Engine):
         if not self.relay.connection.is_up:
             await self.relay.call(self.relay.connection.wait)
 
-    def arm(self, channel: str, loop: asyncio.AbstractEventLoop, *, is_new_name: bool) -> None:
-        """A coroutine begins to wait, also for messages from other nodes."""
+    def _begin_use(self) -> None:
+        """Messages from other nodes come, too, from the first read of the table on."""
         self.relay.start()
-        super().arm(channel, loop, is_new_name=is_new_name)
+        super()._begin_use()
 
     async def flush(self) -> None:
         """Flushes this node's database and the engine's queues, and tells all other nodes."""
