@@ -169,6 +169,30 @@ async def test_who_is_back_is_subscribed(make_node, own_engine):
         assert await received(there, theirs) == {"number": number}
 
 
+async def test_group_joined_while_the_link_is_opened(make_node, own_engine, monkeypatch):
+    """It is subscribed to before the link counts as up, though the link began without it."""
+    here, there = make_node("here", own_engine.url), make_node("there", own_engine.url)
+    await here.new_channel()
+    channel = await there.new_channel()
+    own_engine.kill()
+    await until(lambda: not there._engine.relay.connection.is_up)
+    groups, opens, loop = there._engine.relay.groups, asyncio.Event(), asyncio.get_running_loop()
+    complete = groups.complete
+
+    async def complete_later(link):
+        loop.call_soon_threadsafe(opens.set)
+        await until(lambda: there._engine.roster.has_members("late"))
+        await complete(link)
+
+    monkeypatch.setattr(groups, "complete", complete_later)
+    own_engine.start()
+    await opens.wait()
+    await there.group_add("late", channel)
+    await is_up(here, there)
+    await here.group_send("late", {"number": 1})
+    assert await received(there, channel) == {"number": 1}
+
+
 async def test_nothing_comes_twice(make_node, own_engine):
     """An engine that is killed again and again: in order, nothing twice, and what was taken while
     it was up is there."""
