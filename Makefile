@@ -11,7 +11,7 @@ help:
 	@echo "             NODES=2 make demo: on two nodes, through an installed NATS or Redis"
 	@echo "make test    the tests; ARGS goes to pytest: make test ARGS='-k worker example'"
 	@echo "make chaos   the fault tests in full, half an hour"
-	@echo "make soak    eight processes, killed and stopped at random for another half"
+	@echo "make soak    eight processes, on one node and on two, with faults at random for an hour"
 	@echo "make model   the model of the wake-up, by spin"
 	@echo "make bench   every benchmark, ten minutes; writes benchmarks/results and docs/images"
 	@echo "make docs    the documentation as a site, in build/site"
@@ -29,10 +29,10 @@ test: .venv/.test
 # All amounts of the fault matrix, and what takes too long for `make test`.
 chaos: .venv/.test
 	CHAOS_SCALE=1 $(BIN)/pytest -m "chaos or not chaos" tests/chaos tests/native tests/properties \
-	    tests/processes tests/relay tests/servers tests/test_packaging.py --ignore tests/chaos/test_soak.py $(ARGS)
+	    tests/processes tests/relay tests/servers tests/test_packaging.py --ignore-glob '*/test_soak*' $(ARGS)
 
 soak: .venv/.test
-	CHAOS_SCALE=1 $(BIN)/pytest -m chaos tests/chaos/test_soak.py $(ARGS)
+	CHAOS_SCALE=1 $(BIN)/pytest -m chaos tests/chaos/test_soak.py tests/chaos/test_soak_nodes.py $(ARGS)
 
 model:
 	csrc/model/check

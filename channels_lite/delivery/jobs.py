@@ -3,7 +3,7 @@
 It is the counterpart of `claims`.  It asks for as many jobs as coroutines wait, and requeues jobs
 for which no coroutine waits any more.  A delivered job belongs to this process.
 
-Thread: any; jobs arrive on the relay's loop.  The lock is that of `claims`.
+Thread: any; jobs arrive on the relay's loop.  Its state is that of `claims` and `relay.wanted`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from channels_lite.delivery.claims import Claims
 from channels_lite.delivery.stats import Stats
 from channels_lite.errors import StoreUnavailable
 from channels_lite.relay import InDoubt
-from channels_lite.relay.connection import Relay
+from channels_lite.relay.relay import Relay
 from channels_lite.store.sql import Claimed
 
 __all__ = ["Jobs"]
@@ -43,8 +43,6 @@ class Jobs(Claims):
         self._stats = stats
         #: Jobs have no rows.  Their numbers are below all ids, so that a flush voids them.
         self._numbers = itertools.count(-1, -1)
-        #: The channels for which jobs were requested.
-        self._asked: set[str] = set()
 
     def woken(self, signs: frozenset[int]) -> None:
         """With a relay, rows of plain channels are not read."""
@@ -52,8 +50,6 @@ class Jobs(Claims):
     def ask(self, channels: Iterable[str]) -> None:
         """Asks for as many jobs as coroutines wait on these channels."""
         for channel in channels:
-            with self._lock:
-                (self._asked.add if self._wanted(channel) else self._asked.discard)(channel)
             capacity = self._capacities.messages(channel)
             self._relay.jobs.want(channel, capacity, partial(self._wanted, channel))
 
@@ -80,9 +76,7 @@ class Jobs(Claims):
             ttl = row.expires_at - self._clock.now() if self._clock.now() else 0.0
             ttl = ttl or row.expires_at - row.created_at
             self._relay.spawn(partial(self._give_back, channel, row.data, ticks() + ttl))
-        with self._lock:
-            asked = list(self._asked)
-        self.ask(asked)
+        self._relay.jobs.want_again()
         done()
 
     async def _give_back(self, channel: str, data: bytes, until: float) -> None:
@@ -90,7 +84,7 @@ class Jobs(Claims):
         while (ttl := until - ticks()) > 0:
             put_back = partial(_put_back, channel, data, ttl, capacity)
             try:
-                if await self._relay.do(put_back):
+                if await self._relay.connection.do(put_back):
                     return
             except InDoubt as error:  # a second try could duplicate the job
                 self._stats.relay_missed += 1

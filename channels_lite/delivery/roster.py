@@ -20,19 +20,29 @@ class Roster:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._members: dict[str, dict[str, float]] = {}
+        #: Groups that were added or removed, until `take_changed`.
+        self._changed: set[str] = set()
 
     def add(self, group: str, channel: str, until: float) -> None:
         """Adds a channel of this process."""
         with self._lock:
-            self._members.setdefault(group, {})[channel] = until
+            if group not in self._members:
+                self._members[group] = {}
+                self._changed.add(group)
+            self._members[group][channel] = until
 
     def discard(self, group: str, channel: str) -> None:
         """Removes it."""
         with self._lock:
-            members = self._members.get(group, {})
-            members.pop(channel, None)
-            if not members:
-                self._members.pop(group, None)
+            members = self._members.get(group)
+            if members is not None:
+                members.pop(channel, None)
+                if not members:
+                    self._remove(group)
+
+    def _remove(self, group: str) -> None:
+        del self._members[group]
+        self._changed.add(group)
 
     def channels(self, group: str, now: float) -> list[str]:
         """The members of ``group``."""
@@ -47,6 +57,12 @@ class Roster:
         with self._lock:
             return set(self._members)
 
+    def take_changed(self) -> set[str]:
+        """The groups that were added or removed since the last call."""
+        with self._lock:
+            changed, self._changed = self._changed, set()
+        return changed
+
     def has_members(self, group: str) -> bool:
         """Whether ``group`` has members here."""
         return group in self._members
@@ -59,7 +75,7 @@ class Roster:
                 if live:
                     self._members[group] = live
                 else:
-                    del self._members[group]
+                    self._remove(group)
 
     def replace(self, memberships: Iterable[tuple[str, str, float]]) -> None:
         """Replaces all memberships by those from the table."""
@@ -67,4 +83,5 @@ class Roster:
         for group, channel, until in memberships:
             members.setdefault(group, {})[channel] = until
         with self._lock:
+            self._changed |= self._members.keys() ^ members.keys()
             self._members = members

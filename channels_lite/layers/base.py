@@ -8,10 +8,11 @@ from __future__ import annotations
 import itertools
 import logging
 import re
+import threading
 import weakref
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, ClassVar, Protocol
+from functools import cached_property, partial
+from typing import Any, ClassVar
 
 from channels.exceptions import ChannelFull, MessageTooLarge
 from django.core.exceptions import ImproperlyConfigured
@@ -26,9 +27,9 @@ from channels_lite.errors import InvalidMessage
 from channels_lite.history import limits_of
 from channels_lite.layers.engine import Engine
 from channels_lite.layers.groups import GroupMethods, require_no_position, tell_position
-from channels_lite.layers.keys import TRACE
 from channels_lite.layers.parts import Parts
-from channels_lite.layers.relayed import RelayedEngine
+from channels_lite.layers.relayed import relayed
+from channels_lite.layers.traced import TRACE, Traced
 from channels_lite.names import fault_of
 from channels_lite.process import enter
 from channels_lite.serializers import SerializerDoesNotExist, UndecodableMessage, registry
@@ -43,13 +44,6 @@ logger = logging.getLogger(__name__)
 #: The maximum size of an encoded message.  The specification asks for 1 MB.  A row could have 1 GB,
 #: but every reader of the table, and the log, would have to carry it.
 MAX_MESSAGE_SIZE = 64 * 1024 * 1024
-
-
-class Traced(Protocol):
-    """Makes the received message from the trace that it carried, which can be any object."""
-
-    def __call__(self, channel: str, message: dict[str, Any], carrier: object) -> dict[str, Any]:
-        """Raises nothing."""
 
 
 class BaseSQLiteChannelLayer(GroupMethods):
@@ -87,27 +81,35 @@ class BaseSQLiteChannelLayer(GroupMethods):
             raise ImproperlyConfigured(
                 f"{type(self).__name__}: CONFIG['serializer_format']: {error.args[0]}"
             ) from None
-        capacities = Capacities(
-            config.capacity, self.channel_capacity, are_enforced=config.enforce_capacity
-        )
-        limits = None
-        if config.group_history:
-            limits = limits_of(self.compile_capacities(dict(config.group_history)))
-        make: Callable[..., Engine] = Engine
-        if config.relay is not None and not is_in_memory(config.database):
-            make = partial(RelayedEngine, layer=type(self).__name__)
-        self._engine = make(
+        has_relay = config.relay is not None and not is_in_memory(config.database)
+        histories = dict(config.group_history or {})
+        self._make_engine: Callable[..., Engine] = partial(
+            relayed(type(self).__name__, config) if has_relay else Engine,
             config=config,
-            capacities=capacities,
-            limits=limits,
+            capacities=Capacities(
+                config.capacity, self.channel_capacity, are_enforced=config.enforce_capacity
+            ),
+            limits=limits_of(self.compile_capacities(histories)) if histories else None,
             serializer=self.serializer,
             store=self.store_class,
             default_interval=self.default_interval,
             make_waiter=self.make_waiter,
         )
         self._numbers = itertools.count()
-        # At exit `process` does this.
-        weakref.finalize(self, process.drop, self._engine).atexit = False
+        self._first_use = threading.Lock()
+        if not has_relay:
+            _ = self._engine
+
+    @cached_property
+    def _engine(self) -> Engine:
+        """Made with the layer, or, with a relay, at the first use; see `layers.relayed`."""
+        with self._first_use:
+            if "_engine" not in self.__dict__:
+                self.__dict__["_engine"] = engine = self._make_engine()
+                # At exit `process` does this.
+                weakref.finalize(self, process.drop, engine).atexit = False
+            made: Engine = self.__dict__["_engine"]
+            return made
 
     @staticmethod
     def make_waiter(parts: Parts) -> Waiter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from channels.layers import BaseChannelLayer
@@ -13,7 +13,8 @@ from channels_lite.delivery.remembered import HistoryMessage
 from channels_lite.errors import InvalidMessage
 from channels_lite.history import History, Joined, parse
 from channels_lite.layers.engine import Engine
-from channels_lite.layers.keys import HISTORY_ID, HISTORY_IS_COMPLETE, TRACE
+from channels_lite.layers.keys import HISTORY_ID, HISTORY_IS_COMPLETE
+from channels_lite.layers.traced import TRACE
 from channels_lite.process import enter
 from channels_lite.serializers import BaseMessageSerializer, UndecodableMessage
 
@@ -39,7 +40,10 @@ class GroupMethods(BaseChannelLayer):  # type: ignore[misc]
 
     serializer: BaseMessageSerializer
     group_expiry: float
-    _engine: Engine
+
+    @cached_property
+    def _engine(self) -> Engine:
+        raise NotImplementedError
 
     def _log_of(self, group: str) -> Log | None:
         """The log that has the history of ``group``; None: it has none."""

@@ -6,7 +6,7 @@ Off until `install`, which needs the extra ``otel``.  OpenTelemetry is not impor
 
     install()  # in AppConfig.ready(), after the SDK is set up
 
-The context travels inside the message, under ``channels_lite.layers.base.TRACE``.  Every process
+The context travels inside the message, under ``channels_lite.layers.traced.TRACE``.  Every process
 removes it before a handler sees the message, whether it traces or not.  Names and attributes follow
 opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/.
 """
@@ -26,7 +26,7 @@ from opentelemetry.trace import Link, Span, SpanKind
 
 from channels_lite import __version__
 from channels_lite.layers.base import BaseSQLiteChannelLayer
-from channels_lite.layers.keys import TRACE
+from channels_lite.layers.traced import TRACE
 
 __all__ = ["TracedMessage", "install", "process"]
 

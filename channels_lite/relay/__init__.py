@@ -2,8 +2,8 @@
 
 A *node* is the set of processes that share a database file.  A process's token starts with its
 node's name (`node`).  Messages that stay on the node do not come here.  Other messages are encoded
-by `wire`, and go to the `connection` of their layer, which runs on one `thread` of the process.  It
-keeps a `Link` with all subscriptions open, or knows why there is none.
+by `wire`, and go to the `relay` of their layer, which runs on one `thread` of the process.  Its
+`connection` keeps a `Link` with all subscriptions open, or knows why there is none.
 
 Only a link knows its engine, ``nats`` or ``redis``; the URL's scheme selects it.  Imports neither
 `store` nor `wake`, nor the packages above them.
@@ -22,10 +22,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from channels_lite.errors import StoreUnavailable
 
-__all__ = ["DEADLINE", "InDoubt", "Link", "Listener", "Settings", "link_class", "settings_of"]
-
-#: Seconds without an answer after which an engine counts as unavailable.
-DEADLINE = 1.0
+__all__ = ["InDoubt", "Link", "Listener", "Settings", "link_class", "settings_of"]
 
 #: For each scheme: module, class, the package it needs, and the extra that installs it.
 ADAPTERS = {
@@ -89,8 +86,10 @@ class Link(Protocol):
     max_payload: int
     #: The engine's name and version.
     engine: str
-    #: What it lacks, and how to fix it; "" if it lacks nothing.
-    lack: str
+
+    @property
+    def lack(self) -> str:
+        """What the engine lacks, and how to fix it; "" if it lacks nothing."""
 
     @classmethod
     def check(cls, settings: Settings) -> None:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from channels_lite.errors import StoreUnavailable
-from channels_lite.relay import DEADLINE
+from channels_lite.relay.deadline import DEADLINE
 from channels_lite.relay.host import Host
 from channels_lite.relay.wire import Flushed, Heard, encode
 
@@ -39,14 +39,14 @@ class Flushes:
         Returns when all processes that answer have flushed, or after `DEADLINE`.  Raises
         ``StoreUnavailable``.
         """
-        await self._host.do(lambda link: link.clear())
+        await self._host.connection.do(lambda link: link.clear())
         flush = Flushed(self._host.node, uuid.uuid4().hex, self._host.token)
         answers = self._flushes[flush.id] = _Answers(set(), set(), asyncio.Event())
         told = [(self._host.subjects.everybody(), encode(flush))]
         try:
-            await self._host.do(lambda link: link.publish(told, ()))
+            await self._host.connection.do(lambda link: link.publish(told, ()))
             # The time that all processes need to answer, because there is no list of them.
-            await asyncio.sleep(max(ANSWERS, 3 * self._host.round_trip))
+            await asyncio.sleep(max(ANSWERS, 3 * self._host.connection.round_trip))
             deadline = time.monotonic() + DEADLINE
             while answers.heard - answers.done and time.monotonic() < deadline:
                 answers.changed.clear()
@@ -67,7 +67,7 @@ class Flushes:
         heard = encode(Heard(flush.id, self._host.token, is_done))
         parcels = [(self._host.subjects.process(flush.token), heard)]
         with suppress(StoreUnavailable):
-            await self._host.do(lambda link: link.publish(parcels, ()))
+            await self._host.connection.do(lambda link: link.publish(parcels, ()))
 
     def heard(self, heard: Heard) -> None:
         """Takes an answer to a flush of this process."""

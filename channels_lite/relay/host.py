@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
-from channels_lite.relay import Link
+from channels_lite.relay.budget import Budget
+from channels_lite.relay.connection import Connection
 from channels_lite.relay.wire import Entry, Flushed, Membership, Subjects
 
 __all__ = ["Host", "Receiver"]
-
-T = TypeVar("T")
 
 
 class Receiver(Protocol):
@@ -22,6 +21,9 @@ class Receiver(Protocol):
 
     def has_members(self, group: str) -> bool:
         """Whether it is one of them."""
+
+    def take_changed(self) -> set[str]:
+        """The groups that became one of them, or no longer are, since the last call."""
 
     async def prepare(self) -> bool:
         """Called before subscribing.  Whether other processes see this one beside the database."""
@@ -43,33 +45,26 @@ class Receiver(Protocol):
 
 
 class Host(Protocol):
-    """The relay, as its parts see it.  On its loop, except `soon`."""
+    """The relay, as its parts see it.  Any thread, except where it says "on its loop"."""
 
     token: str
     node: str
     subjects: Subjects
     receiver: Receiver
-    #: None if the engine is unavailable.
-    link: Link | None
-    #: Seconds of the last round trip.
-    round_trip: float
+    budget: Budget
+    #: Used on its loop.
+    connection: Connection
+    #: Whether it has begun to connect.
+    is_started: bool
 
-    @property
-    def is_up(self) -> bool:
-        """Whether messages can be sent now."""
-
-    @property
-    def is_started(self) -> bool:
-        """Whether it has begun to connect."""
-
-    async def wait(self) -> None:
-        """Waits for the first attempt to connect, at most `DEADLINE`."""
-
-    async def do(self, verb: Callable[[Link], Awaitable[T]]) -> T:
-        """Awaits a method of the link.  Raises ``StoreUnavailable`` within `DEADLINE`."""
+    def require_thread(self) -> None:
+        """Starts.  Raises ``StoreUnavailable`` if it cannot."""
 
     def soon(self, callback: Callable[[], object]) -> None:
-        """Calls ``callback`` on the relay's loop, if there is one.  Any thread."""
+        """Calls ``callback`` on the relay's loop, if there is one."""
 
     def keep(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Runs ``coroutine`` on the relay's loop."""
+        """Runs ``coroutine``.  On its loop."""
+
+    def finish(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Runs ``coroutine`` before it ends.  On its loop."""

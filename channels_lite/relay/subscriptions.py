@@ -1,7 +1,7 @@
-"""The groups to which a process subscribes: those that have members here, or soon may.
+"""The groups to which a process subscribes: those with members here.
 
-The engine confirms a subscription before ``group_add()`` returns.  A subscription without members
-ends soon.  A new link makes all subscriptions at once.
+A group is subscribed before a channel joins it.  A subscription without members ends soon.  A new
+link makes all subscriptions at once.
 
 Thread: the relay's loop, except where a docstring says "any thread".  One lock guards the state
 that senders read.
@@ -35,9 +35,13 @@ class Subscriptions:
         self._subscribed: set[str] = set()
         #: Groups that channels are about to join, and their number.
         self._entering: Counter[str] = Counter()
+        #: Groups whose subscription may have to begin or to end.
+        self._unsettled: set[str] = set()
+        #: Those to which the link subscribes that is opened now.
+        self._opening: set[str] = set()
         #: Locks by group, so that changes of its subscription do not overlap.
         self._changing = _Locks()
-        self._is_settling = self._must_settle = False
+        self._is_settling = False
 
     def is_subscribed(self, group: str, *, enters: bool) -> bool:
         """Whether ``group`` is subscribed.  Any thread.
@@ -61,7 +65,11 @@ class Subscriptions:
 
     def left(self, group: str) -> None:
         """The group has no more members here.  Any thread."""
-        if self._host.is_started and self.is_subscribed(group, enters=False):
+        with self._lock:
+            is_subscribed = group in self._subscribed
+            if is_subscribed:
+                self._unsettled.add(group)
+        if is_subscribed and self._host.is_started:
             self._host.soon(self.settle_soon)
 
     def hold(self, group: str) -> None:
@@ -71,18 +79,38 @@ class Subscriptions:
     def _hold(self, group: str) -> None:
         asyncio.get_running_loop().call_later(TRANSACTION, self.entered, group)
 
-    def begin(self, groups: set[str]) -> None:
-        """A new link is subscribed to these groups only."""
-        with self._lock:
-            self._subscribed = set(groups)
+    # A new link
 
-    async def add_missing(self, link: Link) -> None:
-        """Subscribes a new link to groups that were joined since `begin`."""
-        while missing := self.wanted() - self._subscribed:
+    def begin(self) -> list[str]:
+        """The subjects to which a new link subscribes; `complete` follows."""
+        self._opening = self._wanted()
+        return [self._host.subjects.group(group) for group in self._opening]
+
+    async def complete(self, link: Link) -> None:
+        """Subscribes the new link to groups that were joined since `begin`, too."""
+        with self._lock:
+            self._subscribed = set(self._opening)
+        while missing := self._wanted() - self._subscribed:
             for group in missing:
                 await link.subscribe(self._host.subjects.group(group))
                 with self._lock:
                     self._subscribed.add(group)
+
+    def forget(self) -> None:
+        """There is no link any more."""
+        with self._lock:
+            self._subscribed = set()
+
+    def _wanted(self) -> set[str]:
+        """Groups with members here, and those that channels are about to join."""
+        with self._lock:
+            entering = set(self._entering)
+        return self._host.receiver.groups() | entering
+
+    def _is_wanted(self, group: str) -> bool:
+        return group in self._entering or self._host.receiver.has_members(group)
+
+    # Changes
 
     async def enter(self, group: str) -> None:
         """Called before a channel of this process joins; `entered` follows.
@@ -92,56 +120,50 @@ class Subscriptions:
         with self._lock:
             self._entering[group] += 1
         with suppress(StoreUnavailable):
-            await self._subscribe(group)
-
-    async def _subscribe(self, group: str) -> None:
-        await self._host.wait()
-        if self._host.link is None:
-            return  # the next link subscribes to it
-        async with self._changing.of(group):
-            if group not in self._subscribed:
-                await self._host.do(lambda link: link.subscribe(self._host.subjects.group(group)))
-                with self._lock:
-                    self._subscribed.add(group)
-
-    def wanted(self) -> set[str]:
-        """Groups with members here, and those that channels are about to join."""
-        with self._lock:
-            entering = set(self._entering)
-        return self._host.receiver.groups() | entering
+            await self._settle_one(group)
 
     def settle_soon(self) -> None:
-        """Begins to change the subscriptions, where needed."""
-        self._must_settle = True
+        """Begins to change the subscriptions of groups whose members have changed."""
         if not self._is_settling:
+            self._is_settling = True
             self._host.keep(self._settle())
 
     async def _settle(self) -> None:
-        """Subscribes to the wanted groups, and unsubscribes from others, if it can now."""
-        self._is_settling, self._must_settle = True, True
         try:
-            while self._must_settle:  # the next round handles channels that leave in the meantime
-                self._must_settle = False
-                wanted, have = self.wanted(), set(self._subscribed)
-                for group in wanted - have:
-                    await self._subscribe(group)
-                for group in have - wanted:
-                    await self._unsubscribe(group)
+            while unsettled := self._take_unsettled():
+                while unsettled:
+                    await self._settle_one(next(iter(unsettled)))
+                    unsettled.pop()
         except StoreUnavailable:
-            pass  # the relay tries again with each ping
+            with self._lock:
+                self._unsettled |= unsettled  # again with the next ping
         finally:
             self._is_settling = False
 
-    async def _unsubscribe(self, group: str) -> None:
-        if self._host.link is None:
-            return
+    def _take_unsettled(self) -> set[str]:
+        changed = self._host.receiver.take_changed()
+        with self._lock:
+            unsettled, self._unsettled = self._unsettled, set()
+        return unsettled | changed
+
+    async def _settle_one(self, group: str) -> None:
+        """Subscribes to ``group``, or unsubscribes from it, if it has to."""
+        connection = self._host.connection
+        await connection.wait()
+        if connection.link is None:
+            return  # the next link subscribes to what is wanted
+        subject = self._host.subjects.group(group)
         async with self._changing.of(group):
             with self._lock:
-                is_wanted = group in self._entering or self._host.receiver.has_members(group)
-                if is_wanted or group not in self._subscribed:
-                    return
-                self._subscribed.discard(group)
-            await self._host.do(lambda link: link.unsubscribe(self._host.subjects.group(group)))
+                is_wanted, is_subscribed = self._is_wanted(group), group in self._subscribed
+                if is_subscribed and not is_wanted:
+                    self._subscribed.discard(group)
+            if is_wanted and not is_subscribed:
+                await connection.do(lambda link: link.subscribe(subject))
+                with self._lock:
+                    self._subscribed.add(group)
+            elif is_subscribed and not is_wanted:
+                await connection.do(lambda link: link.unsubscribe(subject))
 
 
 class _Locks:

@@ -22,7 +22,10 @@ class Wanted:
         self._lock = threading.Lock()
         #: By plain channel: its capacity, and how to count the jobs.
         self._wanted: dict[str, tuple[int | None, Callable[[], int]]] = {}
+        #: The channels whose number the engine does not know.
         self._untold: set[str] = set()
+        #: Those for which it was told that jobs are wanted.
+        self._told: set[str] = set()
 
     def want(self, channel: str, capacity: int | None, count: Callable[[], int]) -> None:
         """The number of jobs that a plain channel wants may have changed.  Any thread.
@@ -31,11 +34,17 @@ class Wanted:
         another order than they counted.
         """
         with self._lock:
-            if channel not in self._wanted and not count():
-                return
             self._wanted[channel] = capacity, count
             must_wake = not self._untold
             self._untold.add(channel)
+        if must_wake:
+            self._host.soon(self.tell)
+
+    def want_again(self) -> None:
+        """All these numbers may have changed.  Any thread."""
+        with self._lock:
+            must_wake = bool(self._wanted) and not self._untold
+            self._untold |= self._wanted.keys()
         if must_wake:
             self._host.soon(self.tell)
 
@@ -43,27 +52,34 @@ class Wanted:
         """Tells a new link everything."""
         with self._lock:
             self._untold |= self._wanted.keys()
+            self._told = set()
         self.tell()
 
     def tell(self) -> None:
         """Tells the engine about changes, if it is available."""
-        if not self._host.is_up:
+        if not self._host.connection.is_up:
             return
-        wanted = []
         with self._lock:
             untold, self._untold = self._untold, set()
-            for channel in untold:
-                capacity, count = self._wanted[channel]
-                total = count()
-                if not total:
-                    del self._wanted[channel]
-                wanted.append((channel, capacity, total))
-        for channel, capacity, total in wanted:
-            self._host.keep(self._tell(channel, capacity, total))
+            told = [(channel, *self._count(channel)) for channel in untold]
+        for channel, capacity, total, was_told in told:
+            if total or was_told:
+                self._host.keep(self._tell(channel, capacity, total))
+
+    def _count(self, channel: str) -> tuple[int | None, int, bool]:
+        """Its capacity, the number, and whether the engine knows of one above zero."""
+        capacity, count = self._wanted[channel]
+        total, was_told = count(), channel in self._told
+        if total:
+            self._told.add(channel)
+        else:
+            self._told.discard(channel)
+            del self._wanted[channel]
+        return capacity, total, was_told
 
     async def _tell(self, channel: str, capacity: int | None, total: int) -> None:
         try:
-            await self._host.do(lambda link: link.want(channel, capacity, total))
+            await self._host.connection.do(lambda link: link.want(channel, capacity, total))
         except StoreUnavailable:
             with self._lock:
                 if channel in self._wanted:

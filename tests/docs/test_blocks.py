@@ -21,12 +21,20 @@ COMMANDS = [(block, command) for block in blocks() for command in block.commands
 #: Pages whose files and commands are written and run by test_project.py.
 FOLLOWED = {
     DOCS / name
-    for name in ("tutorial.md", "recipes.md", "checks.md", "deployment.md", "troubleshooting.md")
+    for name in (
+        "tutorial.md",
+        "recipes.md",
+        "checks.md",
+        "deployment.md",
+        "troubleshooting.md",
+        "scaling.md",
+    )
 } | {DOCS / "testing.md"}  # by tests/testing
 #: Files that are not Python, so not written and run there, and why.
 NOT_RUN = {
     "/etc/systemd/system/chat.service": "it needs root; systemd itself verifies it",
     "Dockerfile": "it needs a Docker daemon",
+    "compose.yaml": "the same; test_compose runs its commands",
     "/etc/litestream.yml": "it needs a bucket; test_litestream has a folder instead",
 }
 

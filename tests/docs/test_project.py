@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sysconfig
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from importlib.util import find_spec
@@ -22,6 +23,8 @@ from websockets.exceptions import InvalidHandshake
 from tests.docs.pages import DOCS, ROOT, Block, blocks, filled
 from tests.docs.project import SERVES, TOOLS, Project
 from tests.processes.conftest import TIMEOUT, wait_until
+from tests.relay.conftest import needs
+from tests.relay.engines import NatsServer
 from tests.servers.conftest import free_port
 
 # Seconds until all processes of a server answer; each one imports Django.
@@ -101,6 +104,88 @@ async def test_servers(chat: Project, command: str):
             clients = [await stack.enter_async_context(client)]
         await clients[0].send(json.dumps({"text": "To all"}))
         await asyncio.gather(*(until_heard(each, "To all") for each in clients))
+
+
+@pytest.fixture
+def nodes(chat: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Project]]:
+    """The chat on two machines; the second one has no databases yet."""
+    folder = tmp_path_factory.mktemp("second") / "chat"
+    copied = shutil.ignore_patterns("*.sqlite3*")
+    shutil.copytree(chat.folder, folder, ignore=copied)
+    second = Project(folder)
+    yield [chat, second]
+    second.stop()
+
+
+def with_relay(project: Project, config: str) -> None:
+    """Adds the settings of the page about several machines."""
+    with (project.folder / "mysite/settings.py").open("a") as settings:
+        settings.write(f'import os\n{config}\nCHANNEL_LAYERS["default"]["CONFIG"] |= CONFIG\n')
+
+
+async def test_scaling(nodes: list[Project], tmp_path: Path):
+    """Who takes the five steps has one chat on two machines."""
+    needs("nats")
+    steps = blocks(DOCS / "scaling.md")
+    start_engine, _install, config, *rest = steps
+    [command] = start_engine.commands
+    assert command.split() == ["nats-server", "-js"]
+    engine = NatsServer(tmp_path / "nats")
+    assert "-js" in engine.command()
+    migrate, check, serve = rest[:3]
+    async with AsyncExitStack() as stack:
+        stack.callback(engine.kill)
+        await asyncio.to_thread(engine.start)
+        for node in nodes:
+            with_relay(node, config.code.replace("nats://127.0.0.1:4222", engine.url))
+            await asyncio.to_thread(node.run, "python manage.py migrate")
+            for command in (*migrate.commands, *check.commands):
+                said = await asyncio.to_thread(node.run, command)
+            assert "channels_lite.W011" not in said
+            await asyncio.to_thread(node.follow, [serve])
+        clients = [
+            await stack.enter_async_context(await asyncio.wait_for(enter(node), STARTING))
+            for node in nodes
+        ]
+        for client in clients:
+            line = f"From {id(client)}"
+            await client.send(json.dumps({"text": line}))
+            await asyncio.gather(*(until_heard(each, line) for each in clients))
+
+
+async def test_compose(nodes: list[Project], tmp_path: Path):
+    """What the containers of the page about several machines run makes one chat of two nodes."""
+    yaml = pytest.importorskip("yaml")
+    needs("nats")
+    [page] = [block for block in blocks(DOCS / "scaling.md") if block.language == "yaml"]
+    compose = yaml.safe_load(page.code)
+    services = compose["services"]
+    engine = NatsServer(tmp_path / "nats")
+    assert services.pop("engine")["command"] == [each for each in engine.command() if each == "-js"]
+    assert {name for each in services.values() for name in each["depends_on"]} == {"engine"}
+    volumes = [volume.partition(":")[0] for each in services.values() for volume in each["volumes"]]
+    assert volumes == list(compose["volumes"]), "each node has its own"
+    [dockerfile] = [block for block in blocks(DOCS / "deployment.md") if "FROM" in block.code]
+    [shell, _, command] = json.loads(re.search(r"^CMD (.*)$", dockerfile.code, re.MULTILINE)[1])
+    assert shell == "sh"
+    async with AsyncExitStack() as stack:
+        stack.callback(engine.kill)
+        await asyncio.to_thread(engine.start)
+        for node, service in zip(nodes, services.values(), strict=True):
+            relay = service["environment"]["RELAY"].replace("nats://engine:4222", engine.url)
+            node.environment["RELAY"] = relay
+            with_relay(node, 'CONFIG = {"relay": os.environ.get("RELAY")}')
+            [inside] = [port.partition(":")[2] for port in service["ports"]]
+            serve = command.replace("0.0.0.0", f"127.0.0.1 --port {inside}")
+            await asyncio.to_thread(node.start, f"{shell} -c '{serve}'")
+        clients = [
+            await stack.enter_async_context(await asyncio.wait_for(enter(node), STARTING))
+            for node in nodes
+        ]
+        for client in clients:
+            line = f"From {id(client)}"
+            await client.send(json.dumps({"text": line}))
+            await asyncio.gather(*(until_heard(each, line) for each in clients))
 
 
 @pytest.mark.skipif(shutil.which("uwsgi", path=TOOLS) is None, reason="no uWSGI")

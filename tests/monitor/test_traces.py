@@ -15,7 +15,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from channels_lite.delivery.mailbox import Message
-from channels_lite.layers.base import TRACE, BaseSQLiteChannelLayer
+from channels_lite.layers.base import BaseSQLiteChannelLayer
+from channels_lite.layers.traced import TRACE
 from channels_lite.monitor import traces
 from tests.conftest import received
 

@@ -402,7 +402,7 @@ def send_many(
 
 
 def send_steadily(
-    channel: str, seconds: float, every: float, *, to_group: bool = False
+    channel: str, seconds: float, every: float, first: int = 0, *, to_group: bool = False
 ) -> dict[str, Any]:
     """One message after the other for so long: those that were taken, were refused, or may have
     arrived all the same; and how long the slowest took."""
@@ -411,7 +411,7 @@ def send_steadily(
     in_doubt: list[int] = []
 
     async def send_all() -> float:
-        until, number, slowest = time.monotonic() + seconds, 0, 0.0
+        until, number, slowest = time.monotonic() + seconds, first, 0.0
         while time.monotonic() < until:
             began = time.monotonic()
             message = {"sender": layer.client_prefix, "number": number}

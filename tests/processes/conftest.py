@@ -123,10 +123,14 @@ class Child:
         self._process.kill()
         self._let_go()
 
+    def begin_to_end(self) -> None:
+        """Ends its standard input, and so the process; `end` waits for it."""
+        self._process.stdin.close()
+
     def end(self) -> None:
         """Ends its standard input, and so the process; it has to end by itself."""
         try:
-            self._process.stdin.close()
+            self.begin_to_end()
             self._process.wait(TIMEOUT)
         finally:
             self.kill()
@@ -136,6 +140,15 @@ class Child:
         self._listener.join()
         self._process.stdin.close()
         self._process.stdout.close()
+
+
+def end_all(children: list[Child]) -> None:
+    """Ends those that live, at the same time."""
+    living = [child for child in children if child._process.returncode is None]
+    for child in living:
+        child.begin_to_end()
+    for child in living:
+        child.end()
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -211,6 +224,4 @@ def start(folder: Path) -> Iterator[Callable[..., Child]]:
         return children[-1]
 
     yield start
-    for child in children:
-        if child._process.returncode is None:
-            child.end()
+    end_all(children)

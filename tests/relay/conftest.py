@@ -11,7 +11,7 @@ import pytest
 from django.db import connections
 
 from channels_lite.layers.base import BaseSQLiteChannelLayer
-from channels_lite.relay import connection
+from channels_lite.relay import deadline
 from tests.conftest import LAYERS, TIMEOUT, closed_at_the_end, use_database
 from tests.relay.engines import Engine, NatsServer, RedisServer
 
@@ -33,7 +33,7 @@ def needs(name: str) -> None:
 def _patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine may take longer than a second; that it need not is for `test_faults`."""
     if request.module.__name__.rpartition(".")[2] not in ("test_faults", "test_cluster"):
-        monkeypatch.setattr(connection, "DEADLINE", TIMEOUT)
+        monkeypatch.setattr(deadline, "DEADLINE", TIMEOUT)
 
 
 @pytest.fixture(scope="session")
@@ -86,10 +86,10 @@ def databases(tmp_path: Path, migrated: bytes) -> Iterator[None]:
         connections[alias].close()
 
 
-@pytest.fixture(params=["core", "aio", "notify"])
-def kind(request: pytest.FixtureRequest) -> str:
-    """Which layer."""
-    return request.param
+@pytest.fixture
+def kind() -> str:
+    """Which layer.  The relay is the same for all; `test_relay` and `test_contract` take others."""
+    return "notify"
 
 
 @pytest.fixture

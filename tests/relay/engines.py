@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -16,10 +17,18 @@ __all__ = ["Engine", "NatsServer", "RedisServer", "free_port"]
 TIMEOUT = 20
 
 
+#: Below those that the kernel gives to outgoing connections, so that a server which is killed finds
+#: its port again.
+PORTS = range(12_000, 32_000)
+
+
 def free_port() -> int:
-    with closing(socket.socket()) as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    """One on which nothing listens; `Engine.start` takes another one if it is taken meanwhile."""
+    while True:
+        port = random.choice(PORTS)
+        with suppress(OSError), closing(socket.socket()) as found:
+            found.bind(("127.0.0.1", port))
+            return port
 
 
 class Engine:
@@ -34,8 +43,14 @@ class Engine:
         self.folder = folder
         self.port = port or free_port()
         self._arguments = arguments
-        self.url = f"{self.scheme}://{login}127.0.0.1:{self.port}"
+        self._login = login
+        self._has_run = bool(port)
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        self._has_run = True  # somebody knows its port
+        return f"{self.scheme}://{self._login}127.0.0.1:{self.port}"
 
     @classmethod
     def path(cls) -> str | None:
@@ -50,6 +65,14 @@ class Engine:
 
     def start(self) -> Engine:
         """Returns when it answers."""
+        while not self._is_started():
+            assert not self._has_run, (self.folder / "log").read_text()
+            self.port = free_port()
+        self._has_run = True
+        return self
+
+    def _is_started(self) -> bool:
+        """False: it has ended, perhaps because its port is taken."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -61,11 +84,14 @@ class Engine:
         with ExitStack() as if_it_fails:
             if_it_fails.callback(self.kill)
             while not self.answers():
-                assert self._process.poll() is None, (self.folder / "log").read_text()
+                if self._process.poll() is not None:
+                    return False
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
+            if self._process.poll() is not None:
+                return False  # another one answers
             if_it_fails.pop_all()
-        return self
+        return True
 
     def answers(self) -> bool:
         with suppress(OSError), closing(socket.create_connection(("127.0.0.1", self.port), 1)):

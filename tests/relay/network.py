@@ -1,6 +1,6 @@
-"""Machines as network namespaces: two nodes and an engine, connected by veth pairs.
+"""Machines as network namespaces: three nodes and an engine, connected by veth pairs.
 
-Each node has its own cable to the engine's machine, and none to the other node.
+Each node has its own cable to the engine's machine, and none to another node.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from tests.relay.engines import Engine
@@ -53,12 +53,18 @@ def has_netem() -> bool:
 
 
 class Network:
-    """The namespaces ``here``, ``there`` and ``engine``; ended by `close`."""
+    """The namespaces ``here``, ``there``, ``third`` and ``engine``; ended by `close`."""
 
-    NODES = ("here", "there")
+    NODES = ("here", "there", "third")
 
     def __init__(self) -> None:
         self._names = {each: f"clw{os.getpid()}{each}" for each in (*self.NODES, "engine")}
+        with ExitStack() as if_it_fails:
+            if_it_fails.callback(self.close)
+            self._make()
+            if_it_fails.pop_all()
+
+    def _make(self) -> None:
         for name in self._names.values():
             command("ip", "netns", "add", name)
             command("ip", "-n", name, "link", "set", "lo", "up")
@@ -124,7 +130,7 @@ class Network:
             with suppress(subprocess.CalledProcessError):
                 command("ip", "netns", "del", name)
 
-    def engine(self, kind: type[Engine], folder: Path) -> Engine:
+    def engine(self, kind: type[Engine], folder: Path, *arguments: str, port: int = 4222) -> Engine:
         """One on the engine's machine; not started yet."""
         within = self.within("engine")
 
@@ -137,6 +143,6 @@ class Network:
                 asked = [*within, sys.executable, "-c", probe]
                 return subprocess.run(asked, check=False, capture_output=True).returncode == 0
 
-        engine = Away(folder, port=4222)
+        engine = Away(folder, *arguments, port=port)
         engine.within = within
         return engine

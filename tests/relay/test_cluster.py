@@ -20,11 +20,6 @@ from tests.relay.test_faults import is_up, sent
 
 
 @pytest.fixture
-def kind() -> str:
-    return "notify"
-
-
-@pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[list[NatsServer]]:
     """All three, with a page each that says what they lead."""
     needs("nats")
@@ -93,12 +88,13 @@ async def test_server_of_a_cluster_is_killed(make_node, cluster, victim):
 
     sending = asyncio.create_task(send())
     workers = [asyncio.create_task(work(layer)) for layer in (here, there, there)]
-    await asyncio.sleep(1)
+    await until(lambda: len(found) > 50)
     leader = await asyncio.to_thread(leader_of, "_jobs_100", cluster)
     assert leader is not None
     other = next(each for each in cluster if each is not leader)
     (leader if victim == "leader" else other).kill()
-    await asyncio.sleep(5)
+    before = len(found)
+    await until(lambda: len(found) > before + 200)
     ends.set()
     await sending
     await is_up(here, there)

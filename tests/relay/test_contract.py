@@ -9,6 +9,7 @@ import pytest
 
 from tests.conftest import MakeLayer
 from tests.contract.test_stats import told  # noqa: F401 - a fixture of that module
+from tests.relay.conftest import needs
 
 MODULES = [
     "busy", "capacity", "channels", "clock", "encryption", "first_use", "flush", "groups",
@@ -18,6 +19,7 @@ MODULES = [
 #: What is otherwise across nodes, or is about the table; with why.
 CAPACITY = "a channel's capacity is judged on its node, and its sender elsewhere is not told"
 QUEUE = "a plain channel is the engine's queue, and no table's"
+CHECKED = "it is checked before it is known where it goes"
 CLOCK = "the engine goes by a clock of its own"
 OTHERWISE = {
     "each_local_channel_has_a_capacity_of_its_own": CAPACITY,
@@ -39,6 +41,8 @@ OTHERWISE = {
     "closing_waits_for_what_is_given_back": QUEUE,
     "failed_send_writes_nothing": QUEUE,
     "claims_that_fail_beside_looks_that_work": QUEUE,
+    "invalid_name_raises": CHECKED,
+    "invalid_message_is_refused": CHECKED,
     "wrong_key_drops_the_message": "two senders on two nodes have no order",
     "members_are_listed": "those of other nodes are not known",
     "members_of_the_same_transaction_are_listed": "a plain one joins after the commit",
@@ -46,10 +50,21 @@ OTHERWISE = {
 }
 
 
-@pytest.fixture(params=["core", "notify"])
+#: A layer with threads of its own, and one without; each with the engine of which it has more.
+ENGINE_OF = {"core": "redis", "notify": "nats"}
+
+
+@pytest.fixture(params=ENGINE_OF)
 def kind(request: pytest.FixtureRequest) -> str:
-    """One with threads of its own, and one without."""
+    """Which layer."""
     return request.param
+
+
+@pytest.fixture
+def engine_name(kind: str) -> str:
+    """The one for this layer."""
+    needs(ENGINE_OF[kind])
+    return ENGINE_OF[kind]
 
 
 @pytest.fixture

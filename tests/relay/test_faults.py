@@ -12,26 +12,23 @@ from contextlib import closing, suppress
 import pytest
 
 from channels_lite.errors import StoreUnavailable
-from channels_lite.relay import DEADLINE, connection
+from channels_lite.relay import connection, deadline
+from channels_lite.relay.deadline import DEADLINE
 from tests.conftest import TIMEOUT, received, until
 from tests.relay.engines import NatsServer, RedisServer
 
 
-@pytest.fixture(params=["notify"])
-def kind(request):
-    """The relay is the same for all layers."""
-    return request.param
-
-
 async def is_up(*layers):
     for layer in layers:
-        await until(lambda: layer._engine.relay.is_up)  # noqa: B023
+        await until(lambda: layer._engine.relay.connection.is_up)  # noqa: B023
 
 
 async def restart(engine, *layers):
     """Kills the engine, and starts it again; returns when it is up for these layers."""
+    losses = [layer._engine.relay.connection.losses for layer in layers]
     engine.kill()
-    await asyncio.sleep(0.1)
+    for layer, before in zip(layers, losses, strict=True):
+        await until(lambda: layer._engine.relay.connection.losses > before)  # noqa: B023
     engine.start()
     await is_up(*layers)
 
@@ -97,13 +94,13 @@ async def test_engine_that_is_away_at_start(make_node, engine_name, tmp_path, ca
 
 async def test_group_add_waits_until_it_is_subscribed(make_node, own_engine, monkeypatch):
     """It returns when the engine has confirmed that messages will come, and not before."""
-    monkeypatch.setattr(connection, "DEADLINE", TIMEOUT)
+    monkeypatch.setattr(deadline, "DEADLINE", TIMEOUT)
     here, there = make_node("here", own_engine.url), make_node("there", own_engine.url)
     channel = await there.new_channel()
     await here.new_channel()
     own_engine.freeze()
     joining = asyncio.create_task(there.group_add("room", channel))
-    await asyncio.wait([joining], timeout=0.3)
+    await asyncio.wait([joining], timeout=0.3)  # as long as it should not return
     has_returned = joining.done()
     own_engine.thaw()
     await joining
@@ -113,8 +110,10 @@ async def test_group_add_waits_until_it_is_subscribed(make_node, own_engine, mon
 
 
 @pytest.mark.parametrize("fault", ["killed", "frozen"])
-async def test_engine_that_goes_and_comes_back(make_node, own_engine, fault):
+async def test_engine_that_goes_and_comes_back(make_node, own_engine, fault, monkeypatch):
     """The node goes on; a send that must leave is refused; then all is there again by itself."""
+    monkeypatch.setattr(deadline, "DEADLINE", 0.4)
+    monkeypatch.setattr(connection, "PING_EVERY", 0.2)
     here, there = make_node("here", own_engine.url), make_node("there", own_engine.url)
     channel, mine = await there.new_channel(), await here.new_channel()
     await there.group_add("room", channel)
@@ -133,7 +132,8 @@ async def test_engine_that_goes_and_comes_back(make_node, own_engine, fault):
     late = await there.new_channel()
     await there.group_add("late", late)
     if fault == "frozen":
-        await asyncio.sleep(4 * DEADLINE)  # it counts as gone
+        await until(lambda: here._engine.relay.connection.losses)
+        await until(lambda: there._engine.relay.connection.losses)
         own_engine.thaw()
     else:
         own_engine.start()
@@ -159,14 +159,38 @@ async def test_who_is_back_is_subscribed(make_node, own_engine):
     await there.group_add("room", theirs)
     for number in range(3):
         own_engine.kill()
-        await until(lambda: not there._engine.relay.is_up)
-        await until(lambda: not here._engine.relay.is_up)
+        await until(lambda: not there._engine.relay.connection.is_up)
+        await until(lambda: not here._engine.relay.connection.is_up)
         own_engine.start()
         await is_up(here)
         await sent(there.send, mine, {"number": number})
         assert await received(here, mine) == {"number": number}
         await here.group_send("room", {"number": number})
         assert await received(there, theirs) == {"number": number}
+
+
+async def test_group_joined_while_the_link_is_opened(make_node, own_engine, monkeypatch):
+    """It is subscribed to before the link counts as up, though the link began without it."""
+    here, there = make_node("here", own_engine.url), make_node("there", own_engine.url)
+    await here.new_channel()
+    channel = await there.new_channel()
+    own_engine.kill()
+    await until(lambda: not there._engine.relay.connection.is_up)
+    groups, opens, loop = there._engine.relay.groups, asyncio.Event(), asyncio.get_running_loop()
+    complete = groups.complete
+
+    async def complete_later(link):
+        loop.call_soon_threadsafe(opens.set)
+        await until(lambda: there._engine.roster.has_members("late"))
+        await complete(link)
+
+    monkeypatch.setattr(groups, "complete", complete_later)
+    own_engine.start()
+    await opens.wait()
+    await there.group_add("late", channel)
+    await is_up(here, there)
+    await here.group_send("late", {"number": 1})
+    assert await received(there, channel) == {"number": 1}
 
 
 async def test_nothing_comes_twice(make_node, own_engine):
@@ -195,10 +219,10 @@ async def test_nothing_comes_twice(make_node, own_engine):
         return number
 
     sending = asyncio.create_task(send())
-    for _ in range(3):
-        await asyncio.sleep(0.3)
+    for turn in range(1, 4):
+        await until(lambda: len(taken) > 50 * turn)  # noqa: B023
         await restart(own_engine, here, there)
-    await asyncio.sleep(0.1)
+    await until(lambda: len(taken) > 200)
     ends.set()
     last = await sending
     found = []
@@ -230,8 +254,8 @@ async def test_jobs_are_nobodys_twice(make_node, own_engine):
 
     workers = [asyncio.create_task(work(layer)) for layer in (here, there, there)]
     sending = asyncio.create_task(send())
-    for _ in range(2):
-        await asyncio.sleep(0.3)
+    for turn in range(1, 3):
+        await until(lambda: len(found) > 50 * turn)  # noqa: B023
         await restart(own_engine, here, there)
     ends.set()
     last = await sending
@@ -284,8 +308,8 @@ async def reason_of(layer):
     """Why its engine is away; it is not waited for."""
     await layer.new_channel()
     relay = layer._engine.relay
-    await until(lambda: relay.reason not in ("", "it was not connected to yet"))
-    return relay.reason
+    await until(lambda: relay.connection.reason not in ("", "it was not connected to yet"))
+    return relay.connection.reason
 
 
 async def test_wrong_login(make_node, engine_name, tmp_path, caplog):
@@ -309,8 +333,10 @@ async def test_wrong_login(make_node, engine_name, tmp_path, caplog):
         engine.kill()
 
 
-async def test_wrong_port(make_node, engine_name):
+async def test_wrong_port(make_node, engine_name, monkeypatch):
     """Nothing listens there, or something else does."""
+    module = {"nats": "nats.servers", "redis": "redis.client"}[engine_name]
+    monkeypatch.setattr(f"channels_lite.relay.{module}.STEP", 0.1)
     scheme = {"nats": "nats", "redis": "redis"}[engine_name]
     with closing(socket.socket()) as taken:
         taken.bind(("127.0.0.1", 0))
@@ -403,5 +429,5 @@ async def test_nats_without_jetstream(make_node, engine_name, tmp_path, caplog):
 async def test_engine_that_is_too_old(make_node, engine, engine_name, monkeypatch):
     """Its version is said, and the one that it takes."""
     newer = (99, 0) if engine_name == "nats" else 99
-    monkeypatch.setattr(f"channels_lite.relay.{engine_name}.OLDEST", newer)
+    monkeypatch.setattr(f"channels_lite.relay.{engine_name}.link.OLDEST", newer)
     assert "or later" in await reason_of(make_node("here", engine.url))

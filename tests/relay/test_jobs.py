@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from operator import methodcaller
 
-import pytest
 from channels.exceptions import ChannelFull
 
 from tests.conftest import received, until
@@ -20,6 +20,13 @@ async def fill(layer, channel, most=1000):
     return most
 
 
+async def waits(layer, channel):
+    """Returns when the engine has been told that a coroutine waits, and has answered since."""
+    relay = layer._engine.relay
+    await until(lambda: channel in relay.jobs._told)
+    await relay.call(relay.connection.do, methodcaller("ping"))
+
+
 async def nothing(layer, channel):
     """Whether a job sent now is the next that comes."""
     await layer.send(channel, {"type": "marker"})
@@ -32,11 +39,29 @@ async def test_job_for_a_worker_elsewhere(nodes):
     await here.send("jobs", {"number": 1})
     assert await received(there, "jobs") == {"number": 1}
     waiting = asyncio.create_task(received(there, "jobs"))
-    await asyncio.sleep(0.1)  # it waits at the engine; nothing tells of it
+    await waits(there, "jobs")
     await here.send("jobs", {"number": 2})
     assert await waiting == {"number": 2}
     await there.send("jobs", {"number": 3})
     assert await received(there, "jobs") == {"number": 3}
+
+
+async def test_engine_is_told_once(nodes):
+    """A coroutine that waits is counted once, and so is the job that is asked for."""
+    _, there = nodes
+    await there.new_channel()
+    link, asked = there._engine.relay.connection.link, []
+    want, link.want = link.want, lambda *what: asked.append(what) or want(*what)
+    count, counted = there._engine.mailboxes.wanted, []
+    there._engine.mailboxes.wanted = lambda names: counted.append(names) or count(names)
+    waiting = asyncio.create_task(there.receive("jobs"))
+    await waits(there, "jobs")
+    assert asked == [("jobs", 100, 1)]
+    assert counted == [("jobs",)]
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    await until(lambda: len(asked) == 2)
+    assert asked[1] == ("jobs", 100, 0)
 
 
 async def test_jobs_come_in_order(nodes):
@@ -93,12 +118,12 @@ async def test_capacity_that_is_not_enforced(make_node, engine):
 async def test_jobs_expire(make_node, engine):
     """A job that nobody takes in time is never delivered, and makes room."""
     here, there = [
-        make_node(node, engine.url, expiry=0.5, capacity=2) for node in ("here", "there")
+        make_node(node, engine.url, expiry=0.3, capacity=2) for node in ("here", "there")
     ]
     assert await fill(here, "jobs") == 2
-    await asyncio.sleep(0.7)
+    await asyncio.sleep(0.4)
     assert await fill(here, "jobs") == 2
-    await asyncio.sleep(0.7)
+    await asyncio.sleep(0.4)
     await here.send("jobs", {"type": "new"})
     assert await received(there, "jobs") == {"type": "new"}
 
@@ -108,7 +133,7 @@ async def test_job_of_a_cancelled_receive(nodes):
     here, there = nodes
     for _ in range(5):
         waiting = asyncio.create_task(there.receive("jobs"))
-        await asyncio.sleep(0.05)  # it waits at the engine; nothing tells of it
+        await waits(there, "jobs")
         waiting.cancel()
         await asyncio.wait([waiting])
     await here.send("jobs", {"number": 1})
@@ -168,7 +193,6 @@ async def test_membership_of_a_plain_channel_expires(make_node, engine):
     assert await nothing(here, "jobs")
 
 
-@pytest.mark.parametrize("kind", ["notify"])
 async def test_names_of_any_form(nodes):
     """What Channels lets pass for a name is one for the engine, too."""
     here, there = nodes

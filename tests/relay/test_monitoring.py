@@ -11,9 +11,17 @@ import pytest
 from channels_lite.relay.node import known_name
 from tests.processes.conftest import TIMEOUT, child_environment, configured, wait_until
 from tests.processes.conftest import empty_database as empty_database  # noqa: PLC0414 - a fixture
+from tests.relay.conftest import needs
 from tests.relay.test_processes import LAYERS, folders, start  # noqa: F401 - fixtures
 
 AWAY = "nats://127.0.0.1:1"
+
+
+@pytest.fixture
+def engine_name():
+    """What is said of one is said of the other; see `channels_lite.wake.fifo.RelayReport`."""
+    needs("redis")
+    return "redis"
 
 
 @pytest.fixture

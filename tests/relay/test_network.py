@@ -5,14 +5,24 @@ The tests compare what each process reports as sent with what the others report 
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.processes.conftest import Child, configured, wait_until
+from tests.processes.conftest import (
+    TIMEOUT,
+    Child,
+    child_environment,
+    configured,
+    end_all,
+    wait_until,
+)
 from tests.processes.conftest import empty_database as empty_database  # noqa: PLC0414 - a fixture
 from tests.relay.conftest import ENGINES
 from tests.relay.engines import Engine
@@ -63,9 +73,7 @@ def start(
         return child
 
     yield start
-    for child in children:
-        if child._process.returncode is None:
-            child.end()
+    end_all(children)
 
 
 def cut(network: Network, engine: Engine) -> None:
@@ -152,7 +160,7 @@ def test_fault(start, network, away, fault):
         child.do("group_add", group="room", channel=channel)
         child.do("receive", channel=channel, count=100_000)
     here.begin("send_steadily", channel="room", seconds=13, every=0.005, to_group=True)
-    time.sleep(1)
+    first = [child.received()["received"] for child in (near, there)]
     fault(network, away)
     sent = here.finish(60)
     assert not sent["refused"]
@@ -162,9 +170,11 @@ def test_fault(start, network, away, fault):
     refused = []
     wait_until(lambda: not refused.append(1) and is_sent(here, receivers[there]))
     here.do("group_send", group="room", message={"type": "end"})
-    local = until_end(near)
+    local, across = [
+        [each["number"], *until_end(child)]
+        for each, child in zip(first, (near, there), strict=True)
+    ]
     assert local == sent["taken"]
-    across = until_end(there)
     assert across == sorted(set(across))
     assert set(across) <= set(sent["taken"])
     assert across[:10] == sent["taken"][:10]
@@ -217,15 +227,87 @@ def test_jobs_across_a_link_that_flaps(start, network, away):
     here.begin("send_steadily", channel="jobs", seconds=8, every=0.01)
     flapping(network, away)
     sent = here.finish(60)
-    wait_until(lambda: is_sent(here, "jobs"))
-    time.sleep(3)
+    # Two workers, and two last jobs, before which the others were taken.
     found = []
     for child in (there, other):
-        while child.has_received():
-            message = child.received()["received"]
-            if "number" in message:
-                found.append(message["number"])
+        wait_until(lambda: is_sent(here, "jobs"))
+        while "number" in (message := child.received()["received"]):
+            found.append(message["number"])
     assert len(found) == len(set(found))
     assert set(found) <= {*sent["taken"], *sent["in_doubt"]}
     # One in each waiting hand, each time the cable was out.
     assert len(set(sent["taken"]) - set(found)) <= 6 * 2
+
+
+def test_three_nodes(start, network, away):
+    """A group on all of them, direct messages around, and jobs that any of them does."""
+    children = [start(node) for node in network.NODES]
+    channels = []
+    for child in children:
+        channels.append(child.do("new_channel"))
+        child.do("group_add", group="room", channel=channels[-1])
+        child.do("receive", channel=channels[-1], count=1000)
+    for number, child in enumerate(children):
+        child.do("group_send", group="room", message={"number": number})
+        child.do("send", channel=channels[number - 1], message={"direct": number})
+    for number, child in enumerate(children):
+        found = child.messages(4)
+        assert sorted(each["number"] for each in found if "number" in each) == [0, 1, 2]
+        assert [each["direct"] for each in found if "direct" in each] == [(number + 1) % 3]
+    for child in children:
+        child.do("receive", channel="jobs", count=1)
+    children[0].do("send_many", channel="jobs", count=3)
+    assert sorted(child.messages(1)[0]["number"] for child in children) == [0, 1, 2]
+
+
+CLIENTS = """
+import asyncio, json, sys
+from websockets.asyncio.client import connect
+
+async def entered(address):
+    while True:
+        try:
+            client = await connect(f"ws://{address}:8000/ws")
+        except OSError:
+            await asyncio.sleep(0.05)
+        else:
+            return client, json.loads(await client.recv())["worker"]
+
+async def main():
+    clients = [await entered(address) for address in sys.argv[1:]]
+    assert len({worker for _, worker in clients}) == len(clients)
+    for number, (client, _) in enumerate(clients):
+        for each in range(20):
+            await client.send(json.dumps({"by": number, "number": each}))
+    for client, _ in clients:
+        found = [json.loads(await client.recv()) for _ in range(20 * len(clients))]
+        for number in range(len(clients)):
+            said = [each["number"] for each in found if each["by"] == number]
+            assert said == list(range(20)), said
+
+asyncio.run(asyncio.wait_for(main(), 60))
+print("all heard all")
+"""
+
+
+def test_servers_on_machines_of_their_own(network, away, folders, tmp_path):
+    """WebSocket clients of an ASGI server on each of three nodes hear each other, in order."""
+    with ExitStack() as started:
+        for node in folders:
+            environment = configured(LAYER, relay=network.url(node, away))
+            command = ["-m", "uvicorn", "tests.processes.server:application"]
+            server = subprocess.Popen(
+                [*network.within(node), sys.executable, *command, "--host", "0.0.0.0"],
+                env=child_environment(folders[node], TEST_LAYER=LAYER, **environment),
+                stderr=subprocess.DEVNULL,
+            )
+            started.callback(server.wait, TIMEOUT)
+            started.callback(server.terminate)
+        addresses = [network.address(node) for node in folders]
+        done = subprocess.run(
+            [*network.within("engine"), sys.executable, "-c", CLIENTS, *addresses],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+    assert done.stdout == "all heard all\n", done.stderr

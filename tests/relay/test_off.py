@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import channels_lite
 from channels_lite.delivery.claims import Claims
 from channels_lite.delivery.sending import Sending
@@ -15,8 +17,15 @@ from tests.processes.conftest import child_environment
 
 ROOT = Path(channels_lite.__file__).parent
 #: What belongs to a relay.
-OURS = ("relay/", "delivery/relayed.py", "delivery/jobs.py", "delivery/incoming.py",
-        "delivery/roster.py", "layers/relayed.py")  # fmt: skip
+OURS = ("relay/", "layers/relayed.py", *(f"delivery/{each}.py" for each in (
+    "departures", "imports", "incoming", "jobs", "neighbours", "relayed", "roster"
+)))  # fmt: skip
+
+
+@pytest.fixture(params=["core", "aio", "notify"])
+def kind(request):
+    """Which layer."""
+    return request.param
 
 
 async def test_no_function_of_it_is_called(make_layer):

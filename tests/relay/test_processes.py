@@ -17,6 +17,7 @@ from tests.processes.conftest import (
     child_environment,
     configured,
     empty_database,  # noqa: F401 - a fixture
+    end_all,
     run_script,
     wait_until,
 )
@@ -29,7 +30,7 @@ Start = Callable[..., Child]
 def folders(tmp_path: Path, empty_database: bytes) -> dict[str, Path]:  # noqa: F811
     """A database for each node."""
     folders = {}
-    for node in ("here", "there"):
+    for node in ("here", "there", "third"):
         folders[node] = tmp_path / node
         folders[node].mkdir()
         (folders[node] / "default.sqlite3").write_bytes(empty_database)
@@ -50,16 +51,20 @@ def start(folders: dict[str, Path], tmp_path: Path, engine: Engine) -> Iterator[
 
     start.options = options  # type: ignore[attr-defined]
     yield start
-    for child in children:
-        if child._process.returncode is None:
-            child.end()
+    end_all(children)
 
 
 LAYERS = ["core.SQLiteChannelLayer", "aio.AIOSQLiteChannelLayer", "notify.NotifyChannelLayer"]
 
 
 @pytest.mark.parametrize(
-    "layer", [*LAYERS[-1:], *(pytest.param(each, marks=pytest.mark.chaos) for each in LAYERS[:-1])]
+    ("engine_name", "layer"),
+    [
+        ("nats", LAYERS[2]),
+        pytest.param("redis", LAYERS[0], marks=pytest.mark.chaos),
+        pytest.param("redis", LAYERS[1], marks=pytest.mark.chaos),
+    ],
+    indirect=["engine_name"],
 )
 def test_group_on_two_nodes_of_two_processes(start, layer):
     """Each member gets each message once, and each sender's in order."""
@@ -105,6 +110,7 @@ with transaction.atomic():
     assert [each["number"] for each in there.messages(4)] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("engine_name", ["redis"], indirect=True)
 def test_script_while_the_engine_is_away(folders, tmp_path, engine):
     """It is told, and ends by itself."""
     environment = configured(LAYERS[2], relay=f"{engine.scheme}://127.0.0.1:1")
@@ -124,7 +130,11 @@ except StoreUnavailable as error:
     assert (done.returncode, done.stdout) == (0, "refused\n"), done.stderr
 
 
-@pytest.mark.parametrize("told", ["all", "child", "nobody"])
+@pytest.mark.parametrize(
+    ("engine_name", "told"),
+    [("nats", "all"), ("nats", "child"), ("redis", "nobody")],
+    indirect=["engine_name"],
+)
 def test_forked_process_has_a_connection_of_its_own(start, told):
     """A child that was forked after use sends and receives across nodes, and its parent goes on."""
     here, there = start("here"), start("there")
@@ -180,6 +190,7 @@ def test_stopped_process_keeps_nobody(start):
     assert found == [*range(300), *range(300)]
 
 
+@pytest.mark.parametrize("engine_name", ["nats"], indirect=True)
 def test_runworker_on_another_node(start, folders, engine):
     """Channels' own command takes jobs from every node, and ends when it is told to."""
     environment = configured(LAYERS[2], relay=engine.url, relay_options=start.options)
@@ -200,6 +211,7 @@ def test_runworker_on_another_node(start, folders, engine):
         worker.wait(TIMEOUT)
 
 
+@pytest.mark.parametrize("engine_name", ["redis"], indirect=True)
 def test_members_of_a_group_are_read_again(start, tmp_path, folders, engine_name):
     """A channel that joins while the engine is away gets messages when it is back."""
     from tests.relay.conftest import ENGINES

@@ -4,7 +4,27 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from tests.conftest import received, until
+from tests.relay.conftest import needs
+
+
+@pytest.fixture(params=["nats-notify", "redis-notify", "nats-aio", "redis-core"])
+def pair(request):
+    """An engine and a layer: each with each other is for nobody."""
+    return request.param.split("-")
+
+
+@pytest.fixture
+def engine_name(pair):
+    needs(pair[0])
+    return pair[0]
+
+
+@pytest.fixture
+def kind(pair):
+    return pair[1]
 
 
 async def is_next(layer, other, channel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from operator import methodcaller
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -16,12 +17,6 @@ from channels_lite.relay.wire import Entry
 from tests.conftest import TIMEOUT, received, until
 from tests.processes.conftest import wait_until
 from tests.relay.conftest import NODES
-
-
-@pytest.fixture(params=["notify"])
-def kind(request):
-    """Layers differ in nothing here; those that do are in `test_transactions`."""
-    return request.param
 
 
 class Loop:
@@ -49,7 +44,11 @@ def there_loop():
     running.end()
 
 
-@pytest.mark.parametrize("kind", ["core", "aio", "notify"])
+@pytest.mark.parametrize(
+    ("engine_name", "kind"),
+    [("nats", "notify"), ("redis", "notify"), ("nats", "aio"), ("redis", "core")],
+    indirect=["engine_name"],
+)
 @pytest.mark.parametrize("is_committed", [True, False], ids=["commit", "rollback"])
 def test_transactions(make_node_sync, engine, there_loop, is_committed):
     """What is sent inside atomic() leaves the node after the commit, and never after a rollback."""
@@ -124,7 +123,7 @@ async def test_messages_stay_encrypted(make_node, engine, monkeypatch):
     channel = await there.new_channel()
     await there.group_add("room", channel)
     await here.new_channel()  # it is connected
-    link, seen = here._engine.relay.link, []
+    link, seen = here._engine.relay.connection.link, []
     publish, put = link.publish, link.put
     monkeypatch.setattr(link, "publish", lambda parcels, groups: (
         seen.extend(each for _, each in parcels), publish(parcels, groups))[1])  # fmt: skip
@@ -226,7 +225,7 @@ async def test_close_is_no_end(nodes):
     waiting = asyncio.create_task(received(there, channel))
     await asyncio.sleep(0)
     await there.close()  # waiting coroutines keep waiting
-    await until(lambda: there._engine.relay.is_up)
+    await until(lambda: there._engine.relay.connection.is_up)
     await here.send(channel, {"number": 4})
     assert await waiting == {"number": 4}
 
@@ -275,9 +274,10 @@ async def test_garbage_from_the_engine(nodes, caplog):
     for payload in garbage:
         for subject in (relay.subjects.process(token), relay.subjects.group("room"),
                         relay.subjects.everybody()):  # fmt: skip
-            await relay.call(relay.do, lambda link: link.publish([(subject, payload)], ()))  # noqa: B023
+            publish = methodcaller("publish", [(subject, payload)], ())
+            await relay.call(relay.connection.do, publish)
     foreign = f"specific.{here._engine.token}!x"
-    await relay.publish(relay.subjects.process(token), Entry(foreign, b"x", 60))
+    await relay.publisher.publish(relay.subjects.process(token), Entry(foreign, b"x", 60))
     await here.send(channel, {"type": "x"})
     assert await received(there, channel) == {"type": "x"}
     assert "was dropped" in caplog.text
@@ -307,8 +307,8 @@ async def test_nodes_of_the_same_name(make_node, engine, caplog, tmp_path, monke
     there = make_node("there", engine.url)
     await there.new_channel()
     for layer in (here, there):
-        await until(lambda: layer._engine.relay.fault)  # noqa: B023
-        assert "delete the file that ends in -node" in layer._engine.relay.fault
+        await until(lambda: layer._engine.relay.envelopes.fault)  # noqa: B023
+        assert "delete the file that ends in -node" in layer._engine.relay.envelopes.fault
     assert caplog.text.count("another node has the same name") == 2
 
 
@@ -323,7 +323,7 @@ async def test_processes_of_a_node_are_no_copies(make_node, engine, caplog):
     await two.send(channel, {"type": "x"})
     await received(one, channel)
     await asyncio.sleep(0.2)  # a Hello is answered by a question
-    assert [each._engine.relay.fault for each in (one, two)] == ["", ""]
+    assert [each._engine.relay.envelopes.fault for each in (one, two)] == ["", ""]
 
 
 def test_copied_name_is_not_believed(tmp_path):
@@ -399,7 +399,9 @@ def test_missing_package(databases, monkeypatch, url, module, extra):
 
     from channels_lite.layers.notify import NotifyChannelLayer
 
-    monkeypatch.delitem(sys.modules, f"channels_lite.relay.{module}", raising=False)
+    ours = f"channels_lite.relay.{module}"
+    for name in [each for each in sys.modules if f"{each}.".startswith(f"{ours}.")]:
+        monkeypatch.delitem(sys.modules, name)
     for name in [each for each in sys.modules if each.partition(".")[0] == module]:
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImproperlyConfigured, match=rf"channels-lite\[{extra}\]"):

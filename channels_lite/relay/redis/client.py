@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
-from typing import cast
+from typing import Any, cast
 
 from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.sentinel import Sentinel
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     InvalidResponse,
+    RedisError,
     ResponseError,
 )
 
+from channels_lite.errors import StoreUnavailable
 from channels_lite.relay import Settings
 
-__all__ = ["STEP", "field_of", "pool_of", "reason_of"]
+__all__ = ["STEP", "connect", "field_of", "pool_of", "reason_of", "say"]
 
 #: Seconds of one step of connecting.
 STEP = 2.0
@@ -50,6 +54,30 @@ def pool_of(settings: Settings) -> ConnectionPool:
         monitors, sentinel_kwargs=sentinel_options, **known
     )
     return cast("ConnectionPool", found.master_for(service).connection_pool)
+
+
+async def connect(pool: ConnectionPool) -> AbstractConnection:
+    """A new connection.  Raises ``StoreUnavailable``."""
+    connection = cast("AbstractConnection", pool.make_connection())  # type: ignore[no-untyped-call]
+    try:
+        connecting = connection.connect()  # type: ignore[no-untyped-call]
+        await asyncio.wait_for(connecting, 2 * STEP)
+    except (TimeoutError, asyncio.TimeoutError) as error:
+        raise StoreUnavailable(f"it did not answer within {STEP:.0f} s") from error
+    except (RedisError, OSError) as error:
+        raise StoreUnavailable(reason_of(error)) from error
+    return connection
+
+
+async def say(connection: AbstractConnection, *command: Any) -> Any:
+    """The answer to a command, before anything else is under way.  Raises the same."""
+    try:
+        await connection.send_packed_command(connection.pack_command(*command))
+        return await asyncio.wait_for(connection.read_response(), STEP)
+    except (TimeoutError, asyncio.TimeoutError) as error:
+        raise StoreUnavailable(f"it did not answer within {STEP:.0f} s") from error
+    except (RedisError, OSError) as error:
+        raise StoreUnavailable(reason_of(error)) from error
 
 
 def field_of(info: bytes, name: str) -> str:

@@ -16,7 +16,10 @@ from typing import Any
 
 from nats.aio.client import Client
 
-__all__ = ["OrderedClient"]
+__all__ = ["STEP", "OrderedClient", "fail", "pub"]
+
+#: Seconds of one step of connecting.
+STEP = 2.0
 
 
 class OrderedClient(Client):
@@ -67,10 +70,7 @@ class OrderedClient(Client):
     def fail(self, error: Exception) -> None:
         """For those who wait: the connection is gone."""
         while self._waiting:
-            future = self._waiting.popleft()
-            if not future.done():
-                future.set_exception(error)
-                future.exception()  # somebody may have stopped to wait
+            fail(self._waiting.popleft(), error)
 
     @property
     def info(self) -> dict[str, Any]:
@@ -86,3 +86,15 @@ class OrderedClient(Client):
         """Ends a connection that was never finished."""
         if self._transport is not None and self.writer() is not None:
             self._transport.close()  # type: ignore[no-untyped-call]
+
+
+def pub(subject: str, payload: bytes, reply: str = "") -> bytes:
+    """The command that publishes."""
+    return b"PUB %s %s %d\r\n%s\r\n" % (subject.encode(), reply.encode(), len(payload), payload)
+
+
+def fail(future: asyncio.Future[Any], error: Exception) -> None:
+    """Raises ``error`` where ``future`` is awaited, if it is."""
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # somebody may have stopped to wait

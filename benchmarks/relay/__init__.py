@@ -1,0 +1,1 @@
+"""Compares layers across nodes: ``python -m benchmarks.relay``."""

@@ -1,0 +1,122 @@
+"""What other processes send to this one, and the questions between processes.
+
+Thread: the relay's loop.  The only state is the fault that other processes have made known.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+
+from channels_lite.errors import StoreUnavailable
+from channels_lite.relay import Link
+from channels_lite.relay.flushes import Flushes
+from channels_lite.relay.host import Host
+from channels_lite.relay.wire import (
+    Answer,
+    Copied,
+    Flushed,
+    Heard,
+    Hello,
+    Membership,
+    Message,
+    Messages,
+    Unreadable,
+    decode,
+    encode,
+)
+
+__all__ = ["Envelopes"]
+
+logger = logging.getLogger(__name__)
+
+
+class Envelopes:
+    """Opens them, and hands their content to the layer."""
+
+    def __init__(self, host: Host, flushes: Flushes) -> None:
+        self._host = host
+        self._flushes = flushes
+        #: A fault of this node, because of which no other node receives its messages.
+        self.fault = ""
+
+    def came(self, subject: str, payload: bytes, reply: str) -> None:
+        """See `Listener`."""
+        host = self._host
+        try:
+            message = decode(payload)
+        except Unreadable as error:
+            logger.error("an envelope from the relay to %s was dropped: %s", subject, error)
+            return
+        if isinstance(message, Messages):
+            group = host.subjects.group_of(subject)
+            if not group or message.node != host.node:  # otherwise this node has it already
+                host.receiver.take(group, message.entries)
+        else:
+            host.keep(self._came(message, reply))
+
+    def job_came(self, channel: str, data: bytes, ttl: float) -> None:
+        """See `Listener`."""
+        self._host.receiver.take_job(channel, data, ttl)
+
+    async def _came(self, message: Message, reply: str) -> None:
+        host = self._host
+        if isinstance(message, Membership):
+            await self._answer(reply, Answer(await host.receiver.change(message)))
+        elif isinstance(message, Flushed):
+            await self._flushes.came(message)
+        elif isinstance(message, Heard):
+            self._flushes.heard(message)
+        elif isinstance(message, Hello):
+            await self._met(message.token)
+        elif isinstance(message, Copied) and host.receiver.is_neighbour(host.token):
+            self._is_copied()
+            await self._answer(reply, Answer())
+
+    async def _answer(self, reply: str, answer: Answer) -> None:
+        with suppress(StoreUnavailable):
+            await self._host.connection.do(lambda link: link.answer(reply, encode(answer)))
+
+    async def ask(self, asked: Membership, token: str) -> None:
+        """Asks the process with this token to change one of its memberships.
+
+        Returns when it has, or if there is no such process.  Raises ``StoreUnavailable``.
+        """
+        subject, payload = self._host.subjects.process(token), encode(asked)
+        answer = await self._host.connection.do(lambda link: link.ask(subject, payload))
+        if answer is None:
+            return
+        try:
+            answered = decode(answer)
+        except Unreadable as error:
+            raise StoreUnavailable(f"the process of {asked.channel} answered: {error}") from None
+        if isinstance(answered, Answer) and answered.error:
+            raise StoreUnavailable(f"the process of {asked.channel} says: {answered.error}")
+
+    # Nodes of the same name
+
+    def greet(self, link: Link) -> None:
+        """Tells the processes of this node that another one has connected."""
+        hello = encode(Hello(self._host.node, self._host.token))
+        sent = link.publish([(self._host.subjects.node(self._host.node), hello)], ())
+        sent.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def _met(self, token: str) -> None:
+        """Checks that a process which claims to be of this node uses its database."""
+        host = self._host
+        if token == host.token or host.receiver.is_neighbour(token):
+            return
+        # The process may have ended.  Only one that lives, and has its name, answers.
+        copied, subject = encode(Copied(host.node)), host.subjects.process(token)
+        with suppress(StoreUnavailable):
+            if await host.connection.do(lambda link: link.ask(subject, copied)) is not None:
+                self._is_copied()
+
+    def _is_copied(self) -> None:
+        if not self.fault:
+            self.fault = (
+                f"another node has the same name, {self._host.node}, because one machine is a "
+                "copy of the other, so neither receives the other's messages: delete the file "
+                "that ends in -node beside the database on one of them, and restart its processes"
+            )
+            logger.error("%s", self.fault)

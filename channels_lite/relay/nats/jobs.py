@@ -1,0 +1,259 @@
+"""Plain channels on NATS: JetStream streams, put into by requests and read by pull requests.
+
+A plain channel is one subject of a stream that JetStream keeps in memory, because a job lives for
+only a minute.  A job is delivered once (``max_deliver=1``), so it belongs to its receiver, and is
+acknowledged to make room.  Each capacity has its own stream, because it is a property of a stream.
+
+There is one pull request for each waiting coroutine.  It ends when it is served, or expires.  Then
+another one replaces it while the coroutine waits.
+
+Thread: the relay's loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from channels_lite.clock import ticks
+from channels_lite.errors import StoreUnavailable
+from channels_lite.relay import Settings
+from channels_lite.relay.nats.client import STEP, pub
+from channels_lite.relay.nats.requests import (
+    AGAIN,
+    NO_RESPONDERS,
+    NO_STREAM,
+    Requests,
+    code_of,
+    said_by,
+)
+from channels_lite.relay.nats.streams import Streams
+from channels_lite.relay.wire import escape, unescape
+
+__all__ = ["Jobs"]
+
+# Seconds for which a job is asked for; it is asked for again then.
+PULL = 20.0
+# Seconds within which a job that was taken has made room.
+ACKNOWLEDGED = 0.01
+# JetStream's error of a full subject; the status of a pull request that has expired.
+FULL, EXPIRED = 10077, "408"
+#: What is before the data of a job: seconds that it had to live when it was put.
+TTL = struct.Struct("!d")
+
+
+class Delivery(NamedTuple):
+    """What a subject for acknowledgements says."""
+
+    stream: str
+    sequence: int
+    #: When the job was put, by the server's clock.
+    at: float
+
+    @classmethod
+    def of(cls, reply: str) -> Delivery:
+        """``$JS.ACK.stream.consumer.delivered.sequence...``; two parts more where there are
+        domains."""
+        parts = reply.split(".")[2 if len(reply.split(".")) == 9 else 4 :]
+        return cls(parts[0], int(parts[3]), int(parts[5]) / 1e9)
+
+
+class Jobs:
+    """Owns the requested jobs that have not arrived."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        requests: Requests,
+        streams: Streams,
+        came: Callable[[str, bytes, float], None],
+        keep: Callable[[Coroutine[Any, Any, None]], None],
+    ) -> None:
+        self._prefix = settings.prefix
+        self._expiry = settings.expiry
+        self._requests = requests
+        self._streams = streams
+        #: Hands a job to the layer; and runs a coroutine until the link is lost.
+        self._came = came
+        self._keep = keep
+        #: By plain channel: its capacity, and how many are still wanted.
+        self._wanted: dict[str, tuple[int | None, int]] = {}
+        #: By plain channel: the pull requests under way, one for a job, and until when; they are
+        #: served in their order.
+        self._pulls: dict[str, dict[str, float]] = {}
+        #: Plain channels whose consumer is there.
+        self._made: set[tuple[str, int | None]] = set()
+        #: The smallest difference seen between our clock and the server's time of a job.  A job's
+        #: age is the difference beyond it.
+        self._offset = float("inf")
+
+    # The queues
+
+    def _stream(self, capacity: int | None) -> str:
+        return f"{self._prefix}_jobs_{capacity or 0}"
+
+    def _subject(self, channel: str, capacity: int | None) -> str:
+        return f"{self._prefix}.q.{capacity or 0}.{escape(channel)}"
+
+    async def _make_stream(self, capacity: int | None) -> None:
+        limits: dict[str, Any] = {"max_msgs_per_subject": -1}
+        if capacity is not None:
+            limits = {"max_msgs_per_subject": capacity, "discard_new_per_subject": True}
+        await self._streams.make(
+            self._stream(capacity),
+            {
+                "subjects": [self._subject(">", capacity)],
+                "retention": "workqueue",
+                "storage": "memory",
+                "discard": "new",
+                "max_age": int(self._expiry * 1e9),
+                **limits,
+            },
+        )
+
+    async def _make_consumer(self, channel: str, capacity: int | None) -> None:
+        stream, name = self._stream(capacity), escape(channel)
+        config = {
+            "durable_name": name,
+            "filter_subject": self._subject(channel, capacity),
+            "ack_policy": "explicit",
+            "ack_wait": int(self._expiry * 1e9),
+            "max_deliver": 1,
+            "max_waiting": 10_000,
+            "max_ack_pending": -1,
+            # It forgets what it has delivered, which has expired by then.
+            "inactive_threshold": int((self._expiry + 3600) * 1e9),
+        }
+        what = {"stream_name": stream, "config": config}
+        for _ in range(2):
+            made = await self._requests.api(f"CONSUMER.DURABLE.CREATE.{stream}.{name}", **what)
+            if code_of(made) != NO_STREAM:
+                break
+            await self._make_stream(capacity)
+        if code_of(made):
+            raise StoreUnavailable(f"JetStream refuses the queue {channel}: {said_by(made)}")
+        self._made.add((channel, capacity))
+
+    # Putting
+
+    async def put(self, channel: str, data: bytes, ttl: float, capacity: int | None) -> bool:
+        """False if the stream refuses it: again a moment later, for acknowledgements take one."""
+        if await self._put(channel, data, ttl, capacity):
+            return True
+        await asyncio.sleep(ACKNOWLEDGED)
+        return await self._put(channel, data, ttl, capacity)
+
+    async def _put(self, channel: str, data: bytes, ttl: float, capacity: int | None) -> bool:
+        subject, payload = self._subject(channel, capacity), TTL.pack(ttl) + data
+        answer = await self._requests.ask(subject, payload)
+        if answer.status == NO_RESPONDERS:
+            if self._requests.lack:
+                raise StoreUnavailable(self._requests.lack)
+            await self._make_stream(capacity)
+            answer = await self._requests.ask(subject, payload)
+        if answer.status:
+            raise StoreUnavailable("JetStream does not answer: the stream has no leader yet")
+        said = json.loads(answer.data)
+        if code_of(said) == FULL:
+            return False
+        if code_of(said):
+            raise StoreUnavailable(f"JetStream refuses a job: {said_by(said)}")
+        return True
+
+    # Taking
+
+    async def want(self, channel: str, capacity: int | None, total: int) -> None:
+        """Requests the jobs that are not requested yet."""
+        requests = self._requests
+        self._wanted[channel] = capacity, total
+        pulls = self._pulls.setdefault(channel, {})
+        if total <= len(pulls):
+            return
+        if requests.lack:
+            raise StoreUnavailable(requests.lack)
+        if (channel, capacity) not in self._made:
+            await self._make_consumer(channel, capacity)
+        commands = []
+        request = json.dumps({"batch": 1, "expires": int(PULL * 1e9)}).encode()
+        consumer = f"{self._stream(capacity)}.{escape(channel)}"
+        while len(pulls) < self._wanted.get(channel, (capacity, 0))[1]:
+            number = f"p{requests.number()}"
+            pulls[number] = ticks() + PULL
+            reply = f"{requests.inbox}.{number}"
+            commands.append(pub(f"$JS.API.CONSUMER.MSG.NEXT.{consumer}", request, reply))
+        requests.client.write_only(b"".join(commands))
+
+    def take(self, subject: str, reply: str, payload: bytes) -> None:
+        """Takes a job that the server has delivered."""
+        if self._streams.replicas > 1:
+            self._keep(self._claim(subject, reply, payload))
+        else:
+            self._requests.client.write_only(pub(reply, b""))
+            self._taken(subject, reply, payload, is_ours=True)
+
+    async def _claim(self, subject: str, reply: str, payload: bytes) -> None:
+        """With replicas, a new leader may not know that a job was delivered.  So the process that
+        deletes it from the stream owns it."""
+        delivery = Delivery.of(reply)
+        what = {"seq": delivery.sequence, "no_erase": True}
+        until = ticks() + self._expiry
+        is_ours = False
+        while ticks() < until:
+            try:
+                deleting = self._requests.api(f"STREAM.MSG.DELETE.{delivery.stream}", **what)
+                said = await asyncio.wait_for(deleting, STEP)
+            except (StoreUnavailable, TimeoutError, asyncio.TimeoutError):
+                await asyncio.sleep(AGAIN)  # there is no leader now
+                continue
+            is_ours = bool(said.get("success"))
+            break
+        self._requests.client.write_only(pub(reply, b""))
+        self._taken(subject, reply, payload, is_ours=is_ours)
+
+    def _taken(self, subject: str, reply: str, payload: bytes, *, is_ours: bool) -> None:
+        channel = unescape(subject.rpartition(".")[2])
+        pulls = self._pulls.get(channel)
+        if pulls:
+            del pulls[next(iter(pulls))]
+        capacity, total = self._wanted.get(channel, (None, 0))
+        if not is_ours or len(payload) < TTL.size:
+            self._again(channel, capacity, 0)
+            return
+        self._wanted[channel] = capacity, max(0, total - 1)
+        age = ticks() - Delivery.of(reply).at
+        self._offset = min(self._offset, age)
+        ttl = TTL.unpack_from(payload)[0] - (age - self._offset)
+        self._came(channel, payload[TTL.size :], ttl)
+
+    def ended(self, number: str, status: str) -> None:
+        """A pull request has ended: it has expired, or its consumer is gone."""
+        for channel, pulls in self._pulls.items():
+            if pulls.pop(number, None) is not None:
+                capacity, total = self._wanted.get(channel, (None, 0))
+                if status != EXPIRED:
+                    self._made.discard((channel, capacity))
+                if total > len(pulls):
+                    self._again(channel, capacity, 0 if status == EXPIRED else AGAIN)
+
+    def renew(self) -> None:
+        """Repeats old requests that were never answered."""
+        for channel, pulls in self._pulls.items():
+            late = [number for number, until in pulls.items() if ticks() > until + STEP]
+            for number in late:
+                del pulls[number]
+            capacity, total = self._wanted.get(channel, (None, 0))
+            if late and total > len(pulls):
+                self._again(channel, capacity, 0)
+
+    def _again(self, channel: str, capacity: int | None, after: float) -> None:
+        async def again() -> None:
+            await asyncio.sleep(after)
+            _, total = self._wanted.get(channel, (capacity, 0))
+            with suppress(StoreUnavailable):  # `renew`, or the next link
+                await self.want(channel, capacity, total)
+
+        self._keep(again())

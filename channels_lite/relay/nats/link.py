@@ -1,0 +1,242 @@
+"""A connection to NATS: its subscriptions, its publishes, and what comes.
+
+Thread: the relay's loop.  Requests, jobs and memberships have their own state; this class has that
+of the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any
+
+from channels_lite.errors import StoreUnavailable
+from channels_lite.relay import Listener, Settings
+from channels_lite.relay.nats import servers
+from channels_lite.relay.nats.client import STEP, OrderedClient, pub
+from channels_lite.relay.nats.jobs import Jobs
+from channels_lite.relay.nats.members import Asked, Members
+from channels_lite.relay.nats.requests import NO_RESPONDERS, Requests
+from channels_lite.relay.nats.streams import Streams
+from channels_lite.relay.sockets import cut, let_go
+
+__all__ = ["NatsLink"]
+
+#: The first version whose streams refuse what is over a subject's limit.
+OLDEST = (2, 9)
+
+
+class NatsLink:
+    """See `channels_lite.relay.Link`."""
+
+    def __init__(self, settings: Settings, listener: Listener) -> None:
+        self._settings = settings
+        self._listener = listener
+        self._client = OrderedClient(self._take)
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.max_payload = 1024 * 1024
+        self.engine = "NATS"
+        self._error: Exception | None = None
+        self._last_sid = 0
+        self._sids: dict[str, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._requests = Requests(self._client, settings.token)
+        streams = self._streams = Streams(settings, self._requests)
+        self._jobs = Jobs(settings, self._requests, streams, listener.job_came, self._keep)
+        self._members = Members(settings, self._requests, streams)
+
+    @classmethod
+    def check(cls, settings: Settings) -> None:
+        """Checks the URL and the options of nats-py."""
+        servers.check(settings)
+
+    @property
+    def lack(self) -> str:
+        """See `Link`."""
+        return self._requests.lack
+
+    # The connection
+
+    async def open(self, subjects: Iterable[str]) -> None:
+        """Connects to one of the servers, in any order, so that not all processes are on one."""
+        await self._connect()
+        info = self._client.info
+        self.max_payload = int(info.get("max_payload", self.max_payload))
+        version = str(info.get("version", "0"))
+        self.engine = f"NATS {version}"
+        if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST:
+            raise StoreUnavailable(f"it is nats-server {version}; take 2.9 or later")
+        if not info.get("jetstream"):
+            self._requests.lack = (
+                "nats-server runs without JetStream, so plain channels cannot be used: start it "
+                "with -js"
+            )
+        commands = [self._sub(f"{self._requests.inbox}.*"), *map(self._sub, subjects)]
+        try:
+            await asyncio.wait_for(self._write(b"".join(commands)), STEP)
+        except (TimeoutError, asyncio.TimeoutError):
+            raise StoreUnavailable(f"it did not answer within {STEP:.0f} s") from None
+        if not self.lack:
+            # Nobody waits for it: a cluster may have no leader yet, and who joins makes it, too.
+            self._keep(self._members.make())
+
+    async def _connect(self) -> None:
+        found = servers.servers_of(self._settings.url)
+        random.shuffle(found)
+        for number, server in enumerate(found, start=1):
+            try:
+                await servers.connect(
+                    self._client, self._settings, server, self._on_error, self._on_lost
+                )
+                return
+            except StoreUnavailable:
+                if number == len(found):
+                    raise
+                self._client.drop()
+                self._client = self._requests.client = OrderedClient(self._take)
+
+    def _keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Runs it until the link is lost."""
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _on_error(self, error: Exception) -> None:
+        self._error = error
+
+    async def _on_lost(self) -> None:
+        reason = "the connection was closed"
+        if self._error is not None:
+            reason = str(self._error) or type(self._error).__name__
+        self._lose(reason)
+
+    def _lose(self, reason: str) -> None:
+        if not self.lost.done():
+            self.lost.set_result(reason)
+        for task in self._tasks:
+            task.cancel()
+        error = StoreUnavailable(reason)
+        self._client.fail(error)
+        self._requests.fail(error)
+
+    async def ping(self) -> None:
+        """By the protocol's own."""
+        await self._write(b"")
+        self._jobs.renew()
+
+    async def close(self) -> None:
+        """Ends it, whether the server listens or not."""
+        is_clean = not (self.lost.done() or self._client.is_waiting)
+        self._lose("it was closed")
+        writer = self._client.writer()
+        if not is_clean:
+            cut(writer)
+        closing = asyncio.ensure_future(self._client.close())
+        await asyncio.wait([closing], timeout=0.3)
+        if not closing.done():
+            closing.cancel()
+        elif closing.exception() is not None:
+            self._error = closing.exception()  # type: ignore[assignment]
+        if writer is not None:
+            writer.transport.abort()
+
+    def abandon(self) -> None:
+        """In a forked child."""
+        let_go(self._client.writer())
+
+    # Subjects
+
+    def _write(self, commands: bytes) -> asyncio.Future[None]:
+        """Done when the server has them."""
+        written = self._client.write(commands)
+        if self.lost.done():
+            self._client.fail(StoreUnavailable(self.lost.result()))
+        return written
+
+    def _sub(self, subject: str) -> bytes:
+        self._last_sid += 1
+        self._sids[subject] = self._last_sid
+        return f"SUB {subject} {self._last_sid}\r\n".encode()
+
+    async def subscribe(self, subject: str) -> None:
+        """The server answers in the order in which it is asked."""
+        await self._write(self._sub(subject))
+
+    async def unsubscribe(self, subject: str) -> None:
+        """The reverse."""
+        sid = self._sids.pop(subject, None)
+        if sid is not None:
+            await self._write(f"UNSUB {sid}\r\n".encode())
+
+    def publish(
+        self, parcels: Sequence[tuple[str, bytes]], groups: Sequence[str]
+    ) -> asyncio.Future[dict[str, list[str]]]:
+        """In one piece with the question whether the groups have plain channels in them."""
+        commands = [pub(subject, payload) for subject, payload in parcels]
+        asked: Asked = {}
+        for group in () if self.lack else groups:
+            asked[group], command = self._members.begin(group)
+            commands.append(command)
+        written = self._write(b"".join(commands))
+        return asyncio.ensure_future(self._with_members(written, asked))
+
+    async def _with_members(
+        self, written: asyncio.Future[None], asked: Asked
+    ) -> dict[str, list[str]]:
+        await written
+        return {group: await self._members.finish(group, asked[group]) for group in asked}
+
+    async def ask(self, subject: str, payload: bytes) -> bytes | None:
+        """The server says at once where nobody subscribes."""
+        answer = await self._requests.ask(subject, payload)
+        return None if answer.status == NO_RESPONDERS else answer.data
+
+    async def answer(self, reply: str, payload: bytes) -> None:
+        """To the inbox of who has asked."""
+        await self._write(pub(reply, payload))
+
+    def _take(self, sid: int, subject: str, reply: str, data: bytes, headers: bytes) -> None:
+        """Everything that comes, in the order of the connection."""
+        inbox = self._requests.inbox
+        if subject.startswith(inbox):
+            number = subject[len(inbox) + 1 :]
+            status = headers[9:12].decode("ascii", "replace") if headers else ""
+            if not self._requests.answered(number, data, status):
+                self._jobs.ended(number, status)  # of a pull request, if it is one
+        elif reply.startswith("$JS.ACK."):
+            self._jobs.take(subject, reply, data)
+        else:
+            self._listener.came(subject, data, reply)
+
+    # JetStream
+
+    async def put(self, channel: str, data: bytes, ttl: float, capacity: int | None) -> bool:
+        """By a request."""
+        return await self._jobs.put(channel, data, ttl, capacity)
+
+    async def put_back(self, channel: str, data: bytes, ttl: float, capacity: int | None) -> bool:
+        """As the last one, for a stream has one end."""
+        return await self._jobs.put(channel, data, ttl, capacity)
+
+    async def want(self, channel: str, capacity: int | None, total: int) -> None:
+        """By pull requests."""
+        await self._jobs.want(channel, capacity, total)
+
+    async def join(self, group: str, channel: str, expiry: float) -> None:
+        """For the time that the stream of memberships has."""
+        await self._members.join(group, channel)
+
+    async def leave(self, group: str, channel: str) -> None:
+        """See `Link`."""
+        await self._members.leave(group, channel)
+
+    async def members(self, group: str) -> list[str]:
+        """See `Link`."""
+        return await self._members.of(group)
+
+    async def clear(self) -> None:
+        """Purges all streams of ours."""
+        if not self.lack:
+            await self._streams.clear()

@@ -1,0 +1,99 @@
+"""The connection on which messages come, in the order in which Redis received them.
+
+What is subscribed to is confirmed on it, among the messages.
+
+Thread: the relay's loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import cast
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import RedisError
+
+from channels_lite.errors import StoreUnavailable
+from channels_lite.relay.redis.client import reason_of
+
+__all__ = ["Feed"]
+
+
+class Feed:
+    """Owns the subscriptions and pings that are not confirmed."""
+
+    def __init__(self, came: Callable[[str, bytes], None], lose: Callable[[str], None]) -> None:
+        self._came = came
+        self._lose = lose
+        self._reason = ""
+        self._connection: AbstractConnection | None = None
+        self._waiting: dict[tuple[bytes, str], list[asyncio.Future[None]]] = {}
+
+    def use(self, connection: AbstractConnection) -> None:
+        """Called before the others."""
+        self._connection = connection
+
+    async def read(self) -> None:
+        """Reads messages and confirmations."""
+        connection = cast("AbstractConnection", self._connection)
+        try:
+            while True:
+                kind, *what = await connection.read_response(disconnect_on_error=False)
+                if kind == b"message":
+                    self._came(what[0].decode(), what[1])
+                elif kind in (b"subscribe", b"unsubscribe", b"pong"):
+                    self._confirmed(kind, "" if kind == b"pong" else what[0].decode())
+        except (RedisError, OSError) as error:
+            self._lose(reason_of(error))
+
+    def _confirmed(self, kind: bytes, name: str) -> None:
+        waiting = self._waiting.get((kind, name))
+        if not waiting:
+            return
+        future = waiting.pop(0)
+        if not waiting:
+            del self._waiting[kind, name]
+        if not future.done():
+            future.set_result(None)
+
+    async def subscribe(self, *subjects: str) -> None:
+        """Returns when all are confirmed.  Raises ``StoreUnavailable``."""
+        await self._say("SUBSCRIBE", subjects, subjects, b"subscribe")
+
+    async def unsubscribe(self, *subjects: str) -> None:
+        """The same."""
+        await self._say("UNSUBSCRIBE", subjects, subjects, b"unsubscribe")
+
+    async def ping(self) -> None:
+        """The same, without a subject."""
+        await self._say("PING", (), ("",), b"pong")
+
+    async def _say(
+        self, verb: str, subjects: Sequence[str], names: Sequence[str], kind: bytes
+    ) -> None:
+        connection = cast("AbstractConnection", self._connection)
+        if self._reason:
+            raise StoreUnavailable(self._reason)
+        futures: list[asyncio.Future[None]] = []
+        for name in names:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.setdefault((kind, name), []).append(future)
+            futures.append(future)
+        try:
+            packed = connection.pack_command(verb, *subjects)
+            await connection.send_packed_command(packed, check_health=False)
+        except (RedisError, OSError) as error:
+            self._lose(reason_of(error))
+        for future in futures:
+            await future
+
+    def fail(self, reason: str) -> None:
+        """The connection is lost."""
+        self._reason = reason
+        waiting, self._waiting = self._waiting, {}
+        for futures in waiting.values():
+            for future in futures:
+                if not future.done():
+                    future.set_exception(StoreUnavailable(reason))
+                    future.exception()  # somebody may have stopped to wait

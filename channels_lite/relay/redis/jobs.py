@@ -1,0 +1,91 @@
+"""Plain channels in Redis: a list of jobs, and a list of the processes that wait for one.
+
+One script puts a job: it publishes it to the first waiting process that still subscribes, and
+otherwise appends it to the list, if there is room.  Another script takes jobs, and adds the process
+to the waiting list.  Both use Redis's clock.  So the list holds jobs only while no process waits.
+A job costs its sender one round trip, and its worker at most one.
+
+Thread: the relay's loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from channels_lite.relay import Settings
+from channels_lite.relay.redis.pipeline import Pipeline
+from channels_lite.relay.redis.scripts import PUT, TAKE
+
+__all__ = ["Jobs"]
+
+# Milliseconds for which somebody counts as waiting who has not said so again.
+WAITING = 30_000
+
+
+class Jobs:
+    """Owns the numbers of jobs for which this process waits."""
+
+    def __init__(
+        self, settings: Settings, pipeline: Pipeline, came: Callable[[str, bytes, float], None]
+    ) -> None:
+        self._pipeline = pipeline
+        #: Hands a job to the layer.
+        self._came = came
+        self._token = settings.token
+        self._keys = f"{settings.prefix}:"
+        #: The start of the subjects to which jobs are published.
+        self._subjects = f"{settings.prefix}.j."
+        #: That of this process.
+        self.subject = f"{self._subjects}{self._token}"
+        #: By plain channel: jobs that we are entered for.
+        self._entered: dict[str, int] = {}
+
+    def _queue(self, channel: str) -> list[str]:
+        """Its two keys."""
+        return [f"{self._keys}q:{{{channel}}}", f"{self._keys}w:{{{channel}}}"]
+
+    async def put(
+        self, channel: str, data: bytes, ttl: float, capacity: int | None, *, is_first: bool
+    ) -> bool:
+        """By `PUT`.  False: it is full."""
+        milliseconds = max(1, int(ttl * 1000))
+        what = self._subjects, channel, data, milliseconds, capacity or 0, int(is_first)
+        return bool(await self._pipeline.run(PUT, self._queue(channel), *what))
+
+    async def want(self, channel: str, total: int) -> None:
+        """By `TAKE`, if it is not what we are entered for."""
+        if self._entered.get(channel, 0) != total:
+            await self._enter(channel, total)
+
+    async def renew(self) -> None:
+        """Enters again, because a script may have removed the entry."""
+        for channel, count in list(self._entered.items()):
+            if count:
+                await self._enter(channel, count)
+
+    async def _enter(self, channel: str, total: int) -> None:
+        self._entered[channel] = total
+        what = "", self._token, total, WAITING
+        taking = self._pipeline.run(TAKE, self._queue(channel), *what)
+        # A delivered job belongs to this process, so it is taken even if the caller was cancelled.
+        taking.add_done_callback(lambda _: self._taken(channel, taking))
+        await asyncio.shield(taking)
+
+    def _taken(self, channel: str, taking: asyncio.Future[list[bytes]]) -> None:
+        if taking.cancelled() or taking.exception() is not None:
+            self._entered.pop(channel, None)
+            return
+        found = taking.result()
+        for ttl, data in zip(found[::2], found[1::2], strict=True):
+            self._take(channel, ttl, data)
+
+    def take(self, payload: bytes) -> None:
+        """Takes a job that was published to this process."""
+        ttl, _, rest = payload.partition(b" ")
+        channel, _, data = rest.partition(b" ")
+        self._take(channel.decode(), ttl, data)
+
+    def _take(self, channel: str, ttl: bytes, data: bytes) -> None:
+        self._entered[channel] = max(0, self._entered.get(channel, 0) - 1)
+        self._came(channel, data, int(ttl) / 1000)

@@ -1,0 +1,243 @@
+"""Two connections to Redis: one for requests, and one on which messages come.
+
+Memberships of plain channels are a sorted set for each group, ordered by their expiry.
+
+Thread: the relay's loop.  The connections and the jobs have their own state; this class has that of
+the questions to other processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.sentinel import SentinelConnectionPool
+from redis.exceptions import RedisError
+
+from channels_lite.errors import StoreUnavailable
+from channels_lite.relay import Listener, Settings
+from channels_lite.relay.redis.client import STEP, connect, field_of, pool_of, say
+from channels_lite.relay.redis.feed import Feed
+from channels_lite.relay.redis.jobs import Jobs
+from channels_lite.relay.redis.pipeline import Pipeline
+from channels_lite.relay.redis.scripts import JOIN, MEMBERS, SCRIPTS
+from channels_lite.relay.sockets import cut, let_go
+from channels_lite.relay.wire import Ask, Unreadable, decode_ask, encode_ask
+
+__all__ = ["RedisLink"]
+
+# Bytes of one publish; Redis takes 512 MiB, and every reader has to hold it.
+MAX_PAYLOAD = 64 * 1024 * 1024 + 4096
+#: The first version whose scripts may ask for the time and then write.
+OLDEST = 5
+
+
+class RedisLink:
+    """See `channels_lite.relay.Link`."""
+
+    def __init__(self, settings: Settings, listener: Listener) -> None:
+        self._token = settings.token
+        self._listener = listener
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.max_payload = MAX_PAYLOAD
+        self.engine = "Redis"
+        self.lack = ""
+        self._pool = pool_of(settings)
+        self._connections: list[AbstractConnection] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._pipeline = Pipeline(self._lose)
+        self._feed = Feed(self._came, self._lose)
+        self._jobs = Jobs(settings, self._pipeline, listener.job_came)
+        #: By the number in it, who has asked another process.
+        self._asked: dict[int, asyncio.Future[bytes]] = {}
+        self._last_asked = 0
+        self._keys = f"{settings.prefix}:"
+        self._replies = f"{settings.prefix}.r."
+
+    @classmethod
+    def check(cls, settings: Settings) -> None:
+        """Raises ``ImproperlyConfigured`` for what can be known to be wrong without a server."""
+        try:
+            pool = pool_of(settings)
+            if not isinstance(pool, SentinelConnectionPool):
+                pool.make_connection()  # type: ignore[no-untyped-call]
+        except (TypeError, ValueError, AttributeError, RedisError) as error:
+            raise ImproperlyConfigured(
+                f"CONFIG['relay'] {settings.shown!r} with CONFIG['relay_options'] "
+                f"{sorted(settings.options)} is nothing that redis-py takes: {error}"
+            ) from None
+
+    # The connections
+
+    async def open(self, subjects: Iterable[str]) -> None:
+        """Both, and everything subscribed to."""
+        asking = await self._connect()
+        info = await say(asking, "INFO", "server")
+        version = field_of(info, "valkey_version") or field_of(info, "redis_version") or "0"
+        self.engine = f"{'Valkey' if b'valkey_version' in info else 'Redis'} {version}"
+        if int(version.partition(".")[0]) < OLDEST:
+            raise StoreUnavailable(f"it is {self.engine}; take 5 or later")
+        for script in SCRIPTS.values():
+            await say(asking, "SCRIPT", "LOAD", script)
+        self._feed.use(await self._connect())
+        work = self._pipeline.write(asking), self._pipeline.read(asking), self._feed.read()
+        self._tasks = [asyncio.get_running_loop().create_task(each) for each in work]
+        own = self._jobs.subject, f"{self._replies}{self._token}"
+        try:
+            await asyncio.wait_for(self._feed.subscribe(*own, *subjects), STEP)
+        except (TimeoutError, asyncio.TimeoutError):
+            raise StoreUnavailable(f"it did not answer within {STEP:.0f} s") from None
+
+    async def _connect(self) -> AbstractConnection:
+        connection = await connect(self._pool)
+        self._connections.append(connection)
+        return connection
+
+    def _lose(self, reason: str) -> None:
+        if not self.lost.done():
+            self.lost.set_result(reason)
+        self._pipeline.fail(reason)
+        self._feed.fail(reason)
+        while self._asked:
+            _, future = self._asked.popitem()
+            if not future.done():
+                future.set_exception(StoreUnavailable(reason))
+                future.exception()  # somebody may have stopped to wait
+
+    async def close(self) -> None:
+        """Ends both, whether the server listens or not."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=STEP)
+        is_clean = not (self.lost.done() or self._pipeline.is_waiting)
+        self._lose("it was closed")
+        for connection in self._connections:
+            if not is_clean:
+                cut(getattr(connection, "_writer", None))
+            with suppress(RedisError, OSError):
+                await connection.disconnect(nowait=True)
+
+    def abandon(self) -> None:
+        """In a forked child."""
+        for connection in self._connections:
+            let_go(getattr(connection, "_writer", None))
+
+    async def ping(self) -> None:
+        """On both."""
+        await self._pipeline.ask("PING")
+        await self._feed.ping()
+        await self._jobs.renew()
+
+    # Subjects
+
+    def _came(self, subject: str, payload: bytes) -> None:
+        if subject == self._jobs.subject:
+            self._jobs.take(payload)
+        elif subject.startswith(self._replies):
+            with suppress(Unreadable):
+                ask = decode_ask(payload)
+                future = self._asked.pop(ask.number, None)
+                if future is not None and not future.done():
+                    future.set_result(ask.payload)
+        elif payload[:1] == Ask.MARK:
+            with suppress(Unreadable):
+                ask = decode_ask(payload[1:])
+                self._listener.came(subject, ask.payload, f"{ask.token} {ask.number}")
+        else:
+            self._listener.came(subject, payload, "")
+
+    async def subscribe(self, subject: str) -> None:
+        """Confirmed among what comes."""
+        await self._feed.subscribe(subject)
+
+    async def unsubscribe(self, subject: str) -> None:
+        """The same."""
+        await self._feed.unsubscribe(subject)
+
+    def publish(
+        self, parcels: Sequence[tuple[str, bytes]], groups: Sequence[str]
+    ) -> asyncio.Future[dict[str, list[str]]]:
+        """In one piece with the question which plain channels the groups have."""
+        sent = [self._pipeline.ask("PUBLISH", subject, payload) for subject, payload in parcels]
+        asked = {group: self._pipeline.run(MEMBERS, [self._group(group)]) for group in groups}
+        return asyncio.ensure_future(self._with_members(sent, asked))
+
+    async def _with_members(
+        self, sent: list[asyncio.Future[Any]], asked: dict[str, asyncio.Future[Any]]
+    ) -> dict[str, list[str]]:
+        for each in sent:
+            await each
+        found = {group: await answer for group, answer in asked.items()}
+        return {
+            group: [channel.decode() for channel in channels]
+            for group, channels in found.items()
+            if channels
+        }
+
+    async def ask(self, subject: str, payload: bytes) -> bytes | None:
+        """Redis says how many it was told to."""
+        self._last_asked += 1
+        number = self._last_asked
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._asked[number] = future
+        try:
+            asked = Ask.MARK + encode_ask(Ask(self._token, number, payload))
+            if not await self._pipeline.ask("PUBLISH", subject, asked):
+                return None
+            return await future
+        finally:
+            self._asked.pop(number, None)
+
+    async def answer(self, reply: str, payload: bytes) -> None:
+        """To the process that has asked."""
+        token, _, number = reply.partition(" ")
+        answer = encode_ask(Ask("", int(number), payload))
+        await self._pipeline.ask("PUBLISH", f"{self._replies}{token}", answer)
+
+    # Plain channels
+
+    async def put(self, channel: str, data: bytes, ttl: float, capacity: int | None) -> bool:
+        """At the end."""
+        return await self._jobs.put(channel, data, ttl, capacity, is_first=False)
+
+    async def put_back(self, channel: str, data: bytes, ttl: float, capacity: int | None) -> bool:
+        """To the front, over the capacity if need be."""
+        return await self._jobs.put(channel, data, ttl, None, is_first=True)
+
+    async def want(self, channel: str, capacity: int | None, total: int) -> None:
+        """See `Link`."""
+        await self._jobs.want(channel, total)
+
+    def _group(self, group: str) -> str:
+        return f"{self._keys}g:{group}"
+
+    async def join(self, group: str, channel: str, expiry: float) -> None:
+        """By `JOIN`."""
+        await self._pipeline.run(JOIN, [self._group(group)], channel, int(expiry * 1000))
+
+    async def leave(self, group: str, channel: str) -> None:
+        """Takes it out of the set."""
+        await self._pipeline.ask("ZREM", self._group(group), channel)
+
+    async def members(self, group: str) -> list[str]:
+        """By `MEMBERS`."""
+        found = await self._pipeline.run(MEMBERS, [self._group(group)])
+        return sorted(each.decode() for each in found)
+
+    async def clear(self) -> None:
+        """Deletes the lists of jobs and the sets.  Waiting processes keep waiting."""
+        for kind in "qg":
+            cursor = b"0"
+            while True:
+                pattern = f"{self._keys}{kind}:*"
+                scan = "SCAN", cursor, "MATCH", pattern, "COUNT", 1000
+                cursor, keys = await self._pipeline.ask(*scan)
+                if keys:
+                    await self._pipeline.ask("UNLINK", *keys)
+                if cursor == b"0":
+                    break
