@@ -197,7 +197,7 @@ class Histories:
             return None
         # From when it was sent on, unless it was read late, or its writer has another clock.
         sent_at = min(max(row.created_at, now - self._expiry / 2), now) if is_live else now
-        return HistoryMessage(group, row, data, sent_at + self._expiry, is_live=is_live)
+        return HistoryMessage.of(group, row, data, sent_at + self._expiry, is_live=is_live)
 
     # Into the mailboxes
 
@@ -272,7 +272,8 @@ class Histories:
 
         Call it on a running loop.
         """
-        if self._mailboxes.holds(channel):
+        mailbox = self._mailboxes.get(channel)
+        if mailbox is not None and mailbox.messages:
             return
         loop = asyncio.get_running_loop()
         with self._lock:

@@ -75,7 +75,10 @@ class Outgoing:
 
         Raises ``StoreUnavailable`` if those that need a row cannot be stored.
         """
-        return await self._outbox().send(self.encrypted(envelopes))
+        outbox = self._outbox()
+        envelopes = self.encrypted(envelopes)
+        missed = outbox.hand_over(envelopes)
+        return await outbox.send(envelopes) if missed is None else missed
 
     async def insert(self, envelopes: list[sql.Envelope]) -> int:
         """Like `send`, as rows in the caller's transaction."""
@@ -174,6 +177,10 @@ class Outgoing:
     def wake(self, names: Iterable[str]) -> None:
         """Wakes the processes that receive on these non-local names."""
         reach("after_commit")
+        self.pass_on(names)
+        self._nudge()
+
+    def pass_on(self, names: Iterable[str]) -> None:
+        """Wakes other processes that receive on these names, for rows that are left to them."""
         for name in names:
             hooks.wake(self._source.sidecar_bytes, name)
-        self._nudge()

@@ -19,31 +19,33 @@ from channels_lite.store.history import Remembered
 __all__ = ["HistoryMailboxes", "HistoryMessage"]
 
 
-class HistoryMessage(Message):
+class HistoryMessage(Message, eq=False, gc=False, kw_only=True):
     """A message of a history.  Members in this process that are up to date share one object."""
 
-    __slots__ = ("group", "is_complete", "is_live", "position", "row")
+    group: str
+    row: int
+    #: Its ``history_id``.
+    position: str
+    #: Whether it was sent just now.
+    is_live: bool
+    #: Whether the receiver has got every message before it.
+    is_complete: bool = True
 
-    def __init__(
-        self,
-        group: str,
-        row: Remembered,
-        data: bytes,
-        expires_at: float,
-        *,
-        is_live: bool,
-        is_complete: bool = True,
-    ) -> None:
-        # Ids of rows are those of another table, so flushes go by the time.
-        super().__init__(0, data, expires_at, row.created_at)
-        self.group = group
-        self.row = row.id
-        #: Its ``history_id``.
-        self.position = str(row.position)
-        #: Whether it was sent just now.
-        self.is_live = is_live
-        #: Whether the receiver has got every message before it.
-        self.is_complete = is_complete
+    @classmethod
+    def of(
+        cls, group: str, row: Remembered, data: bytes, expires_at: float, *, is_live: bool
+    ) -> HistoryMessage:
+        """The message of a row."""
+        return cls(
+            0,  # ids of rows are those of another table, so flushes go by the time
+            data,
+            expires_at,
+            row.created_at,
+            group=group,
+            row=row.id,
+            position=str(row.position),
+            is_live=is_live,
+        )
 
     def after_gap(self) -> HistoryMessage:
         """The same for a receiver that has not got every message before it."""

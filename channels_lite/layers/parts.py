@@ -119,6 +119,7 @@ class Parts:
         self._start_sending()
         self._start_receiving()
         self.waiter = self.reader.socket = self._make_waiter(self)
+        self.receiving.watched = self.waiter.watched
 
     def _start_sending(self) -> None:
         occupancy = Occupancy(self._capacities.messages)
@@ -181,6 +182,7 @@ class Parts:
             clock=self.clock,
             decrypt=self._decrypt,
             wake=self.outgoing.wake,
+            pass_on=self.outgoing.pass_on,
             availability=self.availability,
             is_in_memory=self.is_in_memory,
         )
@@ -205,7 +207,6 @@ class Parts:
             cursors=self.cursors,
             claims=self.claims,
             arm=self.arm,
-            is_watched=self._is_watched,
             mark=self.mark,
         )
         self.sweeper = Sweeper(
@@ -294,9 +295,6 @@ class Parts:
     def _start_clock(self, loop: asyncio.AbstractEventLoop) -> None:
         self.waiter.keep_time(loop)
 
-    def _is_watched(self, loop: asyncio.AbstractEventLoop) -> bool:
-        return loop in self.waiter.watched
-
     def _tidy(self, channels: set[str]) -> bool:
         return self.waiter.tidy(channels)
 
@@ -330,6 +328,11 @@ class Parts:
         if signs != {1}:
             self.claims.woken(signs)
 
+    def has_turn(self, channel: str) -> None:
+        """A row may wait on a plain channel, and this process has the turn."""
+        self.stats.wakes += 1
+        self.claims.ask((channel,))
+
     def arm(self, channel: str, loop: asyncio.AbstractEventLoop, *, is_new_name: bool) -> None:
         """A coroutine on ``loop`` begins to wait for ``channel``."""
         is_new_name |= self.waiter.watch(loop)
@@ -342,13 +345,12 @@ class Parts:
         self.reader.is_open = self.claims.is_open = True
         if "!" not in channel:
             # Rows that arrived while no coroutine waited were left to other processes.
-            self.waiter.listen(channel)
-            self.claims.ask((channel,))
+            self.claims.wait(channel, has_turn=self.waiter.listen(channel, loop))
         if is_new_name:
             self.reader.look()
             if self.histories is not None:
                 self.histories.look()
-        loop.call_soon(self.sweeper.sweep)
+            loop.call_soon(self.sweeper.sweep)
 
     def mark(self) -> None:
         """Tells senders which channels are full, and which no longer are."""
@@ -378,5 +380,5 @@ class Parts:
         self.waiter.watch(loop)
         self.reader.is_open = self.claims.is_open = True
         for channel in self.mailboxes.plain_channels():
-            self.waiter.listen(channel)
+            self.waiter.listen(channel, loop)
         self.sweeper.look()

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from channels_lite.store import Execute, writing
 from channels_lite.store.occupancy import Occupancy
 
@@ -46,6 +48,7 @@ __all__ = [
     "requeue",
     "schema_version",
     "table",
+    "waiting",
     "within",
 ]
 
@@ -154,8 +157,7 @@ READ_LIMIT = 1000
 READ_BYTES = 256 * 1024
 
 
-@dataclass(slots=True)
-class Envelope:
+class Envelope(msgspec.Struct, eq=False, gc=False):
     """A message on its way to the channels of one process, or to a plain channel."""
 
     #: The non-local name, and the local parts of the channels, separated by commas.
@@ -449,6 +451,11 @@ class Claimed(NamedTuple):
     generation: int = 0
 
 
+def waiting(execute: Execute, names: Iterable[str], now: float) -> set[str]:
+    """Those of these plain channels that have a row."""
+    return {name for name in names if execute(IS_WAITING, (name, now))[0][0]}
+
+
 def claim(
     execute: Execute, wanted: Mapping[str, int], now: float, *, is_in_transaction: bool
 ) -> dict[str, list[Claimed]]:
@@ -456,11 +463,11 @@ def claim(
 
     Takes the write lock only if a row waits.
     """
-    waiting = [name for name in wanted if execute(IS_WAITING, (name, now))[0][0]]
+    found = waiting(execute, wanted, now)
     claimed = {}
-    is_lone = is_in_transaction or len(waiting) < 2  # a statement is a transaction
+    is_lone = is_in_transaction or len(found) < 2  # a statement is a transaction
     with nullcontext() if is_lone else writing(execute):
-        for name in waiting:
+        for name in found:
             count = wanted[name]
             if count > 1:
                 count = within(READ_BYTES, execute(WAITING_SIZES, (name, now, count)))

@@ -136,8 +136,9 @@ class FrameReceiver:
             if not datagram:  # empty, or shut down
                 break
             try:
-                found = _decoder.decode(datagram)
-                frames += [frame for frame in found if frame.name.endswith(self._names_end)]
+                for frame in _decoder.decode(datagram):
+                    if frame.name.endswith(self._names_end):
+                        frames.append(frame)  # noqa: PERF401 - of a few frames, a list costs more
             except ValueError as error:  # msgspec's
                 logger.error("%d bytes that are not frames were dropped: %s", len(datagram), error)
         return frames
@@ -164,10 +165,13 @@ class Peer:
     """A process that listens, and the last datagrams to it that may be unread."""
 
     def __init__(self, path: str) -> None:
+        self.token = Path(path).name.removesuffix(FRAMES)
         self._socket = _socket()
         self._datagrams: deque[int] = deque(maxlen=QUEUE)
         #: Whether it has left its queue full for some time.
         self.stands_still = False
+        self._holders = 0
+        self._is_closed = False
         try:
             with _address(path) as address:
                 self._socket.connect(address)
@@ -189,12 +193,29 @@ class Peer:
             return self._datagrams[0] - 1 if len(self._datagrams) == QUEUE else 0
         return last
 
-    def duplicate(self) -> socket.socket:
-        """A second descriptor of the socket, for waiting until there is room."""
-        return self._socket.dup()
+    @property
+    def fd(self) -> int:
+        """The descriptor of the socket, for waiting until there is room."""
+        return self._socket.fileno()
+
+    def hold(self) -> None:
+        """Keeps the socket open until `let_go`."""
+        self._holders += 1
+
+    def let_go(self) -> None:
+        """Ends one `hold`."""
+        self._holders -= 1
+        if self._is_closed:
+            self.close()
 
     def close(self) -> None:
-        """Closes the socket."""
+        """Closes the socket, when nobody holds it any more."""
+        self._is_closed = True
+        if not self._holders:
+            self._socket.close()
+
+    def abandon(self) -> None:
+        """Closes the socket at once."""
         self._socket.close()
 
 
