@@ -47,6 +47,7 @@ class Receiving:
         cursors: Cursors,
         claims: Claims,
         arm: Arm,
+        arms_always: bool,
         mark: Callable[[], None],
     ) -> None:
         self._names_end = f"{token}!"
@@ -57,6 +58,8 @@ class Receiving:
         self._claims = claims
         #: Makes sure that a coroutine which begins to wait is woken.
         self._arm = arm
+        #: Whether also where the loop is watched and the name is known, as histories want it.
+        self._arms_always = arms_always
         #: Tells senders which channels are full, and which no longer are.
         self._mark = mark
         #: Messages taken since other coroutines had a turn.
@@ -104,7 +107,12 @@ class Receiving:
             try:
                 # Until it was in line, the sweeper of another loop could forget the name.
                 is_new_name |= is_first and self._own(channel)
-                if is_new_name or loop not in self.watched or "!" not in channel:
+                if (
+                    is_new_name
+                    or self._arms_always
+                    or loop not in self.watched
+                    or "!" not in channel
+                ):
                     self._arm(channel, loop, is_new_name=is_new_name)
                     is_new_name = False
                 await receiver

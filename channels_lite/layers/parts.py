@@ -207,6 +207,7 @@ class Parts:
             cursors=self.cursors,
             claims=self.claims,
             arm=self.arm,
+            arms_always=self.histories is not None,
             mark=self.mark,
         )
         self.sweeper = Sweeper(
