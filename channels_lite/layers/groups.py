@@ -81,9 +81,9 @@ class GroupMethods(BaseChannelLayer):  # type: ignore[misc]
         forget = partial(self._forget, group, channel, has_position=position is not None)
         return await log.join(group, channel, self.group_expiry, position, forget)
 
-    def _forget(self, group: str, channel: str, *, has_position: bool) -> None:
+    def _forget(self, group: str, channel: str, membership: int, *, has_position: bool) -> None:
         if has_position and self._engine.histories is not None:
-            self._engine.histories.forget(group, channel)
+            self._engine.histories.forget(group, channel, membership)
 
     async def group_history(
         self, group: str, after: str | None = None, limit: int | None = None

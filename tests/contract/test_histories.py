@@ -226,6 +226,22 @@ async def test_history_is_trimmed(make, limit, sql):
         assert await is_empty(layer, again)
 
 
+async def test_channel_that_waits_joins_several_groups(make):
+    """Each after its position: looks that come with the one take nothing from the others."""
+    layer, positions = make(), {}
+    for group in ("chat-1", "chat-2", "chat-3"):
+        positions[group] = (await layer.group_history(group)).position
+        await layer.group_send(group, {"group": group, "number": 1})
+    channel = await layer.new_channel()
+    receiving = [asyncio.create_task(received(layer, channel)) for _ in range(6)]
+    for group, position in positions.items():
+        assert await layer.group_add(group, channel, after=position)
+    for group in positions:
+        await layer.group_send(group, {"group": group, "number": 2})
+    got = [(each["group"], each["number"]) for each in await asyncio.gather(*receiving)]
+    assert sorted(got) == [(group, number) for group in positions for number in (1, 2)]
+
+
 async def test_history_is_read_without_joining(make):
     """From a position on, or its end; with a limit, in pages."""
     layer = make()
