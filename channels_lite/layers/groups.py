@@ -13,7 +13,7 @@ from channels_lite.delivery.remembered import HistoryMessage
 from channels_lite.errors import InvalidMessage
 from channels_lite.history import History, Joined, parse
 from channels_lite.layers.engine import Engine
-from channels_lite.layers.keys import HISTORY_ID, HISTORY_IS_COMPLETE, TRACE
+from channels_lite.layers.keys import HISTORY_GROUP, HISTORY_ID, HISTORY_IS_COMPLETE, TRACE
 from channels_lite.process import enter
 from channels_lite.serializers import BaseMessageSerializer, UndecodableMessage
 
@@ -23,13 +23,14 @@ __all__ = ["GroupMethods", "require_no_position", "tell_position"]
 def tell_position(message: dict[str, Any], taken: HistoryMessage) -> None:
     """Adds to a received message where it is in the history."""
     message[HISTORY_ID] = taken.position
+    message[HISTORY_GROUP] = taken.group
     if not taken.is_complete:
         message[HISTORY_IS_COMPLETE] = False
 
 
 def require_no_position(message: Mapping[str, Any]) -> None:
     """Raises ``InvalidMessage`` if it has keys that the layer adds to received messages."""
-    for key in (HISTORY_ID, HISTORY_IS_COMPLETE):
+    for key in (HISTORY_ID, HISTORY_GROUP, HISTORY_IS_COMPLETE):
         if key in message:
             raise InvalidMessage(f"a message to a group with a history must not contain {key}")
 
@@ -115,6 +116,7 @@ class GroupMethods(BaseChannelLayer):  # type: ignore[misc]
                 continue
             message.pop(TRACE, None)
             message[HISTORY_ID] = str(row.position)
+            message[HISTORY_GROUP] = group
             messages.append(message)
         return History(messages, is_complete, str(end))
 

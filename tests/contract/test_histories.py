@@ -73,6 +73,7 @@ async def test_members_of_all_processes_get_one_order(make):
     assert got[0] == got[1]
     ids = [int(message["history_id"].partition("-")[0]) for message in got[0]]
     assert ids == sorted(set(ids))
+    assert {message["history_group"] for message in got[0]} == {"chat"}
 
 
 async def test_one_message_is_one_row(make, sql):
@@ -251,6 +252,7 @@ async def test_history_is_read_without_joining(make):
     assert everything
     last = await layer.group_history("chat", limit=3)
     assert last.messages == everything.messages[-3:]
+    assert {message["history_group"] for message in last.messages} == {"chat"}
     assert last.position == everything.position == everything.messages[-1]["history_id"]
     position, pages = everything.messages[1]["history_id"], []
     while (page := await layer.group_history("chat", after=position, limit=3)).messages:
@@ -325,7 +327,7 @@ async def test_group_without_a_history_has_no_positions(layer):
             await call
 
 
-@pytest.mark.parametrize("key", ["history_id", "history_is_complete"])
+@pytest.mark.parametrize("key", ["history_id", "history_group", "history_is_complete"])
 async def test_keys_of_the_layer_are_refused(layer, key, sql):
     """A message that was received must not be sent on as it is."""
     with pytest.raises(InvalidMessage, match=key):
