@@ -27,8 +27,9 @@ test: .venv/.test
 
 # All amounts of the fault matrix, and what takes too long for `make test`.
 chaos: .venv/.test
-	CHAOS_SCALE=1 $(BIN)/pytest -m "chaos or not chaos" tests/chaos tests/native tests/properties \
-	    tests/processes tests/relay tests/servers --ignore tests/chaos/test_soak.py $(ARGS)
+	CHAOS_SCALE=1 $(BIN)/pytest -m "chaos or not chaos" --ignore tests/chaos/test_soak.py \
+	    tests/chaos tests/native tests/properties tests/processes tests/relay tests/resume \
+	    tests/servers $(ARGS)
 
 soak: .venv/.test
 	CHAOS_SCALE=1 $(BIN)/pytest -m chaos tests/chaos/test_soak.py $(ARGS)

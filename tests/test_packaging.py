@@ -119,6 +119,17 @@ def test_wheel_is_tagged_for_what_it_serves(wheels: Path, tags: str):
     assert re.fullmatch(r"channels_lite/wake/_wakeup" + suffix, module)
 
 
+def test_wheel_has_what_is_not_python(wheel: Path):
+    """Scripts, style sheets, templates and types are in it, every one."""
+    package = ROOT / "channels_lite"
+    files = [
+        path for path in package.rglob("*.*") if path.suffix in {".js", ".css", ".html", ".pyi"}
+    ]
+    assert package / "static/channels_lite/resume.js" in files
+    with ZipFile(wheel) as content:
+        assert {str(path.relative_to(ROOT)) for path in files} <= set(content.namelist())
+
+
 @pytest.mark.parametrize("name", sorted(pythons()))
 def test_extension_works_on_each_python(wheels: Path, tmp_path: Path, name: str):
     """The wheel that pip takes hooks and wakes on this Python, in an environment made for it."""
