@@ -22,7 +22,10 @@ COMMANDS = [(block, command) for block in blocks() for command in block.commands
 FOLLOWED = {
     DOCS / name
     for name in ("tutorial.md", "recipes.md", "checks.md", "deployment.md", "troubleshooting.md")
-} | {DOCS / "testing.md"}  # by tests/testing
+} | {
+    DOCS / "misses-nothing.md",  # by test_misses_nothing.py
+    DOCS / "testing.md",  # by tests/testing
+}
 #: Files that are not Python, so not written and run there, and why.
 NOT_RUN = {
     "/etc/systemd/system/chat.service": "it needs root; systemd itself verifies it",
