@@ -27,7 +27,7 @@ CLIENTS = 4
 # Messages that each sender sends in one go.
 ROUND = 50
 # Seconds until the last message has come to all.
-CATCHING_UP = 20
+CATCHING_UP = 120
 
 COUNTS = ("connections", "twice")
 
