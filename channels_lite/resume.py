@@ -28,6 +28,18 @@ class _Resume:
     channel_name: str
     groups: list[str]
 
+    async def __call__(self, *connection: Any) -> None:
+        """Leaves the groups also where the consumer fails, as it does in a send to a lost client.
+
+        Else each client that is cut off would stay a member, of which Channels takes no leave then.
+        """
+        try:
+            await super().__call__(*connection)  # type: ignore[misc]
+        except BaseException:
+            for group in self.groups:
+                await self.channel_layer.group_discard(group, self.channel_name)
+            raise
+
     def _after(self, group: str) -> str | None:
         """The position of the last message that the client has; it may say anything."""
         query = parse_qs(self.scope["query_string"].decode(errors="replace"))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.browser import browser
+from tests.chaos.conftest import query
 from tests.processes.conftest import (
     TIMEOUT,
     Child,
@@ -23,7 +24,7 @@ from tests.processes.conftest import (
 from tests.resume.proxy import Proxy
 from tests.servers.conftest import Run, Server, free_port, run
 
-__all__ = ["browser", "empty_database", "folder", "run", "start", "write_ahead_log"]
+__all__ = ["browser", "empty_database", "folder", "query", "run", "start", "write_ahead_log"]
 
 SETTINGS = {"DJANGO_SETTINGS_MODULE": "tests.resume.settings"}
 

@@ -17,10 +17,12 @@ import pytest
 
 from tests.browser import until
 from tests.chaos.conftest import SCALE
-from tests.processes.conftest import LAYERS, Child
+from tests.processes.conftest import LAYERS, Child, wait_until
 from tests.resume.client import Client
 from tests.resume.conftest import Site
 from tests.resume.proxy import Proxy
+
+MEMBERS = "SELECT count(*) FROM channels_lite_groupmembership"
 
 SENDERS = 8
 CLIENTS = 4
@@ -31,7 +33,11 @@ CATCHING_UP = 120
 
 COUNTS = ("connections", "twice")
 
+# Messages by which a client may be behind.
+LAG = 2000
+
 Line = tuple[str, int]
+KeepUp = Callable[[int], Awaitable[None]]
 
 
 class Senders:
@@ -55,11 +61,12 @@ class Senders:
         await asyncio.to_thread(child.finish, 120)
         self.sent[by] += ROUND
 
-    async def send_while(self, work: Awaitable[None]) -> None:
-        """Without a pause, until that is done; then once more."""
+    async def send_while(self, work: Awaitable[None], keep_up: KeepUp) -> None:
+        """Until that is done, and once more; waits for whoever is too far behind."""
         task = asyncio.ensure_future(work)
         while not task.done():
             await self.send()
+            await keep_up(self.total - LAG)
         await task
         await self.send()
 
@@ -101,6 +108,15 @@ async def check(senders: Senders, clients: list[Client], capsys: Any, what: str)
         )
 
 
+def all_of(clients: list[Client]) -> KeepUp:
+    """Returns when each has heard so many."""
+
+    async def keep_up(count: int) -> None:
+        await asyncio.gather(*(client.until_heard(count, CATCHING_UP) for client in clients))
+
+    return keep_up
+
+
 @pytest.fixture
 def senders(make_sender: Callable[..., Child], layer: str) -> Senders:
     return Senders([make_sender(layer) for _ in range(SENDERS)])
@@ -126,15 +142,21 @@ async def cut_at_random(clients: list[Client], cuts: int) -> None:
         await random.choice(clients).cut()
 
 
-async def test_random_cuts(make_site: Any, senders: Senders, layer: str, capsys: Any):
-    """Cut off at any moment: while it catches up, in the middle of a message, before it joins."""
+async def test_random_cuts(
+    make_site: Any, senders: Senders, layer: str, query: Callable[[str], Any], capsys: Any
+):
+    """Cut off at any moment: while it catches up, in the middle of a message, before it joins.
+
+    Nothing is left of connections that were cut.
+    """
     sites = await started(make_site, layer, 2)
     clients = [Client("room", lambda: random.choice(sites).port) for _ in range(CLIENTS)]
     cuts = max(40, int(1000 * SCALE))
     async with connected(clients):
-        await senders.send_while(cut_at_random(clients, cuts))
+        await senders.send_while(cut_at_random(clients, cuts), all_of(clients))
         await check(senders, clients, capsys, f"{cuts} cuts, {layer}")
     assert sum(client.cuts for client in clients) == cuts
+    await asyncio.to_thread(wait_until, lambda: query(MEMBERS) == [(0,)])
 
 
 async def kill_at_random(sites: list[Site], times: int) -> None:
@@ -166,8 +188,8 @@ async def test_servers_are_killed_and_deployed(
     clients = [Client("room", lambda: random.choice(sites).port) for _ in range(CLIENTS)]
     kills, deployments = max(2, int(40 * SCALE)), max(1, int(5 * SCALE))
     async with connected(clients):
-        await senders.send_while(kill_at_random(sites, kills))
-        await senders.send_while(roll(sites, deployments))
+        await senders.send_while(kill_at_random(sites, kills), all_of(clients))
+        await senders.send_while(roll(sites, deployments), all_of(clients))
         what = f"{kills} kills, {deployments} rolling restarts, {layer}"
         await check(senders, clients, capsys, what)
 
@@ -185,6 +207,9 @@ async def test_page_while_servers_are_killed_and_deployed(
     def ask(script: str) -> Any:
         return until(browser, script)
 
+    async def keep_up(count: int) -> None:
+        await asyncio.to_thread(ask, f"heard.length >= {count}")
+
     await asyncio.to_thread(browser.get, f"http://127.0.0.1:{proxy.port}/page/?groups=room")
     await asyncio.to_thread(ask, "socket.positions.room")
 
@@ -193,9 +218,9 @@ async def test_page_while_servers_are_killed_and_deployed(
             await asyncio.sleep(random.random())
             await asyncio.to_thread(proxy.cut)
 
-    await senders.send_while(cut(max(10, int(200 * SCALE))))
-    await senders.send_while(kill_at_random(sites, max(2, int(20 * SCALE))))
-    await senders.send_while(roll(sites, max(1, int(3 * SCALE))))
+    await senders.send_while(cut(max(10, int(200 * SCALE))), keep_up)
+    await senders.send_while(kill_at_random(sites, max(2, int(20 * SCALE))), keep_up)
+    await senders.send_while(roll(sites, max(1, int(3 * SCALE))), keep_up)
     heard = await asyncio.to_thread(
         ask, f"heard.length >= {senders.total} && heard.map((m) => [m.by, m.number])"
     )

@@ -197,6 +197,26 @@ async def test_message_without_a_history_has_no_position(layer: Any, consumer: A
         assert await layer.group_channels(group) == []
 
 
+async def test_consumer_that_fails_leaves_its_groups(layer: Any, consumer: Any):
+    """As it fails when it sends to a client that is gone; Channels leaves nothing then."""
+
+    class Failing(consumer):
+        def send(self, *args: Any, **kwargs: Any) -> Any:
+            if "text" in str(args):
+                raise OSError("the client is gone")
+            return super().send(*args, **kwargs)
+
+    communicator = WebsocketCommunicator(Failing.as_asgi(), "/ws/")
+    communicator.scope["query_string"] = b""
+    await communicator.connect(timeout=20)
+    await told(communicator, 2)
+    await say(layer, "room-1", "a")
+    with pytest.raises(OSError, match="gone"):
+        await communicator.receive_output(timeout=20)
+    for group in ("plain", "room-1", "room-2"):
+        assert await layer.group_channels(group) == []
+
+
 async def test_ping_is_answered_and_all_else_is_the_consumers(layer: Any, consumer: Any):
     """The script's question never reaches the application."""
     async with client(consumer) as it:
