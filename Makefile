@@ -28,8 +28,9 @@ test: .venv/.test
 
 # All amounts of the fault matrix, and what takes too long for `make test`.
 chaos: .venv/.test
-	CHAOS_SCALE=1 $(BIN)/pytest -m "chaos or not chaos" tests/chaos tests/native tests/properties \
-	    tests/processes tests/relay tests/servers tests/test_packaging.py --ignore-glob '*/test_soak*' $(ARGS)
+	CHAOS_SCALE=1 $(BIN)/pytest -m "chaos or not chaos" --ignore-glob '*/test_soak*' \
+	    tests/chaos tests/native tests/properties tests/processes tests/relay tests/resume \
+	    tests/servers tests/test_packaging.py $(ARGS)
 
 soak: .venv/.test
 	CHAOS_SCALE=1 $(BIN)/pytest -m chaos tests/chaos/test_soak.py tests/chaos/test_soak_nodes.py $(ARGS)

@@ -39,7 +39,7 @@ class Joined:
 class History:
     """The result of ``group_history``.  It is true if it is complete."""
 
-    #: Each as its receivers get it, with ``history_id``, oldest first.
+    #: Each as its receivers get it, with ``history_id`` and ``history_group``, oldest first.
     messages: list[dict[str, Any]]
     #: Whether all messages after ``after`` were still there.  Without ``after``, always true.
     is_complete: bool

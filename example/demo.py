@@ -165,6 +165,7 @@ def watch(ports: list[int], children: list[subprocess.Popen[bytes]]) -> int:
 def main() -> int:
     """Checks the port, and runs."""
     os.environ["DJANGO_SETTINGS_MODULE"] = "chat.settings"  # whatever the shell had exported
+    os.environ["CHAT_DEBUG"] = "1"
     asked = os.environ.get("PORT", "8000")
     if not (asked.isdecimal() and 0 < int(asked) < 65536):
         say(f"PORT is {asked!r}, but must be a number from 1 to 65535.")

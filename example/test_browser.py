@@ -72,6 +72,7 @@ def say(driver: Any, name: str, text: str, via: str = "websocket") -> None:
     driver.execute_script(
         """const form = document.getElementById("composer");
         form.elements.name.value = arguments[0];
+        form.elements.name.dispatchEvent(new Event("change"));
         form.elements.text.value = arguments[1];
         form.requestSubmit(form.querySelector(`[value=${arguments[2]}]`));""",
         name,
@@ -129,6 +130,22 @@ def test_two_browsers_talk(demo: Demo, tmp_path: Path) -> None:
             until(driver, "document.querySelector('#plot circle.other')")
             # Nothing sticks out sideways.
             assert until(driver, "document.body.scrollWidth <= innerWidth")
+
+        for text in ("While your process is down", "While your page is closed"):
+            if text.endswith("down"):
+                killed = pid_of(ada)
+                ada.execute_script("document.getElementById('restart').click()")
+            else:
+                ada.get("about:blank")
+            say(grace, "Grace", text)
+            assert has_text(grace, text)
+            if text.endswith("closed"):
+                ada.get(f"{demo.address}room/lobby/")
+            assert has_text(ada, text)
+            assert pid_of(ada) != killed
+            until(ada, "expected.length > 0")  # it has looked
+            until(ada, "document.getElementById('missed').textContent == '0'")
+        until(ada, "document.querySelector('#log li.late')")
 
         if target := os.environ.get("SCREENSHOT"):
             path = Path(target)

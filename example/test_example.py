@@ -32,7 +32,7 @@ async def read(client: ClientConnection, kind: str, **values: Any) -> dict[str, 
     async def search() -> dict[str, Any]:
         while True:
             message: dict[str, Any] = json.loads(await client.recv())
-            if message["type"] == kind and values.items() <= message.items():
+            if message.get("type") == kind and values.items() <= message.items():
                 return message
 
     return await asyncio.wait_for(search(), DEADLINE)
@@ -44,10 +44,16 @@ async def say(client: ClientConnection, name: str, text: str) -> None:
 
 @asynccontextmanager
 async def client_at(
-    demo: Demo, room: str, not_at: int = 0
+    demo: Demo, room: str, not_at: int = 0, after: str = ""
 ) -> AsyncIterator[tuple[ClientConnection, int]]:
-    """A client in ``room`` on any process but ``not_at``, and its process."""
+    """A client in ``room`` on any process but ``not_at``, and its process.
+
+    ``after`` is the position of the last message that it has.
+    """
     address = f"{demo.address.replace('http', 'ws', 1)}ws/{room}/"
+    if after:
+        positions = json.dumps({f"room.{room}": after})
+        address += f"?{urllib.parse.urlencode({'after': positions})}"
     for _ in range(TRIES):
         async with connect(
             address, origin=demo.address.rstrip("/"), open_timeout=DEADLINE, proxy=None
@@ -132,6 +138,39 @@ async def test_the_worker_answers_everybody(demo: Demo) -> None:
             assert answer["pid"] not in {pid, other_pid}
 
 
+async def test_a_client_goes_on_where_it_was(demo: Demo) -> None:
+    """What was said while it was away comes first, and in order."""
+    async with client_at(demo, "away") as (one, pid):
+        async with client_at(demo, "away") as (other, _):
+            await say(one, "Ada", "one")
+            position = (await read(other, "message"))["position"]
+        for text in ("two", "three"):
+            await say(one, "Ada", text)
+            await read(one, "message", text=text)
+        async with client_at(demo, "away", not_at=pid, after=position) as (other, _):
+            await say(one, "Ada", "four")
+            texts = [(await read(other, "message"))["text"] for _ in range(3)]
+            assert texts == ["two", "three", "four"]
+
+
+async def test_a_client_restarts_its_process(demo: Demo) -> None:
+    """As by kill -9; its place is taken, and what is said meanwhile is not lost."""
+    async with client_at(demo, "restart") as (one, pid):
+        async with client_at(demo, "restart", not_at=pid) as (other, other_pid):
+            await say(one, "Ada", "one")
+            position = (await read(other, "message"))["position"]
+            before = children_of(demo.process.pid)
+            await other.send(json.dumps({"type": "restart"}))
+            await asyncio.wait_for(other.wait_closed(), DEADLINE)
+            await say(one, "Ada", "two")
+        async with client_at(demo, "restart", after=position) as (other, _):
+            assert (await read(other, "message"))["text"] == "two"
+    until = time.monotonic() + DEADLINE
+    while other_pid in (now := children_of(demo.process.pid)) or len(now) < len(before):
+        assert time.monotonic() < until, now
+        await asyncio.sleep(0.05)
+
+
 async def test_a_probe_is_timed_in_both_processes(demo: Demo) -> None:
     async with two_clients(demo, "probe") as (one, pid, other, _):
         await one.send(json.dumps({"type": "ping", "id": 7}))
@@ -151,7 +190,7 @@ def test_the_example_tests_itself(tmp_path: Path) -> None:
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    assert "Ran 4 tests" in ran.stderr
+    assert "Ran 5 tests" in ran.stderr
 
 
 async def test_two_nodes_hear_each_other(tmp_path: Path) -> None:
@@ -169,6 +208,7 @@ async def test_two_nodes_hear_each_other(tmp_path: Path) -> None:
         for number, node in enumerate((demo, other), start=1):
             _, page = await asyncio.to_thread(ask, node, "GET", "/room/nodes/")
             assert f'id="node">{number}<' in page
+            assert "No history beside a relay" in page
     assert (tmp_path / "node-1" / "channels.sqlite3").exists()
     assert (tmp_path / "node-2" / "channels.sqlite3").exists()
 

@@ -35,6 +35,7 @@ PUBLIC = [
     ("channels_lite.metrics", "DatabaseCollector install view"),
     ("channels_lite.models", "Event GroupMembership GroupMessage"),
     ("channels_lite.otel", "TracedMessage install process"),
+    ("channels_lite.resume", "ResumeMixin SyncResumeMixin"),
     ("channels_lite.router", "ChannelsRouter"),
     (
         "channels_lite.serializers",

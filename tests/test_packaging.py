@@ -122,14 +122,25 @@ def test_wheel_is_tagged_for_what_it_serves(wheels: Path, tags: str):
     assert re.fullmatch(r"channels_lite/wake/_wakeup" + suffix, module)
 
 
-def oldest_and_newest_first() -> list[Any]:
+def test_wheel_has_what_is_not_python(wheel: Path):
+    """Scripts, style sheets, templates and types are in it, every one."""
+    package = ROOT / "channels_lite"
+    files = [
+        path for path in package.rglob("*.*") if path.suffix in {".js", ".css", ".html", ".pyi"}
+    ]
+    assert package / "static/channels_lite/resume.js" in files
+    with ZipFile(wheel) as content:
+        assert {str(path.relative_to(ROOT)) for path in files} <= set(content.namelist())
+
+
+def tried() -> list[Any]:
     """Every Python; those in between are left to ``make chaos``."""
     names = sorted(pythons(), key=version)
     between = pytest.mark.chaos
     return [pytest.param(name, marks=between if name in names[1:-1] else ()) for name in names]
 
 
-@pytest.mark.parametrize("name", oldest_and_newest_first())
+@pytest.mark.parametrize("name", tried())
 def test_extension_works_on_each_python(wheels: Path, tmp_path: Path, name: str):
     """The wheel that pip takes hooks and wakes on this Python, in an environment made for it."""
     if version(name) < (3, 14) and is_free_threaded(name):

@@ -353,13 +353,18 @@ class Histories:
 
     # Upkeep
 
-    def forget(self, group: str, channel: str) -> None:
-        """``channel`` has joined again, after a position, and gets what is after that only."""
+    def forget(self, group: str, channel: str, membership: int) -> None:
+        """``channel`` has joined again, after a position, and gets what is after that only.
+
+        ``membership`` is the id of the new one.
+        """
         with self._lock:
             member = self._roll.member(group, channel)
-            if member is not None:
-                self._roll.remove(member)
-            self._mailboxes.withdraw(channel, group)
+            # If it is the new one, a look has already found it.
+            if member is None or member.id != membership:
+                if member is not None:
+                    self._roll.remove(member)
+                self._mailboxes.withdraw(channel, group)
 
     def flushed(self) -> None:
         """This process has flushed the table."""

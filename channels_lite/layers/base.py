@@ -200,7 +200,8 @@ class BaseSQLiteChannelLayer(GroupMethods):
         """Sends ``message`` to every member of ``group``.  Full members miss it.
 
         If the group has a history (``CONFIG["group_history"]``), it is added to that: members that
-        are full get it later.  Then it must not contain ``history_id`` or ``history_is_complete``.
+        are full get it later.  Then it must not contain ``history_id``, ``history_group`` or
+        ``history_is_complete``, which members find in it.
 
         Raises what ``send`` raises, except ``ChannelFull``.  After ``StoreUnavailable``, members
         that need no row have received the message.

@@ -13,7 +13,7 @@ from channels_lite.delivery.remembered import HistoryMessage
 from channels_lite.errors import InvalidMessage
 from channels_lite.history import History, Joined, parse
 from channels_lite.layers.engine import Engine
-from channels_lite.layers.keys import HISTORY_ID, HISTORY_IS_COMPLETE
+from channels_lite.layers.keys import HISTORY_GROUP, HISTORY_ID, HISTORY_IS_COMPLETE
 from channels_lite.layers.traced import TRACE
 from channels_lite.process import enter
 from channels_lite.serializers import BaseMessageSerializer, UndecodableMessage
@@ -24,13 +24,14 @@ __all__ = ["GroupMethods", "require_no_position", "tell_position"]
 def tell_position(message: dict[str, Any], taken: HistoryMessage) -> None:
     """Adds to a received message where it is in the history."""
     message[HISTORY_ID] = taken.position
+    message[HISTORY_GROUP] = taken.group
     if not taken.is_complete:
         message[HISTORY_IS_COMPLETE] = False
 
 
 def require_no_position(message: Mapping[str, Any]) -> None:
     """Raises ``InvalidMessage`` if it has keys that the layer adds to received messages."""
-    for key in (HISTORY_ID, HISTORY_IS_COMPLETE):
+    for key in (HISTORY_ID, HISTORY_GROUP, HISTORY_IS_COMPLETE):
         if key in message:
             raise InvalidMessage(f"a message to a group with a history must not contain {key}")
 
@@ -85,9 +86,9 @@ class GroupMethods(BaseChannelLayer):  # type: ignore[misc]
         forget = partial(self._forget, group, channel, has_position=position is not None)
         return await log.join(group, channel, self.group_expiry, position, forget)
 
-    def _forget(self, group: str, channel: str, *, has_position: bool) -> None:
+    def _forget(self, group: str, channel: str, membership: int, *, has_position: bool) -> None:
         if has_position and self._engine.histories is not None:
-            self._engine.histories.forget(group, channel)
+            self._engine.histories.forget(group, channel, membership)
 
     async def group_history(
         self, group: str, after: str | None = None, limit: int | None = None
@@ -119,6 +120,7 @@ class GroupMethods(BaseChannelLayer):  # type: ignore[misc]
                 continue
             message.pop(TRACE, None)
             message[HISTORY_ID] = str(row.position)
+            message[HISTORY_GROUP] = group
             messages.append(message)
         return History(messages, is_complete, str(end))
 

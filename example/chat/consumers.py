@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from typing import Any
 
@@ -11,27 +12,41 @@ from channels.exceptions import ChannelFull
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from django.conf import settings
 
-from chat.models import Message, clean, group_of
+from channels_lite.resume import ResumeMixin
+from chat.models import Message, clean, group_of, probes_of
+
+#: Of the latest messages each connection is told the ids, so that the page knows if it missed one.
+LATEST = 200
 
 
-class RoomConsumer(AsyncJsonWebsocketConsumer):
+class RoomConsumer(ResumeMixin, AsyncJsonWebsocketConsumer):
     """One browser in one room."""
 
     async def connect(self) -> None:
-        """Joins the room, and tells the browser which process it has reached."""
+        """Joins the room where the browser was cut off, and tells it which process it reached."""
         self.room: str = self.scope["url_route"]["kwargs"]["room"]
         self.group = group_of(self.room)
-        await self.channel_layer.group_add(self.group, self.channel_name)
         await self.accept()
-        await self.send_json({"type": "hello", "pid": os.getpid(), "node": settings.NODE})
+        if settings.HAS_HISTORY:
+            await self.resume(self.group)
+        else:
+            await self.join(self.group)
+        await self.join(probes_of(self.room))
+        latest = Message.objects.filter(room=self.room).order_by("-id").values_list("id", flat=True)
+        ids = [number async for number in latest[:LATEST]]
+        hello = {"type": "hello", "pid": os.getpid(), "node": settings.NODE}
+        await self.send_json(hello | {"ids": ids, "at": time.time() * 1000})
 
-    async def disconnect(self, code: int) -> None:
-        """Leaves the room."""
-        await self.channel_layer.group_discard(self.group, self.channel_name)
+    async def join(self, group: str) -> None:
+        """Joins what has no history."""
+        self.groups.append(group)  # Channels leaves these when the browser disconnects
+        await self.channel_layer.group_add(group, self.channel_name)
 
     async def receive_json(self, content: Any, **kwargs: Any) -> None:
-        """A line of chat, or a probe of the latency."""
+        """A line of chat, a probe of the latency, or an end of this process."""
         match content:
+            case {"type": "restart"} if settings.DEBUG:
+                os.kill(os.getpid(), signal.SIGKILL)  # uvicorn starts another one
             case {"type": "say", "name": str(name), "text": str(text)}:
                 await self.say(name, text)
             case {"type": "ping", "id": int(number)}:
@@ -56,11 +71,12 @@ class RoomConsumer(AsyncJsonWebsocketConsumer):
         """Sends a probe through the layer to the whole room, this browser included."""
         probe = {"type": "room.ping", "id": number, "sender": self.channel_name, "pid": os.getpid()}
         # Processes on one machine share this clock, so each receiver can measure with it.
-        await self.channel_layer.group_send(self.group, probe | {"sent": time.monotonic()})
+        probes = probes_of(self.room)
+        await self.channel_layer.group_send(probes, probe | {"sent": time.monotonic()})
 
     async def room_message(self, event: dict[str, Any]) -> None:
         """From the group: somebody said something, or the worker answered."""
-        await self.send_json({"type": "message", **event["message"]})
+        await self.pass_on(event, {"type": "message", **event["message"]})
 
     async def room_ping(self, event: dict[str, Any]) -> None:
         """From the group: a probe, ours or another browser's."""

@@ -26,6 +26,7 @@ class Message(models.Model):
     def as_dict(self) -> dict[str, Any]:
         """What the page shows; also the payload sent through the channel layer."""
         return {
+            "id": self.pk,
             "name": self.name,
             "text": self.text,
             "via": self.via,
@@ -35,8 +36,13 @@ class Message(models.Model):
 
 
 def group_of(room: str) -> str:
-    """The group in which everybody in ``room`` is."""
+    """The group in which everybody in ``room`` is.  It has a history."""
     return f"room.{room}"
+
+
+def probes_of(room: str) -> str:
+    """The group for the probes of the latency, which nobody has to catch up with."""
+    return f"probes.{room}"
 
 
 def clean(name: str, text: str) -> dict[str, str] | None:

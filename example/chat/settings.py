@@ -8,7 +8,8 @@ DATA = Path(os.environ.get("EXAMPLE_DATA", BASE / "data"))
 DATA.mkdir(parents=True, exist_ok=True)
 
 SECRET_KEY = "an example on loopback, with nothing to protect"
-DEBUG = False
+# `make demo` sets it: a page may then restart the process that serves it.
+DEBUG = "CHAT_DEBUG" in os.environ
 ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 USE_TZ = True
 ROOT_URLCONF = "chat.urls"
@@ -38,6 +39,11 @@ CHANNEL_LAYERS = {
 NODE = os.environ.get("CHAT_NODE", "")
 if "CHAT_RELAY" in os.environ:
     CHANNEL_LAYERS["default"]["CONFIG"]["relay"] = os.environ["CHAT_RELAY"]
+else:
+    # Rooms remember what was said for a day; there is no history beside a relay.
+    remembered = {"messages": 200, "seconds": 86400}
+    CHANNEL_LAYERS["default"]["CONFIG"]["group_history"] = {"room.*": remembered}
+HAS_HISTORY = "group_history" in CHANNEL_LAYERS["default"]["CONFIG"]
 # Without DEBUG, Django would mail errors instead of showing them.
 LOGGING = {
     "version": 1,

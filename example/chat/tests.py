@@ -33,10 +33,25 @@ class ChatTests(ChannelLayerMixin, TestCase):
             application, "/ws/lobby/", headers=[(b"origin", b"http://localhost")]
         )
         await browser.connect()
-        await browser.receive_json_from()  # hello
+        joined = await browser.receive_json_from()
+        assert (joined["group"], joined["is_complete"]) == (group_of("lobby"), True)
+        assert (await browser.receive_json_from())["type"] == "hello"
         event = {"type": "room.message", "message": {"text": "hello"}}
         await self.channel_layer.group_send(group_of("lobby"), event)
-        assert await browser.receive_json_from() == {"type": "message", "text": "hello"}
+        heard = await browser.receive_json_from()
+        assert (heard["type"], heard["text"]) == ("message", "hello")
+        await browser.disconnect()
+
+    async def test_a_browser_ends_no_process(self) -> None:
+        """Without DEBUG; else this test would end here."""
+        browser = WebsocketCommunicator(
+            application, "/ws/lobby/", headers=[(b"origin", b"http://localhost")]
+        )
+        await browser.connect()
+        await browser.send_json_to({"type": "restart"})
+        await browser.send_json_to({"type": "ping", "id": 7})
+        while (await browser.receive_json_from()).get("id") != 7:
+            pass
         await browser.disconnect()
 
     def test_the_worker_answers_the_room(self) -> None:

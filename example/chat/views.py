@@ -13,19 +13,30 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_POST
 
+import channels_lite
 from chat.models import Message, clean, group_of
 
-HISTORY = 50
-# Two small files, served from memory: the example needs no other web server for them.
-TYPES = {"chat.css": "text/css", "chat.js": "text/javascript"}
-ASSETS = {name: (Path(__file__).parent / "assets" / name).read_bytes() for name in TYPES}
+LATEST = 50
+# Small files, served from memory: the example needs no other web server for them.
+TYPES = {"chat.css": "text/css", "chat.js": "text/javascript", "resume.js": "text/javascript"}
+OURS = Path(channels_lite.__file__).parent / "static" / "channels_lite"
+PLACES = {name: Path(__file__).parent / "assets" for name in TYPES} | {"resume.js": OURS}
+ASSETS = {name: (folder / name).read_bytes() for name, folder in PLACES.items()}
 
 
 def show(request: HttpRequest, room: str) -> HttpResponse:
     """The page of a room, with what was said in it last."""
-    latest = Message.objects.filter(room=room).order_by("-id")[:HISTORY]
-    state = {"pid": os.getpid(), "room": room, "messages": [m.as_dict() for m in reversed(latest)]}
+    group = group_of(room)
+    positions = {}
+    if settings.HAS_HISTORY:
+        # Before the lines are read: what is said in between is in both, and never in neither.
+        history = async_to_sync(get_channel_layer().group_history)(group, limit=1)
+        positions[group] = history.position
+    latest = Message.objects.filter(room=room).order_by("-id")[:LATEST]
+    messages = [message.as_dict() for message in reversed(latest)]
+    state = {"pid": os.getpid(), "room": room, "messages": messages, "positions": positions}
     context = {"room": room, "state": state, "node": settings.NODE}
+    context |= {"has_history": settings.HAS_HISTORY, "debug": settings.DEBUG}
     return render(request, "chat/room.html", context)
 
 

@@ -73,6 +73,7 @@ async def test_members_of_all_processes_get_one_order(make):
     assert got[0] == got[1]
     ids = [int(message["history_id"].partition("-")[0]) for message in got[0]]
     assert ids == sorted(set(ids))
+    assert {message["history_group"] for message in got[0]} == {"chat"}
 
 
 async def test_one_message_is_one_row(make, sql):
@@ -226,6 +227,22 @@ async def test_history_is_trimmed(make, limit, sql):
         assert await is_empty(layer, again)
 
 
+async def test_channel_that_waits_joins_several_groups(make):
+    """Each after its position: looks that come with the one take nothing from the others."""
+    layer, positions = make(), {}
+    for group in ("chat-1", "chat-2", "chat-3"):
+        positions[group] = (await layer.group_history(group)).position
+        await layer.group_send(group, {"group": group, "number": 1})
+    channel = await layer.new_channel()
+    receiving = [asyncio.create_task(received(layer, channel)) for _ in range(6)]
+    for group, position in positions.items():
+        assert await layer.group_add(group, channel, after=position)
+    for group in positions:
+        await layer.group_send(group, {"group": group, "number": 2})
+    got = [(each["group"], each["number"]) for each in await asyncio.gather(*receiving)]
+    assert sorted(got) == [(group, number) for group in positions for number in (1, 2)]
+
+
 async def test_history_is_read_without_joining(make):
     """From a position on, or its end; with a limit, in pages."""
     layer = make()
@@ -235,6 +252,7 @@ async def test_history_is_read_without_joining(make):
     assert everything
     last = await layer.group_history("chat", limit=3)
     assert last.messages == everything.messages[-3:]
+    assert {message["history_group"] for message in last.messages} == {"chat"}
     assert last.position == everything.position == everything.messages[-1]["history_id"]
     position, pages = everything.messages[1]["history_id"], []
     while (page := await layer.group_history("chat", after=position, limit=3)).messages:
@@ -309,7 +327,7 @@ async def test_group_without_a_history_has_no_positions(layer):
             await call
 
 
-@pytest.mark.parametrize("key", ["history_id", "history_is_complete"])
+@pytest.mark.parametrize("key", ["history_id", "history_group", "history_is_complete"])
 async def test_keys_of_the_layer_are_refused(layer, key, sql):
     """A message that was received must not be sent on as it is."""
     with pytest.raises(InvalidMessage, match=key):

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser import browser
 from tests.docs.pages import DOCS, blocks
 from tests.docs.project import SERVES, Project
+
+__all__ = ["browser"]
 
 
 @pytest.fixture

@@ -29,7 +29,10 @@ FOLLOWED = {
         "troubleshooting.md",
         "scaling.md",
     )
-} | {DOCS / "testing.md"}  # by tests/testing
+} | {
+    DOCS / "misses-nothing.md",  # by test_misses_nothing.py
+    DOCS / "testing.md",  # by tests/testing
+}
 #: Files that are not Python, so not written and run there, and why.
 NOT_RUN = {
     "/etc/systemd/system/chat.service": "it needs root; systemd itself verifies it",

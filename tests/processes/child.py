@@ -65,6 +65,10 @@ def close() -> None:
     on_loop(layer.close())
 
 
+def clean_expired() -> int:
+    return on_loop(layer.clean_expired())
+
+
 def group_add(group: str, channel: str, after: str | None = None) -> Any:
     joined = on_loop(layer.group_add(group, channel, after))
     return joined and [joined.is_complete, joined.position]
@@ -471,9 +475,9 @@ def send_around_commit(channel: str) -> None:
         tell(channel, {"number": 1})
 
 
-def stream(group: str, by: str, count: int) -> None:
+def stream(group: str, by: str, count: int, first: int = 0) -> None:
     """Sends so many to the group, as a script does."""
-    for number in range(count):
+    for number in range(first, first + count):
         message = {"type": "room.message", "content": {"by": by, "number": number}}
         async_to_sync(layer.group_send)(group, message)
 

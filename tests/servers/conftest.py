@@ -49,6 +49,10 @@ class Server:
         """To the process that was started, as a service manager does."""
         self._process.send_signal(number)
 
+    def wait(self) -> None:
+        """Until the process that was started has ended."""
+        self._process.wait(TIMEOUT)
+
     def is_gone(self) -> bool:
         """Whether nothing is left, neither of it nor of what it has started."""
         self._process.poll()

@@ -15,7 +15,10 @@ function paint(element, pid) {
 
 const VIA = { websocket: "", post: "by POST", worker: "runworker" };
 
+const shown = new Map(); // id -> item of the log
+
 function show(message) {
+  if (shown.has(message.id)) return markLate(shown.get(message.id)); // it is part of the page
   const log = $("log");
   const isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 60;
   const item = document.createElement("li");
@@ -34,7 +37,27 @@ function show(message) {
   add("time", "", at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }));
   add("p", "text", message.text);
   log.append(item);
+  if (message.id) shown.set(message.id, item); // the worker's answers have none
+  if (message.at < connectedAt) markLate(item);
+  countMissed();
   if (isAtEnd) log.scrollTop = log.scrollHeight;
+}
+
+// What was said while this page was away, and came when it was back.
+
+function markLate(item) {
+  if (item.classList.contains("late")) return;
+  item.classList.add("late");
+  $("late").textContent = Number($("late").textContent) + 1;
+}
+
+// What the database has since the first line of this page, and the page has not.
+
+let expected = []; // ids
+
+function countMissed() {
+  const first = state.messages[0]?.id ?? 0;
+  $("missed").textContent = expected.filter((id) => id >= first && !shown.has(id)).length;
 }
 
 function notice(text) {
@@ -48,31 +71,41 @@ function notice(text) {
 // WebSocket
 
 let socket;
-const isOpen = () => socket && socket.readyState === WebSocket.OPEN;
+let connectedAt = 0; // by the server's clock, which the messages go by
 
 function connect() {
-  const mine = new WebSocket(`${location.origin.replace("http", "ws")}/ws/${state.room}/`);
-  socket = mine;
-  mine.onmessage = (event) => {
-    const message = JSON.parse(event.data);
-    if (message.type === "hello") paint($("socket"), message.pid);
+  // It comes back by itself, and goes on where it was, also when the page is opened again.
+  socket = new ResumingSocket(`/ws/${state.room}/`, {
+    positions: state.positions,
+    storage: sessionStorage,
+  });
+  socket.onmessage = (message) => {
+    if (message.type === "hello") greet(message);
     else if (message.type === "message") show(message);
     else if (message.type === "notice") notice(message.text);
     else if (message.type === "pong") measure(message);
   };
-  mine.onclose = () => {
-    if (socket !== mine) return; // replaced by "Reconnect"
+  socket.onclose = () => {
     $("socket").textContent = "offline";
     delete $("socket").dataset.pid;
-    setTimeout(connect, 1000);
   };
 }
 
+function greet(hello) {
+  paint($("socket"), hello.pid);
+  connectedAt = hello.at;
+  setTimeout(() => {
+    expected = hello.ids; // by now all that was missed has come
+    countMissed();
+  }, 1000);
+}
+
 $("reconnect").onclick = () => {
-  const old = socket;
+  socket.close();
   connect();
-  old.close();
 };
+
+if ($("restart")) $("restart").onclick = () => socket.send({ type: "restart" });
 
 $("go").onsubmit = (event) => {
   event.preventDefault();
@@ -86,9 +119,7 @@ $("composer").onsubmit = async (event) => {
   if (event.submitter?.value === "post") {
     const answer = await fetch("post/", { method: "POST", body: new FormData(form) }).catch(() => 0);
     if (!answer.ok) return notice("The message was not posted.");
-  } else if (isOpen()) {
-    socket.send(JSON.stringify({ type: "say", name: name.value, text: text.value }));
-  } else {
+  } else if (!socket.send({ type: "say", name: name.value, text: text.value })) {
     return notice("Not connected; trying again.");
   }
   text.value = "";
@@ -105,10 +136,10 @@ let number = 0;
 
 setInterval(() => {
   // Browsers slow down hidden tabs, which would show as latency of the layer.
-  if (document.hidden || !isOpen()) return;
+  if (document.hidden) return;
   if (sent.size > 100) sent.clear(); // probes of connections that are gone
-  sent.set(++number, performance.now());
-  socket.send(JSON.stringify({ type: "ping", id: number }));
+  const began = performance.now();
+  if (socket.send({ type: "ping", id: ++number })) sent.set(number, began);
 }, 500);
 
 function measure(pong) {
