@@ -353,17 +353,12 @@ class Histories:
 
     # Upkeep
 
-    def forget(self, group: str, channel: str, membership: int) -> None:
-        """``channel`` has joined again, after a position, and gets what is after that only.
-
-        ``membership`` is the id of the new one.
-        """
+    def forget(self, group: str, channel: str, but: int) -> None:
+        """Forgets an earlier membership than ``but``: messages come after the new position."""
         with self._lock:
             member = self._roll.member(group, channel)
-            # If it is the new one, a look has already found it.
-            if member is None or member.id != membership:
-                if member is not None:
-                    self._roll.remove(member)
+            if member is not None and member.id < but:
+                self._roll.remove(member)
                 self._mailboxes.withdraw(channel, group)
 
     def flushed(self) -> None:

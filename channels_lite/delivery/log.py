@@ -155,11 +155,11 @@ class Log:
         channel: str,
         expiry: float,
         position: Position | None,
-        and_then: Callable[[int], None],
+        and_then: Callable[[str, str, int], None],
     ) -> Joined:
         """Makes ``channel`` a member, from ``position`` or from now on.
 
-        Then calls ``and_then`` with the id of the membership.
+        Calls ``and_then`` then, with the id of the membership.
         """
         now = self._clock.now() or await self._generations.ask()
 
@@ -176,7 +176,7 @@ class Log:
                 )
 
         def tell(joined: tuple[Joined, int]) -> None:
-            and_then(joined[1])
+            and_then(group, channel, joined[1])
             self._outgoing.wake([split(channel)[0]])
 
         return (await self._outgoing.write(operation, tell))[0]

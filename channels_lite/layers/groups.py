@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 from channels.layers import BaseChannelLayer
@@ -83,12 +83,8 @@ class GroupMethods(BaseChannelLayer):  # type: ignore[misc]
         if position is not None and "!" not in channel:
             raise ValueError(f"{channel} is a plain channel, which cannot join after a position")
         self._engine.has_joined = True
-        forget = partial(self._forget, group, channel, has_position=position is not None)
+        forget = self._engine.forget_membership
         return await log.join(group, channel, self.group_expiry, position, forget)
-
-    def _forget(self, group: str, channel: str, membership: int, *, has_position: bool) -> None:
-        if has_position and self._engine.histories is not None:
-            self._engine.histories.forget(group, channel, membership)
 
     async def group_history(
         self, group: str, after: str | None = None, limit: int | None = None

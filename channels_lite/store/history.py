@@ -175,13 +175,13 @@ def join(
 ) -> tuple[Joined, int]:
     """Makes the channel a member from ``position`` on, or from now on.  Call it in a transaction.
 
-    Without a position, an existing membership is only renewed.  Also returns the membership's id.
+    Without a position, an existing membership is only renewed.  Returns also its id.
     """
     is_complete = position is None or is_known(execute, group, position)
     execute(END, (group, channel, now, position is not None))
     begins = position if position is not None and is_complete else None
-    after_id = None if begins is None else begins.id
-    [(membership,)] = execute(JOIN, (group, channel, expires_at, now, after_id))
+    first = None if begins is None else begins.id
+    [(membership,)] = execute(JOIN, (group, channel, expires_at, now, first))
     return Joined(is_complete, str(begins or here(execute, group, now))), membership
 
 
