@@ -33,6 +33,17 @@ def _is_capacities(value: object) -> bool:
     )
 
 
+def _is_history(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(pattern, (str, re.Pattern))
+        and isinstance(limit, Mapping)
+        and set(limit) == {"messages", "seconds"}
+        and _is_count(limit["messages"])
+        and _is_number(limit["seconds"])
+        for pattern, limit in value.items()
+    )
+
+
 def _is_keys(value: object) -> bool:
     return isinstance(value, (list, tuple)) and all(isinstance(key, (str, bytes)) for key in value)
 
@@ -42,6 +53,11 @@ _COUNT = (_is_count, "a positive integer")
 _TEXT = (lambda value: isinstance(value, str), "a string")
 _FLAG = (lambda value: isinstance(value, bool), "True or False")
 _CAPACITIES = (_is_capacities, "a dict that maps globs or compiled patterns to positive integers")
+_HISTORY = (
+    _is_history,
+    'a dict that maps globs or compiled patterns to {"messages": number, "seconds": number}, both '
+    "positive",
+)
 _OPTIONS = (lambda value: isinstance(value, Mapping), "a dict")
 _KEYS = (_is_keys, "a list of strings or bytes")
 
@@ -67,6 +83,10 @@ class Config:
     channel_capacity: Mapping[str | re.Pattern[str], int] | None = _key(None, _CAPACITIES)
     #: Seconds after which a channel leaves a group, counted from its last ``group_add``.
     group_expiry: float = _key(86400, _SECONDS)
+    #: The groups that keep a history.  Each key is a glob or a compiled pattern for the group's
+    #: name; the first match applies.  Each value is ``{"messages": n, "seconds": s}``: a group
+    #: keeps its last n messages for s seconds.  Not together with ``relay``.
+    group_history: Mapping[str | re.Pattern[str], Mapping[str, float]] | None = _key(None, _HISTORY)
     #: Seconds between two reads of the table.  If this is ``None``, a layer that polls reads every
     #: 0.1 s.  The notify layer reads when it is woken, and as a fallback every 5 s.
     polling_interval: float | None = _key(None, _SECONDS)
@@ -109,6 +129,11 @@ class Config:
                     f"{layer}: CONFIG[{name!r}] must be {what}, but is {value!r}."
                 )
         config = cls(**values)
+        if config.group_history and config.relay is not None:
+            raise ImproperlyConfigured(
+                f"{layer}: CONFIG['group_history'] does not work with CONFIG['relay'] yet; remove "
+                "one of them."
+            )
         config._check_database(layer)
         return config
 

@@ -5,6 +5,7 @@ settings.  The others are::
 
     InvalidMessage (TypeError, AssertionError)
     ForeignChannel (ValueError, AssertionError)
+    InvalidPosition (ValueError)
     StoreUnavailable (django.db.OperationalError)
 
 Two of them are also an ``AssertionError``, because other layers raise that, with ``assert``.  Ours
@@ -13,7 +14,7 @@ are also raised under ``python -O``.
 
 from django.db import OperationalError
 
-__all__ = ["ForeignChannel", "InvalidMessage", "StoreUnavailable"]
+__all__ = ["ForeignChannel", "InvalidMessage", "InvalidPosition", "StoreUnavailable"]
 
 
 class InvalidMessage(TypeError, AssertionError):
@@ -22,6 +23,10 @@ class InvalidMessage(TypeError, AssertionError):
 
 class ForeignChannel(ValueError, AssertionError):
     """``receive()`` on a process-local channel that another process or layer created."""
+
+
+class InvalidPosition(ValueError):
+    """``after`` is not the ``history_id`` of a message, nor a ``position``, of any group."""
 
 
 class StoreUnavailable(OperationalError):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 else:
     _Field = models.Field
 
-__all__ = ["Boot", "Event", "GroupMembership", "UnixTimeField"]
+__all__ = ["Boot", "Event", "GroupHistory", "GroupMembership", "GroupMessage", "UnixTimeField"]
 
 
 def _moment(text: str) -> datetime:
@@ -132,6 +132,11 @@ class GroupMembership(models.Model):
     channel_name: models.CharField[str, str] = models.CharField(max_length=100)
     expires_at = UnixTimeField()
     joined_at = UnixTimeField(default=clock.now, editable=False)
+    # In a group with a history: the id after which the channel gets messages.  None: those that
+    # are sent after its process has noticed the membership.
+    after_id: models.BigIntegerField[int | None, int | None] = models.BigIntegerField(
+        null=True, default=None, editable=False
+    )
 
     class Meta:
         # group_send uses its index, too.
@@ -139,6 +144,45 @@ class GroupMembership(models.Model):
 
     def __str__(self) -> str:
         return f"{self.channel_name} in {self.group_name}"
+
+
+class GroupMessage(models.Model):
+    """A message in the history of a group, which members receive from here.
+
+    ``id`` grows in the order of commits, and is never reused.  A row is deleted when the group has
+    enough newer ones, or when it is too old (``group_history``).  Do not delete single rows: the
+    layer could not tell clients that they are gone.
+    """
+
+    group_name: models.CharField[str, str] = models.CharField(max_length=100)
+    created_at = UnixTimeField(default=clock.now, editable=False)
+    data: models.BinaryField[bytes, bytes] = models.BinaryField()
+
+    class Meta:
+        # SQLite ends every index with the rowid, so it is sorted by id within a group.
+        indexes = (models.Index(name="channels_lite_history_group", fields=["group_name"]),)
+
+    def __str__(self) -> str:
+        return f"{self.group_name} #{self.pk}"
+
+
+class GroupHistory(models.Model):
+    """Up to where the history of a group was deleted.
+
+    There is a row if anything was deleted, or if a channel has joined before the first message:
+    then ``trimmed_id`` is 0, and the stamp is the time of that.
+    """
+
+    group_name = models.CharField(max_length=100, primary_key=True)
+    trimmed_id = models.BigIntegerField(default=0)
+    stamp = models.BigIntegerField(default=0)
+    changed_at = UnixTimeField(default=clock.now, editable=False)
+
+    class Meta:
+        verbose_name_plural = "group histories"
+
+    def __str__(self) -> str:
+        return f"{self.group_name} after #{self.trimmed_id}"
 
 
 class Boot(models.Model):

@@ -17,7 +17,7 @@ ROOT = Path(channels_lite.__file__).parent
 # modules at the top that all need, "django" for those that Django looks for by their names.
 PACKAGES = ["", "store", "wake", "relay", "delivery", "layers", "monitor", "django"]
 TOP = {
-    "__init__", "clock", "config", "errors", "failpoints", "loops", "names", "process",
+    "__init__", "clock", "config", "errors", "failpoints", "history", "loops", "names", "process",
     "serializers", "signals",
 }  # fmt: skip
 # Within a function, for Django imports `apps` before there are models.
@@ -25,14 +25,15 @@ LATE = {"apps", "checks", "management.commands.channels_lite", "wake.hooks"}
 
 PUBLIC = [
     ("channels_lite", "__version__"),
-    ("channels_lite.errors", "ForeignChannel InvalidMessage StoreUnavailable"),
+    ("channels_lite.errors", "ForeignChannel InvalidMessage InvalidPosition StoreUnavailable"),
     ("channels_lite.health", "live ready"),
+    ("channels_lite.history", "History Joined"),
     ("channels_lite.layers.aio", "AIOSQLiteChannelLayer"),
     ("channels_lite.layers.base", "BaseSQLiteChannelLayer"),
     ("channels_lite.layers.core", "SQLiteChannelLayer"),
     ("channels_lite.layers.notify", "NotifyChannelLayer"),
     ("channels_lite.metrics", "DatabaseCollector install view"),
-    ("channels_lite.models", "Event GroupMembership"),
+    ("channels_lite.models", "Event GroupMembership GroupMessage"),
     ("channels_lite.otel", "TracedMessage install process"),
     ("channels_lite.router", "ChannelsRouter"),
     (

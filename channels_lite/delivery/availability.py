@@ -14,11 +14,11 @@ from channels_lite import signals
 from channels_lite.clock import ticks
 from channels_lite.delivery.stats import Stats
 
-__all__ = ["CLAIMS", "LOOKS", "Availability"]
+__all__ = ["CLAIMS", "HISTORIES", "LOOKS", "Availability"]
 
 logger = logging.getLogger(__name__)
 
-LOOKS, CLAIMS = "looks", "claims"
+LOOKS, CLAIMS, HISTORIES = "looks", "claims", "histories"
 # Looks without a row after which wake-ups are handled with a delay.  A few are normal: one look
 # handles several wake-ups, or another process takes the row.
 FRUITLESS = 200
@@ -51,7 +51,7 @@ class Availability:
         self.last_message = ticks()
 
     def worked(self, what: str, *, has_found: bool) -> None:
-        """``what``, LOOKS or CLAIMS, worked, and whether it found a message."""
+        """``what``, LOOKS, CLAIMS or HISTORIES, worked, and whether it found a message."""
         self.has_no_error(what)
         by_clock, self.is_by_clock = self.is_by_clock, False
         if has_found:

@@ -56,7 +56,7 @@ class Groups:
             known = None
         if known is not None and database is not None and database == known.database:
             return known.members
-        version = self._version(execute, group)
+        version = self.version(execute, group)
         if known is not None and version is not None and version == known.version:
             known = replace(known, database=database)
         else:
@@ -67,7 +67,7 @@ class Groups:
             self._remember(group, known)
         return known.members
 
-    def _version(self, execute: Execute, group: str) -> tuple[int, int] | None:
+    def version(self, execute: Execute, group: str) -> tuple[int, int] | None:
         """A value that never recurs after a membership of the group has changed.
 
         It includes the schema's version, because restored triggers do not know earlier changes.

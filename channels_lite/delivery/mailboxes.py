@@ -139,7 +139,7 @@ class Mailboxes:
                 message = self._pop(channel, mailbox)
                 if message.expires_at > now:
                     return message
-                self._stats.expired += 1
+                self._has_expired(channel, mailbox, message)
             return None
 
     def wait(
@@ -259,8 +259,11 @@ class Mailboxes:
 
     def _drop_expired(self, channel: str, mailbox: Mailbox, now: float) -> None:
         while mailbox.messages and mailbox.messages[0].expires_at <= now:
-            self._pop(channel, mailbox)
-            self._stats.expired += 1
+            self._has_expired(channel, mailbox, self._pop(channel, mailbox))
+
+    def _has_expired(self, channel: str, mailbox: Mailbox, message: Message) -> None:
+        """``message`` was taken out because it has expired."""
+        self._stats.expired += 1
 
     def _pop(self, channel: str, mailbox: Mailbox) -> Message:
         self._messages -= 1

@@ -22,6 +22,7 @@ from channels_lite.delivery.frames import FrameSender
 from channels_lite.delivery.outbox import Operation, Outbox, T
 from channels_lite.failpoints import reach
 from channels_lite.loops import call_on, settle
+from channels_lite.names import token_of
 from channels_lite.serializers import BaseMessageSerializer
 from channels_lite.store import Execute, Outcome, Store, sql
 from channels_lite.store.connection import Source
@@ -157,6 +158,8 @@ class Outgoing:
 
     def _put_batch(self, batch: sql.Batch) -> None:
         """W3, after each commit of this layer.  For other commits, the hooks do it."""
+        if batch.woken:
+            self.wake({token_of(name): name for name in batch.woken}.values())
         if not batch.inserted:
             return
         if batch.is_rewound or batch.generation != self._clock.generation:

@@ -130,6 +130,7 @@ class Sending:
         """Ends a membership, if there is one; calls ``and_then`` then."""
 
         def operation(execute: Execute, batch: sql.Batch) -> None:
+            batch.members.pop(group, None)
             sql.leave(execute, group, channel)
 
         await self._outgoing.write(operation, and_then)

@@ -38,5 +38,11 @@ class Stats:
     relay_received: int = 0
     #: Messages that other nodes missed because the engine was away, and jobs that were lost.
     relay_missed: int = 0
+    #: In groups with a history: messages appended, replayed to members that were behind, and
+    #: deleted; and members that were told that messages are gone.
+    appended: int = 0
+    replayed: int = 0
+    trimmed: int = 0
+    gaps: int = 0
     #: If set, called for each message with the seconds from ``send()`` to ``receive()``.
     observe: Callable[[float], None] | None = None

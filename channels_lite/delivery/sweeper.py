@@ -18,9 +18,11 @@ from channels_lite.delivery.availability import Availability
 from channels_lite.delivery.claims import Claims
 from channels_lite.delivery.cursors import Cursors
 from channels_lite.delivery.frames import FrameSender
+from channels_lite.delivery.histories import Histories
 from channels_lite.delivery.plain import AllMailboxes
 from channels_lite.delivery.reader import Reader
 from channels_lite.delivery.stats import Stats
+from channels_lite.history import Limits
 from channels_lite.loops import soon
 from channels_lite.store import Outcome, Store
 from channels_lite.store.upkeep import KEPT, Sweep
@@ -59,6 +61,8 @@ class Sweeper:
         cursors: Cursors,
         reader: Reader,
         claims: Claims,
+        histories: Histories | None,
+        limits: Limits | None,
         frames: FrameSender,
         availability: Availability,
         mark: Callable[[], None],
@@ -77,6 +81,9 @@ class Sweeper:
         self._cursors = cursors
         self._reader = reader
         self._claims = claims
+        #: What groups keep in their histories; None: no group has one.
+        self._histories = histories
+        self._limits = limits
         self._frames = frames
         self._availability = availability
         #: Tells senders which channels are full.
@@ -123,6 +130,9 @@ class Sweeper:
 
     def look(self) -> None:
         """Looks for rows of all channels of this process."""
+        if self._histories is not None:
+            self._histories.look()
+            self._histories.feed_all()
         self._reader.look()
         self._claims.ask(self._mailboxes.plain_channels())
 
@@ -130,6 +140,8 @@ class Sweeper:
         self._sweep_mailboxes(asyncio.get_running_loop())
         self._store.tidy()
         self._frames.forget_stale()
+        if self._histories is not None:
+            self._histories.tidy()
         if self._tidy_waiter(self._mailboxes.plain_channels()):
             self._go_on()
         if self._presence is not None:
@@ -154,10 +166,13 @@ class Sweeper:
         stale = set() if self._presence is None else self._presence.stale(SWEEP_EVERY)
         if stale is not None and (stale or self._config.auto_trim):
             self._sweeping = asyncio.get_running_loop()
-            self._step(self._sweeping, Sweep(stale, None if self._is_in_memory else KEPT))
+            kept = None if self._is_in_memory else KEPT
+            limits = self._limits if self._config.auto_trim else None
+            self._step(self._sweeping, Sweep(stale, kept, limits))
 
     def _step(self, loop: asyncio.AbstractEventLoop, sweep: Sweep) -> None:
         def done(outcome: Outcome[Any]) -> None:
+            self._stats.trimmed += sweep.take_trimmed()
             if outcome.error is None and not sweep.is_done:
                 soon(loop, partial(loop.call_later, SWEEP_PAUSE, self._step, loop, sweep))
                 return

@@ -1,6 +1,6 @@
 """SEND and RECEIVE: the channel-layer specification, once, for all three layers.
 
-Names, send, receive, groups and flush.  The `engine` does the work.
+Names, send, receive and flush; `groups` has more of groups.  The `engine` does the work.
 """
 
 from __future__ import annotations
@@ -14,16 +14,19 @@ from functools import partial
 from typing import Any, ClassVar, Protocol
 
 from channels.exceptions import ChannelFull, MessageTooLarge
-from channels.layers import BaseChannelLayer
 from django.core.exceptions import ImproperlyConfigured
 
 from channels_lite import process
 from channels_lite.config import Config
 from channels_lite.delivery.capacity import PLAIN, Capacities
 from channels_lite.delivery.mailbox import Message
+from channels_lite.delivery.remembered import HistoryMessage
 from channels_lite.delivery.stats import Stats
 from channels_lite.errors import InvalidMessage
+from channels_lite.history import limits_of
 from channels_lite.layers.engine import Engine
+from channels_lite.layers.groups import GroupMethods, require_no_position, tell_position
+from channels_lite.layers.keys import TRACE
 from channels_lite.layers.parts import Parts
 from channels_lite.layers.relayed import RelayedEngine
 from channels_lite.names import fault_of
@@ -40,8 +43,6 @@ logger = logging.getLogger(__name__)
 #: The maximum size of an encoded message.  The specification asks for 1 MB.  A row could have 1 GB,
 #: but every reader of the table, and the log, would have to carry it.
 MAX_MESSAGE_SIZE = 64 * 1024 * 1024
-# The key under which a message carries the trace in which it was sent.  Handlers do not see it.
-TRACE = "__channels_lite_trace__"
 
 
 class Traced(Protocol):
@@ -51,7 +52,7 @@ class Traced(Protocol):
         """Raises nothing."""
 
 
-class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
+class BaseSQLiteChannelLayer(GroupMethods):
     """Everything about the three layers except their store and waiter.
 
     ``CONFIG`` is documented, with defaults and units, at ``channels_lite.config.Config``.
@@ -89,12 +90,16 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         capacities = Capacities(
             config.capacity, self.channel_capacity, are_enforced=config.enforce_capacity
         )
+        limits = None
+        if config.group_history:
+            limits = limits_of(self.compile_capacities(dict(config.group_history)))
         make: Callable[..., Engine] = Engine
         if config.relay is not None and not is_in_memory(config.database):
             make = partial(RelayedEngine, layer=type(self).__name__)
         self._engine = make(
             config=config,
             capacities=capacities,
+            limits=limits,
             serializer=self.serializer,
             store=self.store_class,
             default_interval=self.default_interval,
@@ -184,12 +189,21 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     async def group_send(self, group: str, message: Mapping[str, Any]) -> None:
         """Sends ``message`` to every member of ``group``.  Full members miss it.
 
+        If the group has a history (``CONFIG["group_history"]``), it is added to that: members that
+        are full get it later.  Then it must not contain ``history_id`` or ``history_is_complete``.
+
         Raises what ``send`` raises, except ``ChannelFull``.  After ``StoreUnavailable``, members
         that need no row have received the message.
         """
         enter()
         self.require_valid_group_name(group)
-        await self._engine.sending.group_send(group, self._encode(message), self.expiry)
+        data = self._encode(message)
+        log = None if self._engine.log is None else self._log_of(group)
+        if log is None:
+            await self._engine.sending.group_send(group, data, self.expiry)
+            return
+        require_no_position(message)
+        await log.append(group, data, self.expiry)
 
     def _encode(self, message: Mapping[str, Any]) -> bytes:
         if not isinstance(message, dict):
@@ -221,44 +235,25 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         try:
             message = self.serializer.decode(taken.data)
         except UndecodableMessage as error:
-            stats.undecodable += 1
-            logger.error("a message to %s was dropped: %s", channel, error)
+            if self._engine.log is not None and isinstance(taken, HistoryMessage):
+                self._engine.log.drop(taken.group, taken.position, error)
+            else:
+                stats.undecodable += 1
+                logger.error("a message to %s was dropped: %s", channel, error)
             return None
         # Even if this process does not trace: the sender's process may.
+        is_live = True
+        if self._engine.log is not None and isinstance(taken, HistoryMessage):
+            tell_position(message, taken)
+            is_live = taken.is_live
         carrier = message.pop(TRACE, None)
         if carrier is not None and self.traced is not None:
             message = self.traced(channel, message, carrier)
         stats.received += 1
-        if stats.observe is not None:
+        if stats.observe is not None and is_live:
             sent_at = taken.expires_at - self.expiry
             stats.observe(max(0.0, self._engine.clock.now() - sent_at))
         return message
-
-    # Groups
-
-    async def group_add(self, group: str, channel: str) -> None:
-        """Makes ``channel`` a member of ``group`` for ``group_expiry`` seconds from now."""
-        enter()
-        self.require_valid_group_name(group)
-        self.require_valid_channel_name(channel)
-        self._engine.has_joined = True
-        await self._engine.sending.join(group, channel, self.group_expiry)
-
-    async def group_discard(self, group: str, channel: str) -> None:
-        """Ends a membership.  Does nothing if there is none."""
-        enter()
-        self.require_valid_group_name(group)
-        self.require_valid_channel_name(channel)
-        await self._engine.sending.leave(group, channel)
-
-    async def group_channels(self, group: str) -> list[str]:
-        """The full names of the members of ``group``, sorted.  It is not in the specification.
-
-        Channels of killed processes are included until they are cleaned up.
-        """
-        enter()
-        self.require_valid_group_name(group)
-        return await self._engine.sending.members(group)
 
     # The rest
 

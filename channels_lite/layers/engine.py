@@ -56,6 +56,8 @@ class Engine(Parts):
         """The database at ``path`` was flushed, in this process."""
         if self.source.path == path:
             self.cursors.flush(mark)
+            if self.histories is not None:
+                self.histories.flushed()
             self.mailboxes.clear()
             self.mark()
 
@@ -65,7 +67,8 @@ class Engine(Parts):
             await self.generations.ask()
         deleted = 0
         is_callers = transaction_of_caller(self.config.database) is not None
-        sweep = upkeep.Sweep((), None if is_callers or self.is_in_memory else kept)
+        kept_pages = None if is_callers or self.is_in_memory else kept
+        sweep = upkeep.Sweep((), kept_pages, self.limits, is_in_transaction=is_callers)
         while not sweep.is_done:
             if is_callers:
                 deleted += await self.outgoing.write(

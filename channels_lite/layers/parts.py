@@ -29,15 +29,19 @@ from channels_lite.delivery.cursors import Cursors
 from channels_lite.delivery.frames import FrameSender
 from channels_lite.delivery.generation import Generations
 from channels_lite.delivery.groups import Groups
+from channels_lite.delivery.histories import Histories
 from channels_lite.delivery.local import Local
+from channels_lite.delivery.log import Log
 from channels_lite.delivery.missed import Missed
 from channels_lite.delivery.outgoing import Outgoing
 from channels_lite.delivery.plain import AllMailboxes
 from channels_lite.delivery.reader import Reader
 from channels_lite.delivery.receiving import Receiving
+from channels_lite.delivery.remembered import HistoryMailboxes
 from channels_lite.delivery.sending import Sending
 from channels_lite.delivery.stats import Stats
 from channels_lite.delivery.sweeper import Sweeper
+from channels_lite.history import Limits
 from channels_lite.loops import call_on
 from channels_lite.serializers import BaseMessageSerializer, UndecodableMessage
 from channels_lite.store import Store, is_in_memory, sql
@@ -63,6 +67,7 @@ class Parts:
         *,
         config: Config,
         capacities: Capacities,
+        limits: Limits | None,
         serializer: BaseMessageSerializer,
         store: type[Store],
         default_interval: float,
@@ -71,6 +76,8 @@ class Parts:
         self.config = config
         self.serializer = serializer
         self._capacities = capacities
+        #: What groups keep in their histories; None: no group has one.
+        self.limits = limits
         self._default_interval = default_interval
         self._make_waiter = make_waiter
         self.source = Source(config.database)
@@ -97,7 +104,9 @@ class Parts:
             else Presence(lambda: self.source.sidecar, self.token, self.interval)
         )
         self.missed = Missed(self.config.database, self._capacities, self.stats)
-        self.mailboxes = AllMailboxes(self._capacities, self.stats)
+        self.mailboxes = (AllMailboxes if self.limits is None else HistoryMailboxes)(
+            self._capacities, self.stats
+        )
         self.cursors = Cursors(self.token)
         self.arrivals = Arrivals(
             mailboxes=self.mailboxes,
@@ -147,19 +156,25 @@ class Parts:
             arrivals=self.arrivals,
             keep_time=self._keep_time,
         )
+        groups = Groups(self.store)
         self.sending = self._make_sending(
             database=self.config.database,
             clock=self.clock,
             generations=self.generations,
             local=local,
             outgoing=self.outgoing,
-            groups=Groups(self.store),
+            groups=groups,
             missed=self.missed,
             stats=self.stats,
         )
+        self._groups = groups
 
     def _start_receiving(self) -> None:
         self.availability = Availability(self.config.database, self.stats, self.mailboxes.fail)
+        self.log: Log | None = None
+        self.histories: Histories | None = None
+        if isinstance(self.mailboxes, HistoryMailboxes):
+            self._start_histories(self.mailboxes)
         self.claims = self._make_claims(
             store=self.store,
             mailboxes=self.mailboxes,
@@ -203,6 +218,8 @@ class Parts:
             cursors=self.cursors,
             reader=self.reader,
             claims=self.claims,
+            histories=self.histories,
+            limits=self.limits,
             frames=self.frames,
             availability=self.availability,
             mark=self.mark,
@@ -210,6 +227,35 @@ class Parts:
             keep_time=self._start_clock,
             go_on=self.go_on,
             relay=self.relay_report,
+            is_in_memory=self.is_in_memory,
+        )
+
+    def _start_histories(self, mailboxes: HistoryMailboxes) -> None:
+        self.log = Log(
+            database=self.config.database,
+            limits=self.limits or (lambda _: None),
+            store=self.store,
+            serializer=self.serializer,
+            clock=self.clock,
+            generations=self.generations,
+            groups=self._groups,
+            outgoing=self.outgoing,
+            missed=self.missed,
+            stats=self.stats,
+            is_trimming=self.config.auto_trim,
+        )
+        self.histories = Histories(
+            token=self.token,
+            log=self.log,
+            mailboxes=mailboxes,
+            clock=self.clock,
+            stats=self.stats,
+            groups=self._groups,
+            expiry=self.config.expiry,
+            availability=self.availability,
+            decrypt=self.serializer.decrypt,
+            mark=self.mark,
+            is_open=lambda: self.reader.is_open,
             is_in_memory=self.is_in_memory,
         )
 
@@ -278,6 +324,8 @@ class Parts:
         """A process has written a row with one of these signs, or flushed."""
         self.stats.wakes += 1
         if signs & {0, 1}:
+            if self.histories is not None:
+                self.histories.look()
             self.reader.look()
         if signs != {1}:
             self.claims.woken(signs)
@@ -285,6 +333,8 @@ class Parts:
     def arm(self, channel: str, loop: asyncio.AbstractEventLoop, *, is_new_name: bool) -> None:
         """A coroutine on ``loop`` begins to wait for ``channel``."""
         is_new_name |= self.waiter.watch(loop)
+        if self.histories is not None:
+            self.histories.serve(channel)
         if "!" in channel and not is_new_name:
             return  # its messages already wake this loop
         if self.presence is not None:
@@ -296,6 +346,8 @@ class Parts:
             self.claims.ask((channel,))
         if is_new_name:
             self.reader.look()
+            if self.histories is not None:
+                self.histories.look()
         loop.call_soon(self.sweeper.sweep)
 
     def mark(self) -> None:

@@ -25,7 +25,8 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind
 
 from channels_lite import __version__
-from channels_lite.layers.base import TRACE, BaseSQLiteChannelLayer
+from channels_lite.layers.base import BaseSQLiteChannelLayer
+from channels_lite.layers.keys import TRACE
 
 __all__ = ["TracedMessage", "install", "process"]
 

@@ -46,6 +46,7 @@ __all__ = [
     "requeue",
     "schema_version",
     "table",
+    "within",
 ]
 
 # While ids stay in the range that `Occupancy` knows to be safe, a message needs only one statement.
@@ -201,12 +202,17 @@ class Batch:
     is_rewound: bool = False
     #: Non-local names that got a row, with its id.  The commit wakes their readers.
     inserted: dict[str, int] = field(default_factory=dict)
+    #: Non-local names whose processes have members of a group that has got a message.
+    woken: set[str] = field(default_factory=set)
+    #: The members of such groups.
+    members: dict[str, list[Member]] = field(default_factory=dict)
     #: The generation of the table with these rows; None: there are no rows.
     generation: int | None = None
 
     def transaction(self, execute: Execute) -> AbstractContextManager[None]:
         """For a write of several statements: a transaction, if the write is alone."""
-        return writing(execute) if self.is_alone else nullcontext()
+        is_alone, self.is_alone = self.is_alone, False
+        return writing(execute) if is_alone else nullcontext()
 
 
 def insert(execute: Execute, batch: Batch, envelope: Envelope) -> bool:
@@ -409,7 +415,7 @@ def _read(execute: Execute, asked: Look) -> tuple[dict[str, list[Row]], bool]:
         if count == READ_LIMIT or size > READ_BYTES:
             is_all = False
         if size > READ_BYTES:
-            count = _within(READ_BYTES, execute(SIZES, (name, cursor, count)))
+            count = within(READ_BYTES, execute(SIZES, (name, cursor, count)))
         found = execute(READ, (name, cursor, count))
         if found:
             rows[name] = [
@@ -421,7 +427,7 @@ def _read(execute: Execute, asked: Look) -> tuple[dict[str, list[Row]], bool]:
     return rows, is_all
 
 
-def _within(most: int, sizes: Iterable[tuple[int]]) -> int:
+def within(most: int, sizes: Iterable[tuple[int]]) -> int:
     """How many rows of these sizes fit into ``most`` bytes; at least one."""
     count = 0
     for (size,) in sizes:
@@ -457,7 +463,7 @@ def claim(
         for name in waiting:
             count = wanted[name]
             if count > 1:
-                count = _within(READ_BYTES, execute(WAITING_SIZES, (name, now, count)))
+                count = within(READ_BYTES, execute(WAITING_SIZES, (name, now, count)))
             taken = execute(CLAIM, (name, now, count))
             # RETURNING promises no order (sqlite.org/lang_returning.html).
             claimed[name] = sorted(Claimed(*columns) for columns in taken)

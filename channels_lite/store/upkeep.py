@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import nullcontext
 from typing import NamedTuple
 
+from channels_lite.history import Limits
 from channels_lite.names import token_of
-from channels_lite.store import Execute, sql, writing
+from channels_lite.store import Execute, sql, trimming, writing
 
 __all__ = [
     "INCREMENTAL",
@@ -114,24 +116,33 @@ def begin_boot(execute: Execute, boot_id: str, began_at: float, *, is_alone: boo
 
 
 def flush(execute: Execute, ticks: float, boot_id: str, began_at: float) -> None:
-    """Deletes all messages and groups, and voids messages in the memory of processes."""
+    """Deletes all messages, groups and histories, and voids messages in the memory of processes."""
     # That table may also have been emptied, and filled by a process with another clock.
     boot = begin_boot(execute, boot_id, began_at, is_alone=False)
     execute("DELETE FROM channels_lite_event", ())
     execute("DELETE FROM channels_lite_groupmembership", ())
+    trimming.flush(execute)
     execute(SET_FLUSHED, (boot.began_at + ticks,))
 
 
 class Sweep:
     """Goes once through both tables, in steps.  Deletes expired rows, and those of ``stale``.
 
-    Then it deletes the versions of groups without members, because new names of groups keep coming.
+    Then it deletes the versions of groups without members, because new names of groups keep coming,
+    and with ``limits`` what groups no longer keep in their histories.
     Then it returns free pages to the file system, except ``kept``; None: it returns no page.
 
     There is no index by expiry: every message would pay for it, and a sweep reads each row once.
     """
 
-    def __init__(self, stale: Collection[str], kept: int | None) -> None:
+    def __init__(
+        self,
+        stale: Collection[str],
+        kept: int | None,
+        limits: Limits | None = None,
+        *,
+        is_in_transaction: bool = False,
+    ) -> None:
         #: Tokens of processes.
         self.stale = stale
         #: The number of rows that it has checked.
@@ -143,6 +154,9 @@ class Sweep:
         self._after = 0
         #: The last group that was checked; None: all were, or none has a version.
         self._group: bytes | None = b""
+        self._trimming = None if limits is None else trimming.Trimming(limits)
+        self._trimmed = 0
+        self._is_in_transaction = is_in_transaction
         self._kept = kept
 
     def step(self, execute: Execute, now: float) -> int:
@@ -152,10 +166,20 @@ class Sweep:
         if self._group is not None:
             self._group = _forget_groups(execute, self._group)
             return 0
+        if self._trimming is not None and not self._trimming.is_done:
+            begin = _no_transaction if self._is_in_transaction else writing
+            deleted = self._trimming.step(execute, now, begin)
+            self._trimmed += deleted
+            return deleted
         given = 0 if self._kept is None else _give_pages_back(execute, self._kept)
         self.gave_back = self.gave_back or given > 0
         self.is_done = given < PAGES
         return 0
+
+    def take_trimmed(self) -> int:
+        """The number of rows deleted from histories since the last call."""
+        trimmed, self._trimmed = self._trimmed, 0
+        return trimmed
 
     def _delete(self, execute: Execute, table: str, now: float) -> int:
         rows = execute(CHUNK.format(table=table), (now, self._after, STEP))
@@ -172,6 +196,10 @@ class Sweep:
 
     def _is_dead(self, name: bytes) -> bool:
         return b"!" in name and token_of(name.decode(errors="replace")) in self.stale
+
+
+def _no_transaction(_: Execute) -> nullcontext[None]:
+    return nullcontext()
 
 
 def _forget_groups(execute: Execute, after: bytes) -> bytes | None:

@@ -1,0 +1,342 @@
+"""Every SQL statement of groups with a history, once, and its use.
+
+A message to such a group is one row of ``channels_lite_groupmessage``, whatever the number of
+members and processes.  Rows are only ever deleted from the oldest on, and
+``channels_lite_grouphistory`` says up to which one.  So a `Position` tells whether everything after
+it is still there: its row exists with that stamp, or it is exactly where the history begins now.
+
+A membership has the id after which its channel gets messages (``after_id``).  Its own id changes
+whenever that changes, so a process that knows the last id finds all new ones.
+
+Like `sql`, it knows nothing of Django, loops or threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from channels_lite.history import Joined, Position
+from channels_lite.store import Execute
+from channels_lite.store.sql import READ_BYTES, READ_LIMIT, within
+
+__all__ = [
+    "After",
+    "Asked",
+    "Known",
+    "Membership",
+    "News",
+    "Remembered",
+    "after",
+    "append",
+    "before",
+    "here",
+    "is_known",
+    "join",
+    "last",
+    "news",
+]
+
+# The microseconds of a row, as an integer whatever another program has stored.
+STAMP = "coalesce(CAST(created_at * 1000000.0 AS INTEGER), 0)"
+LAST_ID = "coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'channels_lite_groupmessage'), 0)"
+APPEND = "INSERT INTO channels_lite_groupmessage (group_name, created_at, data) VALUES (?, ?, ?)"
+LAST = f"""
+    SELECT id, {STAMP} FROM channels_lite_groupmessage WHERE group_name = ?
+    ORDER BY id DESC LIMIT 1
+"""
+TRIMMED = "SELECT trimmed_id, stamp FROM channels_lite_grouphistory WHERE group_name = ?"
+BEGIN = """
+    INSERT INTO channels_lite_grouphistory (group_name, trimmed_id, stamp, changed_at)
+    VALUES (?, 0, ?, ?)
+"""
+IS_KNOWN = f"""
+    SELECT EXISTS (SELECT 1 FROM channels_lite_groupmessage
+                   WHERE id = ?1 AND group_name = ?2 AND {STAMP} IN (?3, -?3))
+        OR EXISTS (SELECT 1 FROM channels_lite_grouphistory
+                   WHERE trimmed_id = ?1 AND group_name = ?2 AND stamp = ?3)
+"""
+# After `END`, which makes a membership that has expired a new one.
+JOIN = f"""
+    INSERT INTO channels_lite_groupmembership
+        (group_name, channel_name, expires_at, joined_at, after_id)
+    VALUES (?, ?, ?, ?, coalesce(?, {LAST_ID}))
+    ON CONFLICT (group_name, channel_name) DO UPDATE SET expires_at = excluded.expires_at
+"""
+END = """
+    DELETE FROM channels_lite_groupmembership
+    WHERE group_name = ? AND channel_name = ? AND (expires_at + 0.0 <= ? OR ?)
+"""
+# What may have changed: the generation, and the last ids of both tables.
+STATE = f"""
+    SELECT coalesce((SELECT generation FROM channels_lite_boot), 0), {LAST_ID},
+        coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'channels_lite_groupmembership'), 0)
+"""
+# Other programs may write names in another encoding, which would fail the statement.
+HEADERS = """
+    SELECT id, CAST(group_name AS BLOB), length(data) FROM channels_lite_groupmessage
+    WHERE id > ? ORDER BY id LIMIT ?
+"""
+ROWS = f"""
+    SELECT id, {STAMP}, coalesce(created_at + 0.0, 0), CAST(data AS BLOB)
+    FROM channels_lite_groupmessage WHERE id BETWEEN ? AND ? ORDER BY id
+"""
+CHOSEN_ROWS = ROWS.replace("BETWEEN ? AND ?", "IN ({ids})")
+NEW_MEMBERS = """
+    SELECT group_name, id, channel_name, after_id, expires_at + 0.0
+    FROM channels_lite_groupmembership
+    WHERE id > ? AND instr(channel_name, ?) AND expires_at + 0.0 > ?
+"""
+MEMBERS = """
+    SELECT group_name, id, channel_name, after_id, expires_at + 0.0
+    FROM channels_lite_groupmembership
+    WHERE group_name = ? AND instr(channel_name, ?) AND expires_at + 0.0 > ?
+"""
+SIZES = """
+    SELECT length(data) FROM channels_lite_groupmessage
+    WHERE group_name = ? AND id > ? ORDER BY id LIMIT ?
+"""
+# One statement, so that its parts belong to one moment.
+AFTER = f"""
+    SELECT trimmed, is_member, message.id, stamp, sent_at, data FROM
+        (SELECT
+            coalesce((SELECT trimmed_id FROM channels_lite_grouphistory WHERE group_name = ?1), 0)
+                AS trimmed,
+            EXISTS (SELECT 1 FROM channels_lite_groupmembership
+                    WHERE id = ?4 AND group_name = ?1 AND expires_at + 0.0 > ?5) AS is_member)
+    LEFT JOIN
+        (SELECT id, {STAMP} AS stamp, coalesce(created_at + 0.0, 0) AS sent_at,
+            CAST(data AS BLOB) AS data
+         FROM channels_lite_groupmessage WHERE group_name = ?1 AND id > ?2
+         ORDER BY id LIMIT ?3) AS message
+    ORDER BY message.id
+"""
+BEFORE = """
+    SELECT coalesce(min(id) - 1, 0) FROM
+        (SELECT id FROM channels_lite_groupmessage WHERE group_name = ? ORDER BY id DESC LIMIT ?)
+"""
+
+
+class Remembered(NamedTuple):
+    """A row of a history."""
+
+    id: int
+    stamp: int
+    created_at: float
+    data: bytes
+
+    @property
+    def position(self) -> Position:
+        """That of a client that has received it."""
+        return Position(self.id, abs(self.stamp))
+
+
+def append(execute: Execute, group: str, now: float, data: bytes) -> None:
+    """Adds a message to the history of ``group``."""
+    execute(APPEND, (group, now, data))
+
+
+def here(execute: Execute, group: str, now: float) -> Position:
+    """The position after the last message.
+
+    Call it in a transaction, because the history may begin here.
+    """
+    found = last(execute, group)
+    if found is None:
+        found = Position(0, int(now * 1e6))
+        execute(BEGIN, (group, found.stamp, now))
+    return found
+
+
+def last(execute: Execute, group: str) -> Position | None:
+    """The same; None: the history has not begun."""
+    for statement in (LAST, TRIMMED):
+        found = execute(statement, (group,))
+        if found:
+            return Position(found[0][0], abs(found[0][1]))
+    return None
+
+
+def is_known(execute: Execute, group: str, position: Position) -> bool:
+    """Whether all messages of ``group`` after ``position`` are still there."""
+    return bool(execute(IS_KNOWN, (position.id, group, position.stamp))[0][0])
+
+
+def join(
+    execute: Execute,
+    group: str,
+    channel: str,
+    *,
+    now: float,
+    expires_at: float,
+    position: Position | None,
+) -> Joined:
+    """Makes the channel a member from ``position`` on, or from now on.  Call it in a transaction.
+
+    Without a position, an existing membership is only renewed.
+    """
+    is_complete = position is None or is_known(execute, group, position)
+    execute(END, (group, channel, now, position is not None))
+    begins = position if position is not None and is_complete else None
+    execute(JOIN, (group, channel, expires_at, now, None if begins is None else begins.id))
+    return Joined(is_complete, str(begins or here(execute, group, now)))
+
+
+class Known(NamedTuple):
+    """What a process knows of the members of a group."""
+
+    #: See `Asked.version`.
+    version: Hashable
+    #: When the first membership expires.
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request for what is new since the last time."""
+
+    now: float
+    token: str
+    #: The generation, and the last ids of both tables that the process knows in it.
+    generation: int
+    row: int
+    membership: int
+    #: What it knows of a group; None: no channel of this process is a member.
+    known: Callable[[str], Known | None]
+    #: A value that changes with the members of a group; None: changes could not be noticed.
+    version: Callable[[Execute, str], Hashable]
+    #: Groups whose members must be read in any case.
+    to_check: Collection[str] = ()
+
+    def is_void(self, generation: int, row: int, membership: int) -> bool:
+        """Whether ids have started again since."""
+        is_other = self.generation not in (0, generation)
+        return is_other or row < self.row or membership < self.membership
+
+
+class Membership(NamedTuple):
+    """One of a channel of this process."""
+
+    group: str
+    id: int
+    channel: str
+    #: It gets later messages; None: those after it was noticed.
+    after: int | None
+    expires_at: float
+
+
+@dataclass(slots=True)
+class News:
+    """What is new, for the members in this process."""
+
+    #: See `Asked`.
+    generation: int
+    row: int
+    membership: int
+    #: Whether ids have started again, so that there is nothing else here.
+    is_new: bool = False
+    #: Whether these are all rows.
+    is_all: bool = True
+    rows: list[tuple[str, Remembered]] = field(default_factory=list)
+    joined: list[Membership] = field(default_factory=list)
+    #: All members in this process, of groups whose members may have changed.
+    members: dict[str, tuple[Hashable, list[Membership]]] = field(default_factory=dict)
+
+
+def news(execute: Execute, asked: Asked) -> News:
+    """Reads what is new.  Waits for no lock.
+
+    Each statement is a separate transaction.  Members are read after the rows, so no message comes
+    after ``group_discard``.  The generation is read again at the end, see `sql.look`.
+    """
+    state = _state(execute)
+    if asked.is_void(*state):
+        return News(*state, is_new=True)
+    found = News(*state)
+    if found.row > asked.row:
+        _read_rows(execute, asked, found)
+    if found.membership > asked.membership:
+        new = execute(NEW_MEMBERS, (asked.membership, f".{asked.token}!", asked.now))
+        found.joined = [Membership(*row) for row in new]
+    _read_members(execute, asked, found)
+    if _state(execute)[0] != found.generation:
+        return News(*state, is_new=True)
+    return found
+
+
+def _state(execute: Execute) -> tuple[int, int, int]:
+    [(generation, row, membership)] = execute(STATE, ())
+    return generation, row, membership
+
+
+def _read_rows(execute: Execute, asked: Asked, found: News) -> None:
+    headers = execute(HEADERS, (asked.row, READ_LIMIT))
+    wanted: dict[int, str] = {}
+    size = 0
+    found.is_all = len(headers) < READ_LIMIT
+    for row, name, length in headers:
+        group = name.decode(errors="replace")
+        if asked.known(group) is not None:
+            size += length
+            if size > READ_BYTES and wanted:
+                found.is_all = False
+                break
+            wanted[row] = group
+        found.row = row
+    if not wanted:
+        return
+    first, last = min(wanted), max(wanted)
+    if len(wanted) == last - first + 1:
+        rows = execute(ROWS, (first, last))
+    else:
+        rows = execute(CHOSEN_ROWS.format(ids=",".join(map(str, wanted))), ())
+    found.rows = [(wanted[row[0]], Remembered(*row)) for row in rows]
+
+
+def _read_members(execute: Execute, asked: Asked, found: News) -> None:
+    for group in {group for group, _ in found.rows} | set(asked.to_check):
+        known = asked.known(group)
+        # First the version, so that a change in between is noticed the next time.
+        version = asked.version(execute, group)
+        if (
+            known is None
+            or version is None
+            or version != known.version
+            or asked.now >= known.until
+            or group in asked.to_check
+        ):
+            members = execute(MEMBERS, (group, f".{asked.token}!", asked.now))
+            found.members[group] = version, [Membership(*row) for row in members]
+
+
+class After(NamedTuple):
+    """Messages after a position."""
+
+    rows: list[Remembered]
+    #: Whether they are all up to the id ``last``.
+    is_all: bool
+    last: int
+    #: Everything up to this id is deleted.
+    trimmed: int
+    #: Whether the membership that was asked about still exists.
+    is_member: bool
+
+
+def after(
+    execute: Execute, group: str, row: int, most: int, *, membership: int = 0, now: float = 0.0
+) -> After:
+    """The first messages of ``group`` after this id, at most ``most``."""
+    _, last, _ = _state(execute)  # before the sizes, so that they include all rows up to it
+    sizes = execute(SIZES, (group, row, most))
+    count = within(READ_BYTES, sizes)
+    found = execute(AFTER, (group, row, count, membership, now))
+    rows = [Remembered(*each[2:]) for each in found if each[2] is not None]
+    is_all = len(sizes) <= count and len(sizes) < most
+    last = max(last, rows[-1].id) if rows else last
+    return After(rows, is_all, last, found[0][0], bool(found[0][1]))
+
+
+def before(execute: Execute, group: str, most: int) -> int:
+    """An id after which there are the last ``most`` messages of ``group``."""
+    return int(execute(BEFORE, (group, most))[0][0])
