@@ -1,7 +1,7 @@
 /* W1 and W2: noticing that a commit inserted rows, whoever made it.
  *
  * Three hooks sit on a connection that Python opened:
- *   update    an INSERT into EVENTS widens the range of rowids of this
+ *   update    an INSERT into EVENTS or MESSAGES widens the range of rowids of this
  *             transaction.  Spurious after ROLLBACK TO; harmless, see wal.
  *   commit    only if there is such a range: (re)takes the WAL slot.  Taking it
  *             this late leaves connections that never insert untouched, and
@@ -10,8 +10,9 @@
  *   rollback  forgets the range.
  *   wal       runs after the commit, with the write lock released and the rows
  *             visible (sqlite.org/c3ref/wal_hook.html, which also permits
- *             statements here): reads the channels of the range, wakes their
- *             readers.  Rows that were rolled back are not there to be read.
+ *             statements here): reads the channels of the range, or the members
+ *             of its groups, wakes their readers.  Rows that were rolled back
+ *             are not there to be read.
  *             Then it does what the automatic checkpoint it displaced did.
  * Not seen: rollback-journal databases, WITHOUT ROWID tables, and a commit made
  * by resetting an unfinished `INSERT ... RETURNING`.  The fallback finds those.
@@ -41,12 +42,18 @@
 #include "wakeup.h"
 
 #define EVENTS "channels_lite_event"
+#define MESSAGES "channels_lite_groupmessage"
+#define MEMBERS "channels_lite_groupmembership"
 
 enum { SQLITE_OK = 0, SQLITE_UTF8 = 1, SQLITE_NOMEM = 7, SQLITE_INSERT = 18, SQLITE_ROW = 100 };
 
+typedef struct rowids {
+    int64_t first, last;      /* inserted since the last commit; first 0: none */
+} rowids;
+
 typedef struct clw_hook {
     sqlite3 *db;              /* the connection that owns this */
-    int64_t first, last;      /* rowids inserted since the last commit; first 0: none */
+    rowids events, messages;
     int autocheckpoint;       /* frames; what the displaced WAL hook did; 0: nothing */
     int has_displaced;        /* it was displaced */
     char sidecar[];           /* the directory of FIFOs beside the database */
@@ -213,44 +220,65 @@ static void on_update(void *pointer, int operation, const char *database, const 
                       int64_t rowid)
 {
     clw_hook *hook = pointer;
+    rowids *seen;
 
-    if (operation != SQLITE_INSERT || strcmp(table, EVENTS) != 0 || strcmp(database, "main") != 0)
+    if (operation != SQLITE_INSERT || strcmp(database, "main") != 0)
         return;
-    if (hook->first == 0 || rowid < hook->first)
-        hook->first = rowid;
-    if (rowid > hook->last)
-        hook->last = rowid;
+    if (strcmp(table, EVENTS) == 0)
+        seen = &hook->events;
+    else if (strcmp(table, MESSAGES) == 0)
+        seen = &hook->messages;
+    else
+        return;
+    if (seen->first == 0 || rowid < seen->first)
+        seen->first = rowid;
+    if (rowid > seen->last)
+        seen->last = rowid;
     __atomic_add_fetch(&rows_seen, 1, __ATOMIC_RELAXED);
 }
 
 static void on_rollback(void *pointer)
 {
+    static const rowids none;
     clw_hook *hook = pointer;
 
-    hook->first = hook->last = 0;
+    hook->events = hook->messages = none;
+}
+
+/* Wakes the readers of the names that the statement returns for these rows. */
+static void wake_readers(const clw_hook *hook, sqlite3 *db, const char *names, rowids seen)
+{
+    sqlite3_stmt *statement = NULL;
+
+    if (seen.first && api->prepare_v2(db, names, -1, &statement, NULL) == SQLITE_OK) {
+        (void)api->bind_int64(statement, 1, seen.first);
+        (void)api->bind_int64(statement, 2, seen.last);
+        while (api->step(statement) == SQLITE_ROW) {
+            const char *name = (const char *)api->column_text(statement, 0);
+            if (name)
+                (void)clw_wake(hook->sidecar, name);
+        }
+    }
+    (void)api->finalize(statement);
 }
 
 static int on_wal(void *pointer, sqlite3 *db, const char *database, int frames)
 {
     static const char channels[] =
         "SELECT DISTINCT channel_name FROM main." EVENTS " WHERE id BETWEEN ?1 AND ?2";
+    /* One name a process, up to its "!", however many members it has. */
+    static const char members[] =
+        "SELECT DISTINCT substr(channel_name, 1, instr(channel_name, '!')) FROM main." MEMBERS
+        " WHERE group_name IN"
+        " (SELECT group_name FROM main." MESSAGES " WHERE id BETWEEN ?1 AND ?2)";
     clw_hook *hook = pointer;
-    int64_t first = hook->first, last = hook->last;
-    sqlite3_stmt *statement = NULL;
+    rowids events = hook->events, messages = hook->messages;
 
-    hook->first = hook->last = 0;
-    if (first && clw_stop_before_wake)
+    on_rollback(hook);
+    if ((events.first || messages.first) && clw_stop_before_wake)
         (void)raise(SIGSTOP);
-    if (first && api->prepare_v2(db, channels, sizeof channels, &statement, NULL) == SQLITE_OK) {
-        (void)api->bind_int64(statement, 1, first);
-        (void)api->bind_int64(statement, 2, last);
-        while (api->step(statement) == SQLITE_ROW) {
-            const char *channel = (const char *)api->column_text(statement, 0);
-            if (channel)
-                (void)clw_wake(hook->sidecar, channel);
-        }
-    }
-    (void)api->finalize(statement);
+    wake_readers(hook, db, channels, events);
+    wake_readers(hook, db, members, messages);
     if (hook->autocheckpoint > 0 && frames >= hook->autocheckpoint)
         (void)api->wal_checkpoint(db, database);
     return SQLITE_OK;
@@ -261,7 +289,7 @@ static int on_commit(void *pointer)
     clw_hook *hook = pointer;
     uintptr_t displaced;
 
-    if (hook->first) {
+    if (hook->events.first || hook->messages.first) {
         displaced = (uintptr_t)api->wal_hook(hook->db, on_wal, hook);
         /* The automatic checkpoint keeps its number of frames where a hook
          * keeps a pointer. */

@@ -33,7 +33,7 @@ from django.db import connection, transaction  # noqa: E402
 
 from channels_lite import failpoints  # noqa: E402
 from channels_lite.errors import StoreUnavailable  # noqa: E402
-from channels_lite.models import Event  # noqa: E402
+from channels_lite.models import Event, GroupMessage  # noqa: E402
 
 layer = get_channel_layer()
 loop = asyncio.new_event_loop()
@@ -65,8 +65,14 @@ def close() -> None:
     on_loop(layer.close())
 
 
-def group_add(group: str, channel: str) -> None:
-    on_loop(layer.group_add(group, channel))
+def group_add(group: str, channel: str, after: str | None = None) -> Any:
+    joined = on_loop(layer.group_add(group, channel, after))
+    return joined and [joined.is_complete, joined.position]
+
+
+def group_history(group: str, after: str | None = None) -> dict[str, Any]:
+    found = on_loop(layer.group_history(group, after))
+    return {"messages": found.messages, "is_complete": found.is_complete}
 
 
 def group_discard(group: str, channel: str) -> None:
@@ -185,6 +191,19 @@ def raw_sql(channel: str, message: dict[str, Any]) -> None:
             " (created_at, expires_at, channel_name, recipients, data)"
             " VALUES (%s, %s, %s, '', %s)",
             [time.time(), time.time() + 60, channel, layer.serialize(message)],
+        )
+
+
+def create_group_message(group: str, message: dict[str, Any]) -> None:
+    GroupMessage.objects.create(group_name=group, data=layer.serialize(message))
+
+
+def raw_group_message(group: str, message: dict[str, Any]) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO channels_lite_groupmessage (group_name, created_at, data)"
+            " VALUES (%s, %s, %s)",
+            [group, time.time(), layer.serialize(message)],
         )
 
 
@@ -314,6 +333,18 @@ def fork_and_send(channel: str, told: str = "all") -> dict[str, Any]:
         return [await asyncio.wait_for(layer.receive(own), 10) for _ in range(2)]
 
     return in_fork(told, child, lambda: send(channel, {"from": "parent"}))
+
+
+def fork_and_join(group: str) -> dict[str, Any]:
+    """Forks after use; the child joins, sends to the group, and says what it got."""
+
+    async def child() -> dict[str, Any]:
+        own = await layer.new_channel()
+        await layer.group_add(group, own)
+        await layer.group_send(group, {"from": "the child"})
+        return await asyncio.wait_for(layer.receive(own), 10)
+
+    return in_fork("all", child)
 
 
 def become(user: int) -> None:
