@@ -352,13 +352,13 @@ class Histories:
 
     # Upkeep
 
-    def forget(self, group: str, channel: str) -> None:
-        """``channel`` has joined again, after a position, and gets what is after that only."""
+    def forget(self, group: str, channel: str, but: int) -> None:
+        """Forgets an earlier membership than ``but``: messages come after the new position."""
         with self._lock:
             member = self._roll.member(group, channel)
-            if member is not None:
+            if member is not None and member.id < but:
                 self._roll.remove(member)
-            self._mailboxes.withdraw(channel, group)
+                self._mailboxes.withdraw(channel, group)
 
     def flushed(self) -> None:
         """This process has flushed the table."""

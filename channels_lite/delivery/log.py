@@ -155,12 +155,15 @@ class Log:
         channel: str,
         expiry: float,
         position: Position | None,
-        and_then: Callable[[], None],
+        and_then: Callable[[str, str, int], None],
     ) -> Joined:
-        """Makes ``channel`` a member, from ``position`` or from now on; calls ``and_then`` then."""
+        """Makes ``channel`` a member, from ``position`` or from now on.
+
+        Calls ``and_then`` then, with the id of the membership.
+        """
         now = self._clock.now() or await self._generations.ask()
 
-        def operation(execute: Execute, batch: sql.Batch) -> Joined:
+        def operation(execute: Execute, batch: sql.Batch) -> tuple[Joined, int]:
             with batch.transaction(execute):
                 batch.members.pop(group, None)
                 return history.join(
@@ -172,11 +175,11 @@ class Log:
                     position=position,
                 )
 
-        def tell(_: Joined) -> None:
-            and_then()
+        def tell(joined: tuple[Joined, int]) -> None:
+            and_then(group, channel, joined[1])
             self._outgoing.wake([split(channel)[0]])
 
-        return await self._outgoing.write(operation, tell)
+        return (await self._outgoing.write(operation, tell))[0]
 
     async def read(
         self, group: str, position: Position | None, limit: int | None

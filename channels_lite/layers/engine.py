@@ -61,6 +61,11 @@ class Engine(Parts):
             self.mailboxes.clear()
             self.mark()
 
+    def forget_membership(self, group: str, channel: str, but: int) -> None:
+        """``channel`` has joined a group with a history; see `Histories.forget`."""
+        if self.histories is not None:
+            self.histories.forget(group, channel, but)
+
     async def clean_expired(self, on_step: Callable[[int], None], kept: int) -> int:
         """Works in steps.  Returns how many rows were deleted."""
         if self.clock.began_at is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from channels.layers import BaseChannelLayer
@@ -78,12 +77,8 @@ class GroupMethods(BaseChannelLayer):  # type: ignore[misc]
         if position is not None and "!" not in channel:
             raise ValueError(f"{channel} is a plain channel, which cannot join after a position")
         self._engine.has_joined = True
-        forget = partial(self._forget, group, channel, has_position=position is not None)
+        forget = self._engine.forget_membership
         return await log.join(group, channel, self.group_expiry, position, forget)
-
-    def _forget(self, group: str, channel: str, *, has_position: bool) -> None:
-        if has_position and self._engine.histories is not None:
-            self._engine.histories.forget(group, channel)
 
     async def group_history(
         self, group: str, after: str | None = None, limit: int | None = None

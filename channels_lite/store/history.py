@@ -63,6 +63,7 @@ JOIN = f"""
         (group_name, channel_name, expires_at, joined_at, after_id)
     VALUES (?, ?, ?, ?, coalesce(?, {LAST_ID}))
     ON CONFLICT (group_name, channel_name) DO UPDATE SET expires_at = excluded.expires_at
+    RETURNING id
 """
 END = """
     DELETE FROM channels_lite_groupmembership
@@ -171,16 +172,17 @@ def join(
     now: float,
     expires_at: float,
     position: Position | None,
-) -> Joined:
+) -> tuple[Joined, int]:
     """Makes the channel a member from ``position`` on, or from now on.  Call it in a transaction.
 
-    Without a position, an existing membership is only renewed.
+    Without a position, an existing membership is only renewed.  Returns also its id.
     """
     is_complete = position is None or is_known(execute, group, position)
     execute(END, (group, channel, now, position is not None))
     begins = position if position is not None and is_complete else None
-    execute(JOIN, (group, channel, expires_at, now, None if begins is None else begins.id))
-    return Joined(is_complete, str(begins or here(execute, group, now)))
+    first = None if begins is None else begins.id
+    [(membership,)] = execute(JOIN, (group, channel, expires_at, now, first))
+    return Joined(is_complete, str(begins or here(execute, group, now))), membership
 
 
 class Known(NamedTuple):
