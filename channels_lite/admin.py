@@ -16,20 +16,22 @@ from channels.layers import channel_layers
 from django.contrib import admin
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.core.handlers.asgi import ASGIRequest
-from django.db import router
-from django.db.models import QuerySet
+from django.db import connections, router, transaction
+from django.db.models import Count, Max, Min, OuterRef, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 from django.utils.translation import gettext_lazy as _
 
+from channels_lite import clock
 from channels_lite.errors import StoreUnavailable
 from channels_lite.layers.configured import database_of, our_layers
-from channels_lite.models import Event, GroupMembership
+from channels_lite.models import Event, GroupMembership, GroupMessage
 from channels_lite.monitor import probe, snapshot
 from channels_lite.serializers import UndecodableMessage
+from channels_lite.store import trimming
 
-__all__ = ["EventAdmin", "GroupMembershipAdmin"]
+__all__ = ["EventAdmin", "GroupMembershipAdmin", "GroupMessageAdmin"]
 
 # Seconds between two updates of the live page.  After this many updates the browser asks again,
 # because a server that is stopped waits for its streams.
@@ -151,6 +153,64 @@ class GroupMembershipAdmin(_ReadOnly):
     list_display = ("group_name", "channel_name", "joined_at", "expires_at")
     search_fields = ("group_name", "channel_name")
     ordering = ("group_name", "channel_name")
+
+
+@admin.register(GroupMessage)
+class GroupMessageAdmin(_ReadOnly):
+    """Histories: each group with its last message."""
+
+    list_display = ("group_name", "messages", "oldest", "created_at", "id")
+    list_display_links = None
+    search_fields = ("group_name",)
+    ordering = ("group_name",)
+    actions = ("purge_histories",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[GroupMessage]:
+        """The last message of each group, with figures of the whole history."""
+        groups = GroupMessage.objects.order_by().values("group_name")
+        of_this = groups.filter(group_name=OuterRef("group_name"))
+        last = groups.annotate(last=Max("id")).values("last")
+        found: QuerySet[GroupMessage] = super().get_queryset(request).filter(pk__in=last)
+        return found.annotate(
+            messages_kept=Subquery(of_this.annotate(n=Count("id")).values("n")),
+            kept_since=Subquery(of_this.annotate(first=Min("created_at")).values("first")),
+        )
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Whole histories only: a layer could not tell that single messages are gone."""
+        return obj is None and super().has_delete_permission(request)
+
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        """Only that of this page."""
+        return {name: each for name, each in super().get_actions(request).items()
+                if name != "delete_selected"}  # fmt: skip
+
+    @admin.display(description=_("messages"), ordering="messages_kept")
+    def messages(self, last: Any) -> int:
+        """The number of messages."""
+        return int(last.messages_kept)
+
+    @admin.display(description=_("oldest"), ordering="kept_since")
+    def oldest(self, last: Any) -> Any:
+        """When the oldest was sent."""
+        return last.kept_since
+
+    @admin.action(description=_("Delete the selected histories"), permissions=["delete"])
+    def purge_histories(self, request: HttpRequest, queryset: QuerySet[GroupMessage]) -> None:
+        """Members, and clients that come back, are told that something is gone."""
+        alias = router.db_for_write(GroupMessage)
+
+        def execute(statement: str, parameters: Any) -> list[Any]:
+            with connections[alias].cursor() as cursor:
+                cursor.execute(statement.replace("?", "%s"), parameters)
+                return cursor.fetchall() if cursor.description else []
+
+        deleted = 0
+        names = list(queryset.values_list("group_name", flat=True))
+        with transaction.atomic(using=alias):
+            for name in names:
+                deleted += trimming.purge(execute, name.encode(), clock.now())
+        self.message_user(request, f"{deleted} messages of {len(names)} histories deleted.")
 
 
 async def _pictures(alias: str, after: int) -> AsyncIterator[str]:

@@ -67,6 +67,19 @@ class Groups:
             self._remember(group, known)
         return known.members
 
+    def members_of(
+        self, execute: Execute, group: str, now: float
+    ) -> tuple[list[sql.Member], int | None]:
+        """The members, and the group's version before they were read.
+
+        Saves the check of the database, for a write, which has changed it anyway.
+        """
+        version = self.version(execute, group)
+        known = self._recall(group)
+        if known is None or version is None or version != known.version or now >= known.until:
+            return self.members(execute, group, now), version and version[1]
+        return known.members, version[1]
+
     def version(self, execute: Execute, group: str) -> tuple[int, int] | None:
         """A value that never recurs after a membership of the group has changed.
 

@@ -103,6 +103,7 @@ class Histories:
                 0 if self._is_in_memory else self._membership,
                 self._roll.known,
                 self._groups.version,
+                self._roll.has_members,
                 self._roll.take_unchecked(),
             )
         self._log.news(asked, partial(self._looked, loop, asked))

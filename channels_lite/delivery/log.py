@@ -92,15 +92,23 @@ class Log:
         tell_committed()
 
         def operation(execute: Execute, batch: sql.Batch) -> int:
+            members, version = self._members(execute, batch, group, is_callers=is_callers)
+            if all(member.name.endswith("!") for member in members):
+                # If this is the only write of a batch, it needs no transaction.
+                if version != history.append(execute, group, batch.now, encrypted):
+                    batch.members.pop(group, None)
+                    batch.wakes_all = True
+                batch.woken.update(member.name for member in members)
+                return 0
             with batch.transaction(execute):
                 history.append(execute, group, batch.now, encrypted)
-                plain = []
-                for member in self._members(execute, batch, group, is_callers=is_callers):
-                    if member.name.endswith("!"):
-                        batch.woken.add(member.name)
-                    else:
-                        envelope = member.name, "", "", encrypted, now, now + expiry
-                        plain.append(sql.Envelope(*envelope))
+                members = sql.group_members(execute, group, batch.now)
+                batch.woken.update(each.name for each in members if each.name.endswith("!"))
+                plain = [
+                    sql.Envelope(each.name, "", "", encrypted, now, now + expiry)
+                    for each in members
+                    if not each.name.endswith("!")
+                ]
                 return sql.insert_all(execute, batch, plain)
 
         missed = await self._outgoing.write(operation)
@@ -113,16 +121,17 @@ class Log:
 
     def _members(
         self, execute: Execute, batch: sql.Batch, group: str, *, is_callers: bool
-    ) -> list[sql.Member]:
-        """The members, which the writes of a batch read once."""
-        members = batch.members.get(group)
-        if members is None:
+    ) -> tuple[list[sql.Member], int | None]:
+        """The members, which the writes of a batch read once, and their version."""
+        known = batch.members.get(group)
+        if known is None:
             if is_callers:
-                members = sql.group_members(execute, group, batch.now)
+                version = sql.group_version(execute, group)
+                known = sql.group_members(execute, group, batch.now), version
             else:
-                members = self._groups.members(execute, group, batch.now)
-            batch.members[group] = members
-        return members
+                known = self._groups.members_of(execute, group, batch.now)
+            batch.members[group] = known
+        return known
 
     def _count(self, group: str) -> None:
         if len(self._appended) > COUNTED:

@@ -158,7 +158,9 @@ class Outgoing:
 
     def _put_batch(self, batch: sql.Batch) -> None:
         """W3, after each commit of this layer.  For other commits, the hooks do it."""
-        if batch.woken:
+        if batch.wakes_all:
+            hooks.wake_all(self._source.sidecar_bytes)
+        if batch.woken or batch.wakes_all:
             self.wake({token_of(name): name for name in batch.woken}.values())
         if not batch.inserted:
             return

@@ -60,6 +60,11 @@ class Roll:
         found = self._groups.get(group)
         return None if found is None else found.known
 
+    @property
+    def has_members(self) -> bool:
+        """Whether there are any."""
+        return bool(self._groups)
+
     def channels(self, group: str) -> list[str]:
         """The members of ``group``."""
         found = self._groups.get(group)

@@ -325,8 +325,11 @@ class Parts:
         self.stats.wakes += 1
         if signs & {0, 1}:
             if self.histories is not None:
+                # First, and receivers have their turn before the other look.
                 self.histories.look()
-            self.reader.look()
+                asyncio.get_running_loop().call_soon(self.reader.look)
+            else:
+                self.reader.look()
         if signs != {1}:
             self.claims.woken(signs)
 

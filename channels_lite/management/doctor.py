@@ -132,6 +132,8 @@ def _database(layer: BaseSQLiteChannelLayer) -> Iterator[Finding]:
         "rows",
         f"{taken.waiting} waiting, {taken.expired} expired; {taken.memberships} memberships",
     )
+    if taken.remembered:
+        yield Finding("histories", f"{taken.remembered} messages")
 
 
 async def _self_test(entry: Mapping[str, Any], layer: BaseSQLiteChannelLayer) -> list[Finding]:

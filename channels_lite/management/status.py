@@ -68,6 +68,8 @@ def draw(alias: str, taken: Snapshot, before: Snapshot | None = None) -> Rendera
     totals.add_row("processes", said)
     totals.add_row("rows", f"{taken.waiting} waiting, {taken.expired} expired, {stored}")
     totals.add_row("groups", f"{taken.group_count}, {taken.memberships} memberships")
+    if taken.remembered:
+        totals.add_row("histories", f"{taken.remembered} messages")
     totals.add_row(
         "file",
         f"{_bytes(taken.size)}, {_bytes(taken.free)} of it free; journal {taken.journal_mode}, "
@@ -86,13 +88,19 @@ def draw(alias: str, taken: Snapshot, before: Snapshot | None = None) -> Rendera
     groups = _table("group", "members")
     for group in taken.groups:
         groups.add_row(group.name, str(group.members))
+    histories = _table("history of", "messages", "oldest", "newest")
+    for history in taken.histories:
+        ages = f"{history.oldest:.0f} s", f"{history.newest:.0f} s"
+        histories.add_row(history.name, str(history.messages), *ages)
     processes = _table("process", "pid", "received", "now", "missed", "as of", "plain channels")
     for process in taken.processes:
         pid = (str(process.pid) if process.pid else "?") if process.is_alive else "killed"
         as_of = "" if process.age is None else f"{process.age:.0f} s ago"
         counts = str(process.received), f"{process.rate:.0f}/s", str(process.full), as_of
         processes.add_row(process.token, pid, *counts, ", ".join(process.channels))
-    tables = [each for each in (processes, _relays(taken), channels, groups) if each.row_count]
+    tables = [
+        each for each in (processes, _relays(taken), channels, groups, histories) if each.row_count
+    ]
     return Together(totals, *(Padding(each, (1, 0, 0, 0)) for each in tables))
 
 

@@ -69,6 +69,16 @@ COUNTERS = {
     "relay_missed": Counter(
         "channels_lite_relay_missed", "Messages that other nodes missed", ["layer"]
     ),
+    "appended": Counter(
+        "channels_lite_history_appended", "Messages to groups with a history", ["layer"]
+    ),
+    "replayed": Counter(
+        "channels_lite_history_replayed", "Messages to members that were behind", ["layer"]
+    ),
+    "trimmed": Counter(
+        "channels_lite_history_trimmed", "Messages deleted from histories", ["layer"]
+    ),
+    "gaps": Counter("channels_lite_history_gaps", "Members told that messages are gone", ["layer"]),
     "failed_looks": Counter("channels_lite_failed_looks", "Reads that failed", ["layer"]),
 }
 # One value for each process; with several, prometheus-client takes the worst.
@@ -94,6 +104,7 @@ LATENCY = Histogram(
 GAUGES = [
     ("waiting", "waiting", "Waiting rows"),
     ("memberships", "memberships", "Channels in groups"),
+    ("remembered", "history_messages", "Messages in histories"),
     ("processes", "processes", "Living processes that use a layer"),
     ("size", "database_bytes", "Size of the database"),
     ("log_size", "log_bytes", "Size of the database's log"),

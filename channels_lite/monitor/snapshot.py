@@ -30,6 +30,7 @@ __all__ = [
     "Group",
     "Process",
     "Relay",
+    "RememberingGroup",
     "Snapshot",
     "WaitingChannel",
     "connect",
@@ -56,6 +57,13 @@ GROUPS = """
          WHERE expires_at + 0.0 > ? GROUP BY 1)
     ORDER BY n DESC LIMIT ?
 """
+HISTORIES = """
+    SELECT group_name, n, first, last, sum(n) OVER () FROM
+        (SELECT group_name, count(*) AS n, min(id) AS first, max(id) AS last
+         FROM channels_lite_groupmessage GROUP BY 1)
+    ORDER BY n DESC LIMIT ?
+"""
+KEPT_SINCE = "SELECT coalesce(created_at + 0.0, 0) FROM channels_lite_groupmessage WHERE id = ?"
 CREATED_AT = "SELECT created_at + 0.0 FROM channels_lite_event WHERE id = ?"
 LAST_ID = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'channels_lite_event'"
 BOOT = "SELECT boot_id, began_at FROM channels_lite_boot"
@@ -79,6 +87,17 @@ class Group:
 
     name: str
     members: int
+
+
+@dataclass(frozen=True, slots=True)
+class RememberingGroup:
+    """A group whose history has messages."""
+
+    name: str
+    messages: int
+    #: Seconds since the first of them was sent, and since the last.
+    oldest: float
+    newest: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +154,9 @@ class Snapshot:
     memberships: int
     group_count: int
     groups: list[Group]
+    #: Messages in histories, and the groups with most of them.
+    remembered: int
+    histories: list[RememberingGroup]
     processes: list[Process]
     #: Bytes of the database, of its log, and of the database's pages that are free.
     size: int
@@ -207,7 +229,12 @@ def _picture(source: Source, connection: sqlite3.Connection, after: int) -> Snap
     connection.execute("BEGIN")
     now = _now(ask(BOOT))
     channels, groups = ask(CHANNELS, after, now, LIMIT), ask(GROUPS, now, LIMIT)
+    histories = ask(HISTORIES, LIMIT)
     waiting = channels[0][4] if channels else 0
+
+    def age(row: int) -> float:
+        return max(0.0, now - float(ask(KEPT_SINCE, row)[0][0]))
+
     return Snapshot(
         database=source.alias,
         path=str(source.path),
@@ -222,6 +249,11 @@ def _picture(source: Source, connection: sqlite3.Connection, after: int) -> Snap
         memberships=groups[0][2] if groups else 0,
         group_count=groups[0][3] if groups else 0,
         groups=[Group(name, count) for name, count, *_ in groups],
+        remembered=histories[0][4] if histories else 0,
+        histories=[
+            RememberingGroup(name, count, age(first), age(last))
+            for name, count, first, last, _all in histories
+        ],
         processes=processes_of(source.sidecar),
         size=size_of(""),
         log_size=size_of("-wal"),

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from channels_lite.history import Joined, Position
 from channels_lite.store import Execute
@@ -41,7 +41,10 @@ __all__ = [
 # The microseconds of a row, as an integer whatever another program has stored.
 STAMP = "coalesce(CAST(created_at * 1000000.0 AS INTEGER), 0)"
 LAST_ID = "coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'channels_lite_groupmessage'), 0)"
-APPEND = "INSERT INTO channels_lite_groupmessage (group_name, created_at, data) VALUES (?, ?, ?)"
+APPEND = """
+    INSERT INTO channels_lite_groupmessage (group_name, created_at, data) VALUES (?, ?, ?)
+    RETURNING (SELECT version FROM channels_lite_groupversion WHERE group_name = ?)
+"""
 LAST = f"""
     SELECT id, {STAMP} FROM channels_lite_groupmessage WHERE group_name = ?
     ORDER BY id DESC LIMIT 1
@@ -75,15 +78,13 @@ STATE = f"""
         coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'channels_lite_groupmembership'), 0)
 """
 # Other programs may write names in another encoding, which would fail the statement.
-HEADERS = """
-    SELECT id, CAST(group_name AS BLOB), length(data) FROM channels_lite_groupmessage
-    WHERE id > ? ORDER BY id LIMIT ?
+# Small messages are read at once; SQLite knows the length of others without reading them.
+NEW_ROWS = f"""
+    SELECT CAST(group_name AS BLOB), length(data), id, {STAMP}, coalesce(created_at + 0.0, 0),
+        CASE WHEN length(data) <= ? THEN CAST(data AS BLOB) END
+    FROM channels_lite_groupmessage WHERE id > ? ORDER BY id LIMIT ?
 """
-ROWS = f"""
-    SELECT id, {STAMP}, coalesce(created_at + 0.0, 0), CAST(data AS BLOB)
-    FROM channels_lite_groupmessage WHERE id BETWEEN ? AND ? ORDER BY id
-"""
-CHOSEN_ROWS = ROWS.replace("BETWEEN ? AND ?", "IN ({ids})")
+DATA = "SELECT CAST(data AS BLOB) FROM channels_lite_groupmessage WHERE id = ?"
 NEW_MEMBERS = """
     SELECT group_name, id, channel_name, after_id, expires_at + 0.0
     FROM channels_lite_groupmembership
@@ -119,6 +120,10 @@ BEFORE = """
 """
 
 
+# Bytes of data that are read with a row, even if no member here gets it.
+SMALL = 4096
+
+
 class Remembered(NamedTuple):
     """A row of a history."""
 
@@ -133,9 +138,9 @@ class Remembered(NamedTuple):
         return Position(self.id, abs(self.stamp))
 
 
-def append(execute: Execute, group: str, now: float, data: bytes) -> None:
-    """Adds a message to the history of ``group``."""
-    execute(APPEND, (group, now, data))
+def append(execute: Execute, group: str, now: float, data: bytes) -> int | None:
+    """Adds a message to the history of ``group``.  Returns the version of its members then."""
+    return execute(APPEND, (group, now, data, group))[0][0]  # type: ignore[no-any-return]
 
 
 def here(execute: Execute, group: str, now: float) -> Position:
@@ -208,6 +213,8 @@ class Asked:
     known: Callable[[str], Known | None]
     #: A value that changes with the members of a group; None: changes could not be noticed.
     version: Callable[[Execute, str], Hashable]
+    #: Whether it knows any members; otherwise no row is read.
+    has_members: bool
     #: Groups whose members must be read in any case.
     to_check: Collection[str] = ()
 
@@ -249,21 +256,21 @@ class News:
 def news(execute: Execute, asked: Asked) -> News:
     """Reads what is new.  Waits for no lock.
 
-    Each statement is a separate transaction.  Members are read after the rows, so no message comes
-    after ``group_discard``.  The generation is read again at the end, see `sql.look`.
+    Each statement is a separate transaction.  The generation is read after the rows, see
+    `sql.look`.  So are the members, and no message comes after ``group_discard``.
     """
+    rows = execute(NEW_ROWS, (SMALL, asked.row, READ_LIMIT)) if asked.has_members else []
     state = _state(execute)
     if asked.is_void(*state):
         return News(*state, is_new=True)
     found = News(*state)
-    if found.row > asked.row:
-        _read_rows(execute, asked, found)
+    if asked.has_members:
+        found.row = asked.row
+        _choose(execute, asked, found, rows)
     if found.membership > asked.membership:
         new = execute(NEW_MEMBERS, (asked.membership, f".{asked.token}!", asked.now))
         found.joined = [Membership(*row) for row in new]
     _read_members(execute, asked, found)
-    if _state(execute)[0] != found.generation:
-        return News(*state, is_new=True)
     return found
 
 
@@ -272,28 +279,23 @@ def _state(execute: Execute) -> tuple[int, int, int]:
     return generation, row, membership
 
 
-def _read_rows(execute: Execute, asked: Asked, found: News) -> None:
-    headers = execute(HEADERS, (asked.row, READ_LIMIT))
-    wanted: dict[int, str] = {}
+def _choose(execute: Execute, asked: Asked, found: News, rows: list[Any]) -> None:
+    """Keeps the rows of groups with members here."""
     size = 0
-    found.is_all = len(headers) < READ_LIMIT
-    for row, name, length in headers:
+    found.is_all = len(rows) < READ_LIMIT
+    for name, length, row, stamp, created_at, data in rows:
         group = name.decode(errors="replace")
         if asked.known(group) is not None:
             size += length
-            if size > READ_BYTES and wanted:
+            if size > READ_BYTES and found.rows:
                 found.is_all = False
-                break
-            wanted[row] = group
+                return
+            if data is None:
+                large = execute(DATA, (row,))
+                data = large[0][0] if large else None  # noqa: PLW2901 - it is deleted if there is none
+            if data is not None:
+                found.rows.append((group, Remembered(row, stamp, created_at, data)))
         found.row = row
-    if not wanted:
-        return
-    first, last = min(wanted), max(wanted)
-    if len(wanted) == last - first + 1:
-        rows = execute(ROWS, (first, last))
-    else:
-        rows = execute(CHOSEN_ROWS.format(ids=",".join(map(str, wanted))), ())
-    found.rows = [(wanted[row[0]], Remembered(*row)) for row in rows]
 
 
 def _read_members(execute: Execute, asked: Asked, found: News) -> None:

@@ -204,8 +204,10 @@ class Batch:
     inserted: dict[str, int] = field(default_factory=dict)
     #: Non-local names whose processes have members of a group that has got a message.
     woken: set[str] = field(default_factory=set)
-    #: The members of such groups.
-    members: dict[str, list[Member]] = field(default_factory=dict)
+    #: Whether all processes are woken, because the members have just changed.
+    wakes_all: bool = False
+    #: The members of such groups, and their versions.
+    members: dict[str, tuple[list[Member], int | None]] = field(default_factory=dict)
     #: The generation of the table with these rows; None: there are no rows.
     generation: int | None = None
 
