@@ -14,7 +14,7 @@ from django.db import connections, transaction
 from channels_lite import clock
 from channels_lite.errors import InvalidMessage, InvalidPosition
 from channels_lite.models import GroupMembership, GroupMessage
-from tests.conftest import is_empty, received
+from tests.conftest import is_empty, received, until
 
 HISTORY = {"group_history": {"chat*": {"messages": 100, "seconds": 3600}}}
 
@@ -456,3 +456,48 @@ async def test_unread_messages_go_back_to_the_table(make, monkeypatch):
     assert await numbers(layer, channel, 3) == [1, 2, 3]
     await send(layer, 4)
     assert await numbers(layer, channel, 1) == [4]
+
+
+async def test_flood_is_bounded(make, sql):
+    """Whoever sends that much trims by itself, long before the next sweep."""
+    layer = make(group_history={"chat": {"messages": 10, "seconds": 3600}})
+    for _ in range(30):
+        await asyncio.gather(*(send(layer, number) for number in range(100)))
+    await until(lambda: sql(ROWS)[0][0] <= 1010)
+
+
+async def test_restored_file_is_noticed(make, database, sql):
+    """Members get what is sent from then on, and are told; positions of before are not known."""
+    here, there = make(), make()
+    channel = await member(here)
+    await send(there, 1)
+    assert await numbers(here, channel, 1) == [1]
+    backup = "BEGIN; DELETE FROM {0}; UPDATE sqlite_sequence SET seq = 0 WHERE name = '{0}'; COMMIT"
+    await send(there, 2)
+    before = (await received(here, channel))["history_id"]
+    with closing(sqlite3.connect(database, timeout=20)) as connection:
+        connection.executescript(backup.format("channels_lite_groupmessage"))
+    await here.send(channel, {"number": "direct"})  # and the process looks
+    assert await numbers(here, channel, 1) == ["direct"]
+    here._engine.histories.look()
+    await until(lambda: here._engine.histories._row == 0)
+    await until(lambda: here._engine.histories._roll.has_members)
+    await send(there, 3)
+    message = await received(here, channel)
+    assert (message["number"], message["history_is_complete"]) == (3, False)
+    assert not await here.group_add("chat", channel, after=before)
+
+
+async def test_groups_without_members_here_leave_no_memory(make):
+    """Whoever joins and leaves, or is let go by another process, is forgotten."""
+    here, there = make(), make()
+    stays = await member(here)
+    for number in range(20):
+        channel = await member(here, f"chat_{number}")
+        await there.group_discard(f"chat_{number}", channel)
+    await send(there, 1)
+    assert await numbers(here, stays, 1) == [1]
+    histories = here._engine.histories
+    histories.tidy()
+    histories.look()
+    await until(lambda: list(histories._roll._groups) == ["chat"])
