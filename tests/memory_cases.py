@@ -17,7 +17,11 @@ TIMEOUT = 5
 LAYERS = {
     "default": {
         "BACKEND": os.environ["TESTED_BACKEND"],
-        "CONFIG": {"database": "channels", "polling_interval": 0.01},
+        "CONFIG": {
+            "database": "channels",
+            "polling_interval": 0.01,
+            "group_history": {"chat": {"messages": 10, "seconds": 60}},
+        },
     }
 }
 
@@ -31,6 +35,23 @@ async def turn(number: int) -> dict[str, Any]:
     await asyncio.sleep(0)
     await layer.group_send("group", {"number": number})
     return await asyncio.wait_for(receiving, TIMEOUT)
+
+
+async def past_and_live() -> list[int]:
+    """What two members of a group with a history receive, the second one of the past, too."""
+    layer = get_channel_layer()
+    got = []
+    after = None
+    for number in range(2):
+        channel = await layer.new_channel()
+        joined = await layer.group_add("chat", channel, after=after)
+        assert joined
+        after = joined.position
+        await layer.group_send("chat", {"number": number})
+        for _ in range(number + 1):
+            message = await asyncio.wait_for(layer.receive(channel), TIMEOUT)
+            got.append(message["number"])
+    return got
 
 
 class Cases:
@@ -49,6 +70,10 @@ class Cases:
     def test_3_sync(self) -> None:
         """A sync test receives what it sends by async_to_sync."""
         assert async_to_sync(turn)(3) == {"number": 3}
+
+    async def test_3_history(self) -> None:
+        """A group with a history has that of this test."""
+        assert await past_and_live() == [0, 0, 1]
 
     def test_4_nothing_is_left_of_other_tests(self) -> None:
         """A message of one test is not there in another."""

@@ -27,6 +27,17 @@ from tests.conftest import TIMEOUT, use_database
         ({"capacity": True}, "must be a positive integer"),
         ({"expiry": 0}, "must be a positive number of seconds"),
         ({"channel_capacity": {"a*": 0}}, "must be a dict that maps globs or compiled patterns"),
+        (
+            {"group_history": {"a*": {"messages": 0, "seconds": 1}}},
+            "must be a dict that maps globs",
+        ),
+        ({"group_history": {"a*": {"messages": 1, "seconds": 0}}}, "both positive"),
+        ({"group_history": {"a*": {"messages": 1}}}, "both positive"),
+        ({"group_history": ["a*"]}, "both positive"),
+        (
+            {"group_history": {"a*": {"messages": 1, "seconds": 1}}, "relay": "redis://localhost"},
+            "does not work with CONFIG",
+        ),
         ({"symmetric_encryption_keys": "secret"}, "must be a list of strings or bytes"),
         ({"database": "elsewhere"}, "which is not in DATABASES; its aliases: channels, default"),
         ({"serializer_format": "pickle"}, "no serializer 'pickle'; there are json, msgpack"),

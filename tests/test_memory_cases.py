@@ -33,5 +33,5 @@ def test_works_under_the_test_runner(tmp_path, layer, case):
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    assert "Ran 7 tests" in ran.stderr
+    assert "Ran 8 tests" in ran.stderr
     assert list(tmp_path.iterdir()) == []
