@@ -5,6 +5,8 @@ Out: `sending` (the recipients), `local` (into a mailbox) or `outgoing` (to othe
 In: `reader` (looks) or `claims` (plain channels), `cursors`, `arrivals`, `mailboxes` and `plain`,
 `receiving`.  Also: `capacity`, `groups`, `generation`, `sweeper`, `availability`, `missed`,
 `stats`.
+Groups with a history: `log` (append, join, read), `histories` (looks, and members that are behind),
+`roll`, `remembered`.
 With a relay: `relayed` replaces `sending`, `jobs` replaces `claims`, and `incoming`, with `roster`,
 receives messages from other nodes.
 

@@ -501,3 +501,10 @@ async def test_groups_without_members_here_leave_no_memory(make):
     histories.tidy()
     histories.look()
     await until(lambda: list(histories._roll._groups) == ["chat"])
+
+
+async def test_missing_table_names_the_mend(layer, sql):
+    """Whoever has set the key, and has not migrated, is told what to run."""
+    sql("DROP TABLE channels_lite_groupmessage")
+    with pytest.raises(ImproperlyConfigured, match=r"manage\.py migrate"):
+        await send(layer, 1)
