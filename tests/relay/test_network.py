@@ -160,7 +160,7 @@ def test_fault(start, network, away, fault):
         child.do("group_add", group="room", channel=channel)
         child.do("receive", channel=channel, count=100_000)
     here.begin("send_steadily", channel="room", seconds=13, every=0.005, to_group=True)
-    first = [child.received()["received"] for child in (near, there)]
+    first = [child.messages(10) for child in (near, there)]
     fault(network, away)
     sent = here.finish(60)
     assert not sent["refused"]
@@ -171,7 +171,7 @@ def test_fault(start, network, away, fault):
     wait_until(lambda: not refused.append(1) and is_sent(here, receivers[there]))
     here.do("group_send", group="room", message={"type": "end"})
     local, across = [
-        [each["number"], *until_end(child)]
+        [*(message["number"] for message in each), *until_end(child)]
         for each, child in zip(first, (near, there), strict=True)
     ]
     assert local == sent["taken"]
