@@ -12,9 +12,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from channels_lite.errors import StoreUnavailable
 from channels_lite.relay import InDoubt, Link, Listener, Settings
@@ -91,13 +91,14 @@ class Connection:
 
     # Its life
 
-    def begin(self) -> None:
-        """The first attempt begins; `run` makes it."""
-        self._tried, self.reason = asyncio.Event(), NEVER
-        Countdown(partial(self._has_tried, self._tried))
+    def begin(self, before: asyncio.Task[None] | None) -> Coroutine[Any, Any, None]:
+        """What keeps a link open until it is cancelled; ``before`` is the previous one."""
+        tried, self.reason = asyncio.Event(), NEVER
+        self._tried = tried
+        Countdown(partial(self._has_tried, tried))
+        return self._run(before, tried)
 
-    async def run(self, before: asyncio.Task[None] | None) -> None:
-        """Keeps a link open until it is cancelled; ``before`` is the previous run."""
+    async def _run(self, before: asyncio.Task[None] | None, tried: asyncio.Event) -> None:
         if before is not None:
             await asyncio.wait([before])
         retry = FIRST_RETRY
@@ -105,11 +106,12 @@ class Connection:
             link = self._link_class(self._settings, self._listener)
             try:
                 if await self._open(link):
+                    self._has_tried(tried)
                     retry = FIRST_RETRY
                     await self._watch(link)
             finally:
                 self.link = None
-                self._has_tried(self._tried)
+                self._has_tried(tried)
                 await link.close()
             await asyncio.sleep(retry)
             retry = min(2 * retry, LAST_RETRY)
@@ -134,7 +136,6 @@ class Connection:
             logger.error("%s", link.lack)
         self.link, self.engine, self.lack = link, link.engine, link.lack
         self._is_suspect, self.reason = False, ""
-        self._has_tried(self._tried)
         self._owner.has_come(link)
         return True
 
@@ -150,8 +151,8 @@ class Connection:
             logger.info("the relay's engine at %s is still away: %s", self._settings.shown, reason)
         self.reason = reason
 
-    def _has_tried(self, tried: asyncio.Event | None) -> None:
-        if tried is not None and not tried.is_set():
+    def _has_tried(self, tried: asyncio.Event) -> None:
+        if not tried.is_set():
             tried.set()
             self._owner.has_tried()
 

@@ -85,8 +85,7 @@ class Relay:
         return True
 
     def _begin(self) -> None:
-        self.connection.begin()
-        self._running = self.keep(self.connection.run(self._running))
+        self._running = self.keep(self.connection.begin(self._running))
 
     def stop(self, timeout: float = 0) -> None:
         """Publishes pending posts and ends.  `start` connects again."""

@@ -131,9 +131,9 @@ class Subscriptions:
     async def _settle(self) -> None:
         try:
             while unsettled := self._take_unsettled():
-                while unsettled:
-                    await self._settle_one(next(iter(unsettled)))
-                    unsettled.pop()
+                for group in list(unsettled):
+                    await self._settle_one(group)
+                    unsettled.discard(group)
         except StoreUnavailable:
             with self._lock:
                 self._unsettled |= unsettled  # again with the next ping

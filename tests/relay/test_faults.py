@@ -193,6 +193,23 @@ async def test_group_joined_while_the_link_is_opened(make_node, own_engine, monk
     assert await received(there, channel) == {"number": 1}
 
 
+@pytest.mark.parametrize("engine_name", ["nats"], indirect=True)
+async def test_link_that_is_lost_does_nothing_more(make_node, engine):
+    """What tries again until it succeeds ends with the link, even if it was not cancelled."""
+    here = make_node("here", engine.url)
+    await here.new_channel()
+    relay = here._engine.relay
+    link = relay.connection.link
+
+    async def lose():
+        link._lose("cut")
+        await asyncio.wait_for(link._members.make(), 1)
+        with pytest.raises(StoreUnavailable):
+            await asyncio.wait_for(link.want("jobs", 100, 1), 1)
+
+    await relay.call(lose)
+
+
 async def test_nothing_comes_twice(make_node, own_engine):
     """An engine that is killed again and again: in order, nothing twice, and what was taken while
     it was up is there."""

@@ -160,7 +160,7 @@ def test_fault(start, network, away, fault):
         child.do("group_add", group="room", channel=channel)
         child.do("receive", channel=channel, count=100_000)
     here.begin("send_steadily", channel="room", seconds=13, every=0.005, to_group=True)
-    first = [child.received()["received"] for child in (near, there)]
+    first = [child.messages(10) for child in (near, there)]
     fault(network, away)
     sent = here.finish(60)
     assert not sent["refused"]
@@ -171,7 +171,7 @@ def test_fault(start, network, away, fault):
     wait_until(lambda: not refused.append(1) and is_sent(here, receivers[there]))
     here.do("group_send", group="room", message={"type": "end"})
     local, across = [
-        [each["number"], *until_end(child)]
+        [*(message["number"] for message in each), *until_end(child)]
         for each, child in zip(first, (near, there), strict=True)
     ]
     assert local == sent["taken"]
@@ -227,12 +227,21 @@ def test_jobs_across_a_link_that_flaps(start, network, away):
     here.begin("send_steadily", channel="jobs", seconds=8, every=0.01)
     flapping(network, away)
     sent = here.finish(60)
-    # Two workers, and two last jobs, before which the others were taken.
-    found = []
-    for child in (there, other):
-        wait_until(lambda: is_sent(here, "jobs"))
-        while "number" in (message := child.received()["received"]):
-            found.append(message["number"])
+    found, ended = [], set()
+
+    def both_have_ended() -> bool:
+        """Whether each worker has taken a last job, before which it took its others."""
+        is_sent(here, "jobs")
+        for child in (there, other):
+            while child.has_received():
+                message = child.received()["received"]
+                if "number" in message:
+                    found.append(message["number"])
+                else:
+                    ended.add(child)
+        return len(ended) == 2
+
+    wait_until(both_have_ended)
     assert len(found) == len(set(found))
     assert set(found) <= {*sent["taken"], *sent["in_doubt"]}
     # One in each waiting hand, each time the cable was out.

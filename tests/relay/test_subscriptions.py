@@ -41,6 +41,19 @@ async def test_what_has_not_changed_is_not_looked_at(nodes, monkeypatch):
     assert looked_at == ["room-7"]
 
 
+async def test_all_groups_that_end_at_once_are_left(nodes):
+    """After a flush, no subscription to a group remains."""
+    here, there = nodes
+    channel = await there.new_channel()
+    names = [f"room-{number}" for number in range(50)]
+    for name in names:
+        await there.group_add(name, channel)
+    await here.flush()
+    groups = there._engine.relay.groups
+    for name in names:
+        await until(lambda: not groups.is_subscribed(name, enters=False))  # noqa: B023
+
+
 async def test_memberships_that_expire_end_subscriptions(make_node, engine):
     """A group whose members have all expired is not subscribed to any more."""
     there = make_node("there", engine.url, group_expiry=0.2)

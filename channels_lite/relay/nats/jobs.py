@@ -202,7 +202,7 @@ class Jobs:
         what = {"seq": delivery.sequence, "no_erase": True}
         until = ticks() + self._expiry
         is_ours = False
-        while ticks() < until:
+        while ticks() < until and not self._requests.are_over:
             try:
                 deleting = self._requests.api(f"STREAM.MSG.DELETE.{delivery.stream}", **what)
                 said = await asyncio.wait_for(deleting, STEP)

@@ -47,7 +47,7 @@ class Members:
 
     async def make(self) -> None:
         """Makes the stream, as soon as a cluster has a leader for it."""
-        while True:
+        while not self._requests.are_over:  # before Python 3.12 wait_for() may swallow the end
             try:
                 await asyncio.wait_for(self._make(), STEP)
             except (StoreUnavailable, TimeoutError, asyncio.TimeoutError):

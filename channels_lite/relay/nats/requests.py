@@ -39,8 +39,15 @@ class Requests:
         self.inbox = f"_INBOX.{token}"
         #: Why JetStream cannot be used; "" if it can.
         self.lack = ""
+        #: Why the connection is lost; None if it is not.
+        self._error: Exception | None = None
         self._answers: dict[str, asyncio.Future[Reply]] = {}
         self._numbers = itertools.count()
+
+    @property
+    def are_over(self) -> bool:
+        """Whether the connection is lost, and none is answered any more."""
+        return self._error is not None
 
     def number(self) -> str:
         """A new one."""
@@ -58,6 +65,8 @@ class Requests:
     async def ask(self, subject: str, payload: bytes = b"") -> Reply:
         """The answer to it."""
         answer, command = self.begin(subject, payload)
+        if self._error is not None:
+            fail(answer, self._error)
         self.client.write_only(command)
         return await answer
 
@@ -80,6 +89,7 @@ class Requests:
 
     def fail(self, error: Exception) -> None:
         """The connection is lost."""
+        self._error = error
         for answer in list(self._answers.values()):
             fail(answer, error)
         self._answers.clear()
