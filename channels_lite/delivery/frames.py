@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 import os
 import random
-import socket
 import threading
 from collections.abc import Callable, Iterable
 
@@ -158,11 +157,18 @@ class FrameSender:
             for envelope in envelopes
         ]
 
-    def duplicate(self, token: str) -> socket.socket | None:
-        """A second descriptor of the socket to a process; None if there is no such socket."""
+    def hold(self, token: str) -> Peer | None:
+        """The socket to a process, kept open until `let_go`; None if there is none."""
         with self._lock:
             peer = self._peers.get(token)
-            return None if peer is None else peer.duplicate()
+            if peer is not None:
+                peer.hold()
+            return peer
+
+    def let_go(self, peer: Peer) -> None:
+        """Ends one `hold`."""
+        with self._lock:
+            peer.let_go()
 
     def give_up(self, token: str) -> None:
         """Notes that a process stands still: nobody waits for it until it has room."""
@@ -211,4 +217,4 @@ class FrameSender:
     def abandon(self) -> None:
         """Like `close`, in a forked child, where a thread of the parent may hold the lock."""
         for peer in self._peers.values():
-            peer.close()
+            peer.abandon()

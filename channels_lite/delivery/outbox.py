@@ -73,7 +73,7 @@ class Outbox:
         self._to_send: list[_Write[int]] = []
         #: Writes that wait for room; they come before ``_to_send``.
         self._blocked: list[_Write[int]] = []
-        self._room = Room(loop, frames.duplicate, frames.give_up, self._send)
+        self._room = Room(loop, frames.hold, frames.let_go, frames.give_up, self._send)
         self._done: deque[_Write[Any]] = deque()
         self._waiting: list[_Write[Any]] = []
         self._is_finishing = False  # more writes complete in the next iteration

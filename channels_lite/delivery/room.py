@@ -6,14 +6,18 @@ So: a sender waits for room, for as long as a turn of a process that reads may t
 makes no room in that time stands still.  Its messages become rows at once, until a datagram goes
 out again.
 
+A sender that is a little quicker than its receiver waits often and briefly.  So a wait costs one
+registration: it holds the socket instead of duplicating it, and all waits share one timer.
+
 Thread: that of the loop that sends, so without a lock.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable
+
+from channels_lite.wake.datagrams import Peer
 
 __all__ = ["Room"]
 
@@ -27,34 +31,47 @@ class Room:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        duplicate: Callable[[str], socket.socket | None],
+        hold: Callable[[str], Peer | None],
+        let_go: Callable[[Peer], None],
         give_up: Callable[[str], None],
         retry: Callable[[], None],
     ) -> None:
         self._loop = loop
-        #: A second descriptor of a process's socket, because the first one may be closed meanwhile.
-        self._duplicate = duplicate
+        #: Keeps a process's socket open, because another thread may close it meanwhile.
+        self._hold = hold
+        self._let_go = let_go
         self._give_up = give_up
         #: Called when there may be room, and when the wait is over.
         self._retry = retry
-        self._watched: dict[str, tuple[socket.socket, asyncio.TimerHandle]] = {}
+        #: By token, with the time when the wait is over.
+        self._watched: dict[str, tuple[Peer, float]] = {}
+        self._timer: asyncio.TimerHandle | None = None
 
     def watch(self, tokens: set[str]) -> None:
         """Waits for the sockets of these processes from now on, and for no others."""
         for token in self._watched.keys() - tokens:
-            watched, timer = self._watched.pop(token)
-            timer.cancel()
-            self._loop.remove_writer(watched)
-            watched.close()
+            peer, _ = self._watched.pop(token)
+            self._loop.remove_writer(peer.fd)
+            self._let_go(peer)
         for token in tokens - self._watched.keys():
-            full = self._duplicate(token)
+            full = self._hold(token)
             if full is None:  # the process is gone
                 self._loop.call_soon(self._retry)
                 continue
-            self._loop.add_writer(full, self._retry)
-            timer = self._loop.call_later(PATIENCE, self._stop_waiting, token)
-            self._watched[token] = full, timer
+            self._loop.add_writer(full.fd, self._retry)
+            self._watched[token] = full, self._loop.time() + PATIENCE
+        if self._watched and self._timer is None:
+            self._timer = self._loop.call_later(PATIENCE, self._check)
 
-    def _stop_waiting(self, token: str) -> None:
-        self._give_up(token)
-        self._retry()
+    def _check(self) -> None:
+        """Ends the waits that are over."""
+        now = self._loop.time()
+        self._timer = None
+        over = [token for token, (_, until) in self._watched.items() if until <= now]
+        for token in over:
+            self._give_up(token)
+        if over:
+            self._retry()
+        if self._watched and self._timer is None:
+            soonest = min(until for _, until in self._watched.values())
+            self._timer = self._loop.call_at(soonest, self._check)

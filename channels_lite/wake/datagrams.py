@@ -168,6 +168,8 @@ class Peer:
         self._datagrams: deque[int] = deque(maxlen=QUEUE)
         #: Whether it has left its queue full for some time.
         self.stands_still = False
+        self._holders = 0
+        self._is_closed = False
         try:
             with _address(path) as address:
                 self._socket.connect(address)
@@ -189,12 +191,29 @@ class Peer:
             return self._datagrams[0] - 1 if len(self._datagrams) == QUEUE else 0
         return last
 
-    def duplicate(self) -> socket.socket:
-        """A second descriptor of the socket, for waiting until there is room."""
-        return self._socket.dup()
+    @property
+    def fd(self) -> int:
+        """The descriptor of the socket, for waiting until there is room."""
+        return self._socket.fileno()
+
+    def hold(self) -> None:
+        """Keeps the socket open until `let_go`."""
+        self._holders += 1
+
+    def let_go(self) -> None:
+        """Ends one `hold`."""
+        self._holders -= 1
+        if self._is_closed:
+            self.close()
 
     def close(self) -> None:
-        """Closes the socket."""
+        """Closes the socket, when nobody holds it any more."""
+        self._is_closed = True
+        if not self._holders:
+            self._socket.close()
+
+    def abandon(self) -> None:
+        """Closes the socket at once."""
         self._socket.close()
 
 
