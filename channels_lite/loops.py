@@ -18,12 +18,8 @@ def is_ending() -> bool:
     return not threading.main_thread().is_alive()
 
 
-def running_loop() -> asyncio.AbstractEventLoop | None:
-    """The running loop of this thread, or None."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
+#: The running loop of this thread, or None.
+running_loop: Callable[[], asyncio.AbstractEventLoop | None] = asyncio._get_running_loop  # noqa: SLF001 - exported for loops
 
 
 def call_on(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args: Any) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["FRAMES", "FULL", "REPORT", "fault_of", "mark_path", "split", "token_of"]
+from functools import lru_cache
+
+__all__ = ["FRAMES", "FULL", "KNOWN", "REPORT", "fault_of", "mark_path", "split", "token_of"]
 
 #: Suffixes of the files beside a process's FIFO in the sidecar directory.  The FIFO is named after
 #: the process's token.  They are the socket for frames, the report, and the directory with the
@@ -20,12 +22,18 @@ def fault_of(name: object, limit: int) -> str:
     return f"{shown} has {len(name)} characters" if len(name) >= limit else f"{shown} is not valid"
 
 
+#: The number of names that are remembered: most messages go to channels that were used before.
+KNOWN = 4096
+
+
+@lru_cache(KNOWN)
 def split(channel: str) -> tuple[str, str]:
     """The non-local part of a channel's name, including the "!", and the part after it."""
     bang = channel.find("!") + 1
     return (channel[:bang], channel[bang:]) if bang else (channel, "")
 
 
+@lru_cache(KNOWN)
 def token_of(name: str) -> str:
     """The process's token in a process-local name: between the last "." and the "!".
 

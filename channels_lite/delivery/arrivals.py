@@ -28,6 +28,8 @@ __all__ = ["SLICE", "Arrivals", "channels_of"]
 
 #: Channels that get a message in one iteration of a loop.
 SLICE = 256
+# Seconds after a frame within which more are likely.
+BUSY = 0.0005
 
 
 class Arrivals:
@@ -56,6 +58,8 @@ class Arrivals:
         #: The number of frames released so far.
         self._let_go = 0
         self._ready: deque[Arrival] = deque()
+        #: Until when more frames are likely.
+        self._busy_until = 0.0
 
     @property
     def holds(self) -> bool:
@@ -75,12 +79,14 @@ class Arrivals:
     def take_frames(self, receive: Callable[[int | None], list[Frame]]) -> None:
         """Takes in frames of other processes, a limited number at a time."""
         with self._lock:  # in the order of sending, on any loop
-            frames = receive(PER_ITERATION)
+            now = self._clock.now()
+            # A lone frame is usually the only one, and asking for more costs as much as a frame.
+            frames = receive(PER_ITERATION if now < self._busy_until else 1)
+            self._busy_until = now + BUSY
             if self._held:
                 self._held += frames
                 frames, self._held = self._held, []
             reach("after_frames")
-            now = self._clock.now()
             for number, frame in enumerate(frames):
                 if not self._is_due(frame):
                     self._held = frames[number:]
@@ -187,9 +193,10 @@ class Arrivals:
         data = frame.data if self._decrypt is None else self._decrypt(frame.data)
         if data is None:
             return
-        message = Message(0, data, expires_at, created_at)
-        is_group = "," in frame.recipients if frame.is_group is None else frame.is_group
-        self._ready.append((channels_of(frame.name, frame.recipients), message, is_group))
+        recipients, is_group = frame.recipients, frame.is_group
+        channels = channels_of(frame.name, recipients)
+        is_group = len(channels) > 1 if is_group is None else is_group
+        self._ready.append((channels, Message(0, data, expires_at, created_at), is_group))
 
     def _add_row(self, name: str, row: Row, now: float) -> None:
         if row.expires_at <= now:

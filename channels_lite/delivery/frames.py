@@ -15,6 +15,7 @@ import errno
 import os
 import random
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
 from channels_lite.clock import Clock
@@ -54,7 +55,10 @@ class FrameSender:
         #: By token; and the tokens as a list, to choose one at random.
         self._peers: dict[str, Peer] = {}
         self._tokens: list[str] = []
-        self._last_rows: dict[str, int] = {}
+        #: The same sockets by non-local name.
+        self._by_name: dict[str, Peer] = {}
+        #: Those written last are at the end.
+        self._last_rows: OrderedDict[str, int] = OrderedDict()
         #: The number of the last datagram to any process.
         self._last = 0
         #: Counts what is on its way, as frames and as rows.
@@ -64,15 +68,14 @@ class FrameSender:
         """Remembers a committed row: later frames to ``name`` come after it."""
         if name.endswith("!"):
             with self._lock:  # two loops may report their commits in another order
-                row = max(row, self._last_rows.pop(name, 0))
-                if len(self._last_rows) >= MAX_NAMES:  # drops the least recently used
-                    del self._last_rows[next(iter(self._last_rows))]
-                self._last_rows[name] = row
+                self._last_rows[name] = max(row, self._last_rows.get(name, 0))
+                self._last_rows.move_to_end(name)
+                if len(self._last_rows) > MAX_NAMES:
+                    self._last_rows.popitem(last=False)
 
     def last_row(self, name: str) -> int:
         """The id of the last row that this process has written for ``name``; 0: none."""
-        with self._lock:  # `put_row` removes it for a moment
-            return self._last_rows.get(name, 0)
+        return self._last_rows.get(name, 0)
 
     def forget_rows(self) -> None:
         """Ids have started again."""
@@ -87,35 +90,44 @@ class FrameSender:
         are full, but may soon have room.  The remaining envelopes must become rows.  Never waits or
         raises.
         """
-        by_token: dict[str, list[Envelope]] = {}
-        for envelope in envelopes:
-            if envelope.name.endswith("!"):
-                by_token.setdefault(token_of(envelope.name), []).append(envelope)
-        by_token.pop(self._token, None)
         full = set()
         with self._lock:
-            for token, those in by_token.items():
-                if self._send_to(token, those):
-                    full.add(token)
+            by_peer: dict[Peer, list[Envelope]] = {}
+            for envelope in envelopes:
+                peer = self._by_name.get(envelope.name) or self._find(envelope.name)
+                if peer is not None:
+                    by_peer.setdefault(peer, []).append(envelope)
+            for peer, those in by_peer.items():
+                if self._send_to(peer, those):
+                    full.add(peer.token)
         return full
 
-    def _send_to(self, token: str, envelopes: list[Envelope]) -> bool:
-        """Whether the process may soon have room for the remaining envelopes."""
+    def _find(self, name: str) -> Peer | None:
+        """The process that receives on this non-local name, if it listens and is another one."""
+        token = token_of(name)
+        if token == self._token or not name.endswith("!"):
+            return None
         peer = self._peers.get(token) or self._connect(token)
-        if peer is None:
-            return False
+        if peer is not None:
+            if len(self._by_name) >= MAX_NAMES:
+                self._by_name.clear()
+            self._by_name[name] = peer
+        return peer
+
+    def _send_to(self, peer: Peer, envelopes: list[Envelope]) -> bool:
+        """Whether the process may soon have room for the remaining envelopes."""
         number = self._last + 1
-        admitted = self._admit(envelopes, number)
+        admitted, frames = self._admit(envelopes, number)
         if not admitted:
             return False
         try:
-            peer.send(self._frames(admitted), number)
+            peer.send(frames, number)
         except OSError as error:
             self.backpressure.withdraw(admitted)
             if error.errno == errno.EAGAIN:
                 return not peer.stands_still
             if error.errno not in (errno.ENOBUFS, errno.EMSGSIZE):
-                self._forget(token)  # the process is gone
+                self._forget(peer.token)  # the process is gone
             return False
         self._last = number
         peer.stands_still = False
@@ -123,15 +135,22 @@ class FrameSender:
             envelope.is_settled = True
         return False
 
-    def _admit(self, envelopes: list[Envelope], number: int) -> list[Envelope]:
+    def _admit(self, envelopes: list[Envelope], number: int) -> tuple[list[Envelope], list[Frame]]:
         """The envelopes that go into this one datagram.  Marks the refused ones."""
         admitted: list[Envelope] = []
-        size = 0
+        frames: list[Frame] = []
+        size, last_rows, generation = 0, self._last_rows, self._clock.generation
         for envelope in envelopes:
-            size += len(envelope.data) + len(envelope.recipients) + len(envelope.name) + OVERHEAD
+            name, recipients, channel, data = (
+                envelope.name,
+                envelope.recipients,
+                envelope.channel,
+                envelope.data,
+            )
+            size += len(data) + len(recipients) + len(name) + OVERHEAD
             if size > MAX_DATAGRAM:
                 break
-            if envelope.channel:
+            if channel:
                 is_admitted = self.backpressure.admit(envelope, number)
                 if is_admitted is None:
                     break  # later messages must not overtake it
@@ -139,23 +158,19 @@ class FrameSender:
                     envelope.is_settled = envelope.is_refused = True
                     continue
             admitted.append(envelope)
-        return admitted
-
-    def _frames(self, envelopes: list[Envelope]) -> list[Frame]:
-        last_rows, generation = self._last_rows, self._clock.generation
-        return [
-            Frame(
-                envelope.name,
-                envelope.recipients,
-                envelope.data,
-                envelope.created_at,
-                envelope.expires_at,
-                last_rows.get(envelope.name, 0),
-                generation,
-                not envelope.channel,
+            frames.append(
+                Frame(
+                    name,
+                    recipients,
+                    data,
+                    envelope.created_at,
+                    envelope.expires_at,
+                    last_rows.get(name, 0),
+                    generation,
+                    not channel,
+                )
             )
-            for envelope in envelopes
-        ]
+        return admitted, frames
 
     def hold(self, token: str) -> Peer | None:
         """The socket to a process, kept open until `let_go`; None if there is none."""
@@ -192,6 +207,7 @@ class FrameSender:
     def _forget(self, token: str) -> None:
         self._peers.pop(token).close()
         self._tokens.remove(token)
+        self._by_name.clear()
 
     def forget_stale(self) -> None:
         """Closes the sockets to processes that are gone.  Call it regularly."""

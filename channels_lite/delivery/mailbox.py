@@ -9,6 +9,8 @@ import asyncio
 import math
 from collections import deque
 
+import msgspec
+
 from channels_lite.delivery.capacity import OVERHEAD, Limit
 from channels_lite.loops import settle
 from channels_lite.store.sql import Claimed
@@ -16,23 +18,14 @@ from channels_lite.store.sql import Claimed
 __all__ = ["Mailbox", "Message", "fail"]
 
 
-class Message:
+class Message(msgspec.Struct, eq=False, gc=False):
     """A message in memory.  The members of a group in this process share one object."""
 
-    __slots__ = ("created_at", "data", "expires_at", "id")
-
-    def __init__(
-        self,
-        id: int,  # noqa: A002 - the column's
-        data: bytes,
-        expires_at: float,
-        created_at: float = 0.0,
-    ) -> None:
-        #: The id of its row; 0: it had no row, and ``created_at`` tells its age.
-        self.id = id
-        self.data = data
-        self.expires_at = expires_at
-        self.created_at = created_at
+    #: The id of its row; 0: it had no row, and ``created_at`` tells its age.
+    id: int
+    data: bytes
+    expires_at: float
+    created_at: float = 0.0
 
 
 class Mailbox:

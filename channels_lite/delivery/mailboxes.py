@@ -43,6 +43,8 @@ class Mailboxes:
         self._stats = stats
         self._lock = threading.Lock()
         self._mailboxes: dict[str, Mailbox] = {}
+        #: The mailbox of a channel, to look into without the lock; None: there is none.
+        self.get: Callable[[str], Mailbox | None] = self._mailboxes.get
         #: Non-local names, with the number of mailboxes of each.
         self._names: Counter[str] = Counter()
         #: Full channels; and channels whose state has changed since senders were told.
@@ -110,13 +112,8 @@ class Mailboxes:
 
     def is_served(self, channel: str) -> bool:
         """Whether a coroutine receives there, now or between two messages."""
-        mailbox = self._mailboxes.get(channel)
+        mailbox = self.get(channel)
         return mailbox is not None and mailbox.is_served
-
-    def holds(self, channel: str) -> bool:
-        """Whether a message waits there."""
-        mailbox = self._mailboxes.get(channel)
-        return mailbox is not None and bool(mailbox.messages)
 
     def have_receivers(self, channels: Iterable[str]) -> bool:
         """Whether a coroutine that waits on one of them has not had its turn yet."""

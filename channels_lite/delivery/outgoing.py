@@ -74,7 +74,10 @@ class Outgoing:
 
         Raises ``StoreUnavailable`` if those that need a row cannot be stored.
         """
-        return await self._outbox().send(self.encrypted(envelopes))
+        outbox = self._outbox()
+        envelopes = self.encrypted(envelopes)
+        missed = outbox.hand_over(envelopes)
+        return await outbox.send(envelopes) if missed is None else missed
 
     async def insert(self, envelopes: list[sql.Envelope]) -> int:
         """Like `send`, as rows in the caller's transaction."""

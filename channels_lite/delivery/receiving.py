@@ -6,7 +6,7 @@ Thread: the receiver's loop.  The mailboxes' lock guards what several loops shar
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol, TypeVar
 
 from channels_lite.clock import Clock
@@ -34,6 +34,9 @@ class Arm(Protocol):
 class Receiving:
     """Receives messages, and counts those received in a row without waiting."""
 
+    #: The loops that already learn of rows and flushes by other processes: see `wake.Waiter`.
+    watched: Collection[asyncio.AbstractEventLoop]
+
     def __init__(
         self,
         *,
@@ -44,7 +47,6 @@ class Receiving:
         cursors: Cursors,
         claims: Claims,
         arm: Arm,
-        is_watched: Callable[[asyncio.AbstractEventLoop], bool],
         mark: Callable[[], None],
     ) -> None:
         self._names_end = f"{token}!"
@@ -55,8 +57,6 @@ class Receiving:
         self._claims = claims
         #: Makes sure that a coroutine which begins to wait is woken.
         self._arm = arm
-        #: Whether a loop already learns of rows and flushes by other processes.
-        self._is_watched = is_watched
         #: Tells senders which channels are full, and which no longer are.
         self._mark = mark
         #: Messages taken since other coroutines had a turn.
@@ -73,18 +73,22 @@ class Receiving:
         Raises what ``require_valid`` raises.
         """
         mailboxes = self._mailboxes
+        mailbox = mailboxes.get(channel)
         is_new_name = False
-        if not mailboxes.is_served(channel) or self._clock.began_at is None:
-            is_new_name = await self._begin(channel, require_valid)
         loop = asyncio.get_running_loop()
         receiver = None
-        if self._taken >= PER_ITERATION:
-            self._arm(channel, loop, is_new_name=is_new_name)  # it may never have to wait
-            is_new_name |= await self._yield_loop(channel)
+        if (
+            mailbox is None
+            or not mailbox.is_served
+            or self._clock.began_at is None
+            or self._taken >= PER_ITERATION
+        ):
+            is_new_name = await self._begin(channel, loop, require_valid)
         while True:
             message = None
-            if receiver is not None or mailboxes.holds(channel):
-                if receiver is None and not self._is_watched(loop):
+            mailbox = mailboxes.get(channel)
+            if receiver is not None or (mailbox is not None and mailbox.messages):
+                if receiver is None and loop not in self.watched:
                     self._arm(channel, loop, is_new_name=is_new_name)
                     await self._generations.hear_of_flush()
                     is_new_name = self._is_new(channel)
@@ -100,20 +104,32 @@ class Receiving:
             try:
                 # Until it was in line, the sweeper of another loop could forget the name.
                 is_new_name |= is_first and self._own(channel)
-                self._arm(channel, loop, is_new_name=is_new_name)
-                is_new_name = False
+                if is_new_name or loop not in self.watched or "!" not in channel:
+                    self._arm(channel, loop, is_new_name=is_new_name)
+                    is_new_name = False
                 await receiver
             except BaseException:
                 self._leave(channel, receiver)
                 raise
 
-    async def _begin(self, channel: str, require_valid: Callable[[str], object]) -> bool:
-        """Checks the name, and asks for the clock if necessary.  Whether the name is new."""
+    async def _begin(
+        self,
+        channel: str,
+        loop: asyncio.AbstractEventLoop,
+        require_valid: Callable[[str], object],
+    ) -> bool:
+        """Checks the name, asks for the clock, and lets other coroutines run, if necessary.
+
+        Returns whether the name is new.
+        """
         require_valid(channel)
         is_new_name = self._is_new(channel)
         if self._clock.began_at is None:
             await self._generations.ask()
             is_new_name |= self._is_new(channel)
+        if self._taken >= PER_ITERATION:
+            self._arm(channel, loop, is_new_name=is_new_name)  # it may never have to wait
+            is_new_name |= await self._yield_loop(channel)
         return is_new_name
 
     def _leave(self, channel: str, receiver: asyncio.Future[None]) -> None:

@@ -110,6 +110,7 @@ class Parts:
         self._start_sending()
         self._start_receiving()
         self.waiter = self.reader.socket = self._make_waiter(self)
+        self.receiving.watched = self.waiter.watched
 
     def _start_sending(self) -> None:
         occupancy = Occupancy(self._capacities.messages)
@@ -190,7 +191,6 @@ class Parts:
             cursors=self.cursors,
             claims=self.claims,
             arm=self.arm,
-            is_watched=self._is_watched,
             mark=self.mark,
         )
         self.sweeper = Sweeper(
@@ -247,9 +247,6 @@ class Parts:
 
     def _start_clock(self, loop: asyncio.AbstractEventLoop) -> None:
         self.waiter.keep_time(loop)
-
-    def _is_watched(self, loop: asyncio.AbstractEventLoop) -> bool:
-        return loop in self.waiter.watched
 
     def _tidy(self, channels: set[str]) -> bool:
         return self.waiter.tidy(channels)

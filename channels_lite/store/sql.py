@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from channels_lite.store import Execute, writing
 from channels_lite.store.occupancy import Occupancy
 
@@ -153,8 +155,7 @@ READ_LIMIT = 1000
 READ_BYTES = 256 * 1024
 
 
-@dataclass(slots=True)
-class Envelope:
+class Envelope(msgspec.Struct, eq=False, gc=False):
     """A message on its way to the channels of one process, or to a plain channel."""
 
     #: The non-local name, and the local parts of the channels, separated by commas.

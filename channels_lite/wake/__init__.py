@@ -50,7 +50,7 @@ class Waiter(Protocol):
 
     @property
     def watched(self) -> Collection[asyncio.AbstractEventLoop]:
-        """The loops that learn of rows and flushes by other processes."""
+        """The loops that learn of rows and flushes by other processes; always the same object."""
 
     def keep_time(self, loop: asyncio.AbstractEventLoop) -> None:
         """Starts only the timer of ``loop``, the running one."""

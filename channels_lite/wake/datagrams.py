@@ -136,8 +136,9 @@ class FrameReceiver:
             if not datagram:  # empty, or shut down
                 break
             try:
-                found = _decoder.decode(datagram)
-                frames += [frame for frame in found if frame.name.endswith(self._names_end)]
+                for frame in _decoder.decode(datagram):
+                    if frame.name.endswith(self._names_end):
+                        frames.append(frame)  # noqa: PERF401 - of a few frames, a list costs more
             except ValueError as error:  # msgspec's
                 logger.error("%d bytes that are not frames were dropped: %s", len(datagram), error)
         return frames
@@ -164,6 +165,7 @@ class Peer:
     """A process that listens, and the last datagrams to it that may be unread."""
 
     def __init__(self, path: str) -> None:
+        self.token = Path(path).name.removesuffix(FRAMES)
         self._socket = _socket()
         self._datagrams: deque[int] = deque(maxlen=QUEUE)
         #: Whether it has left its queue full for some time.

@@ -199,9 +199,11 @@ class Listener:
 
     def frames(self, limit: int | None = None) -> list[Frame]:
         """Frames that other processes sent since the last call, in the order of sending."""
-        with self._lock:
-            left, self._left = self._left, []
-            frames = self._frames
+        left: list[Frame] = []
+        if self._left:
+            with self._lock:
+                left, self._left = self._left, []
+        frames = self._frames
         return left + frames.drain(limit) if frames is not None else left
 
     def stop_frames(self) -> None:
@@ -243,6 +245,7 @@ class Listener:
         with self._lock:
             frames, self._frames = self._frames, None
             loops, self._loops = self._loops, []
+            self._clock.watched.clear()
             if frames is not None:
                 self._left = self._left + frames.close()
             # After the socket, whose name is in the directory that the last FIFO removes.

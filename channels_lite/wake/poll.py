@@ -42,7 +42,8 @@ class PollWaiter:
         self._interval = interval
         self._presence = presence
         self._lock = threading.Lock()
-        #: The loops whose timer runs; and those of them on which a coroutine has received.
+        #: The loops whose timer runs; and those of them on which a coroutine has received, as one
+        #: object that others may keep.
         self.loops: dict[asyncio.AbstractEventLoop, asyncio.TimerHandle] = {}
         self.watched: set[asyncio.AbstractEventLoop] = set()
 
@@ -59,7 +60,8 @@ class PollWaiter:
             )
         self.keep_time(loop)
         with self._lock:
-            self.watched = {each for each in self.watched if each in self.loops} | {loop}
+            self.watched.intersection_update(self.loops)
+            self.watched.add(loop)
         return True
 
     def keep_time(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -121,17 +123,17 @@ class PollWaiter:
         """Stops the timers."""
         with self._lock:
             timers, self.loops = self.loops, {}
-            self.watched = set()
+            self.watched.clear()
         for loop, timer in timers.items():
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(timer.cancel)
 
     def restart(self) -> None:
-        """Restarts the timers with the new interval."""
-        loops, watched = list(self.loops), self.watched
+        """Restarts the timers with the new interval.  The next receiver on a loop watches again."""
+        loops = list(self.loops)
         self.stop()
         for loop in loops:
-            call_on(loop, self.watch if loop in watched else self.keep_time, loop)
+            call_on(loop, self.keep_time, loop)
 
     def abandon(self) -> None:
         """In a forked child, the parent's loops do not run."""
