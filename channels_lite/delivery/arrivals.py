@@ -76,8 +76,11 @@ class Arrivals:
         with self._lock:
             return self._let_go + len(self._held)
 
-    def take_frames(self, receive: Callable[[int | None], list[Frame]]) -> None:
-        """Takes in frames of other processes, a limited number at a time."""
+    def take_frames(self, receive: Callable[[int | None], list[Frame]]) -> bool:
+        """Takes in frames of other processes, a limited number at a time.
+
+        True: none is held, and nothing waits for `deliver`.
+        """
         with self._lock:  # in the order of sending, on any loop
             now = self._clock.now()
             # A lone frame is usually the only one, and asking for more costs as much as a frame.
@@ -96,6 +99,7 @@ class Arrivals:
             missed = self._deliver(SLICE, now)
         if missed:
             self._missed.by_channels(missed)
+        return not (self._held or self._ready)
 
     def add(self, arrivals: Iterable[Arrival]) -> int:
         """Adds messages that need no order with rows and frames.  Returns how many wait."""
@@ -184,7 +188,7 @@ class Arrivals:
 
     def _add_frame(self, frame: Frame, now: float) -> None:
         created_at, expires_at = frame.created_at, frame.expires_at
-        if not self._is_of_now(frame):
+        if frame.generation != self._cursors.generation and frame.generation is not None:
             # It follows another clock, and was on its way only for a moment.
             created_at, expires_at = now, now + frame.expires_at - frame.created_at
         if expires_at <= now:

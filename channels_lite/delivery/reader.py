@@ -170,10 +170,12 @@ class Reader:
 
     def take_frames(self) -> None:
         """Takes in frames.  Called on a loop when the socket is readable."""
-        self._arrivals.take_frames(self.socket.frames)
+        is_done = self._arrivals.take_frames(self.socket.frames)
         self._availability.has_heard()
         if self._mailboxes.changed:
             self._mark()
+        if is_done:
+            return
         if self._arrivals.are_waiting:
             self._deliver_later()
         if self._arrivals.holds:
