@@ -112,13 +112,19 @@ int clw_wake(const char *sidecar, const char *channel)
 {
     char path[PATH_MAX], name[NAME_SIZE];
     const char *token;
-    int length;
+    int length, woken;
 
     if (!is_channel_name(channel))
         return 0;
     length = (int)strcspn(channel, "!");
     (void)snprintf(name, sizeof name, "%.*s", length, channel);
     if (channel[length] == '\0') {
+        /* One of its readers takes the byte; without such a FIFO, all are woken. */
+        if (snprintf(path, sizeof path, "%s/.@%s", sidecar, name) >= (int)sizeof path)
+            return -ENAMETOOLONG;
+        woken = wake_fifo(AT_FDCWD, path, sign_of(name));
+        if (woken > 0)
+            return woken;
         if (snprintf(path, sizeof path, "%s/@%s", sidecar, name) >= (int)sizeof path)
             return -ENAMETOOLONG;
         return wake_directory(path, sign_of(name));

@@ -5,14 +5,16 @@
  * PROTOCOL.  A process that receives is a READER; it owns one FIFO,
  * SIDECAR/TOKEN, and a second name of it, SIDECAR/@CHANNEL/TOKEN, for each plain
  * channel it waits on.  TOKEN is the part of a process-local channel name
- * between its last '.' and its '!', so the row itself says whom to wake.
+ * between its last '.' and its '!', so the row itself says whom to wake.  The
+ * readers of a plain channel share one more FIFO, its QUEUE, SIDECAR/.@CHANNEL.
  *
  *   Waking (any process that commits a row):
  *   W1  the INSERT is noted, with its rowid (update hook);
  *   W2  the COMMIT returns: the row is visible to every other connection;
  *   W3  one byte goes into the FIFO of each reader of the row's channel.
- *       Process-local channel: exactly one FIFO.  Plain channel: ALL its
- *       readers, for one that is killed after its wake must not take it along.
+ *       Process-local channel: exactly one FIFO.  Plain channel: the queue,
+ *       whose byte is a turn for one reader; if nobody has a queue open, ALL
+ *       its readers.
  *       The byte says what was written, so that a reader asks for no more:
  *         1      a row for a process-local channel;
  *         2 + s  a row for a plain channel, s the sum of its name's bytes modulo
@@ -27,9 +29,13 @@
  *       plain channels that the bytes may mean;
  *   R4  sleep until it is readable, or until the fallback interval is over;
  *   R5  go to R2.
+ *   A queue (channels_lite/wake/queues.py) is read by whoever can run, and only
+ *   one byte at a time.  Who has taken a turn claims; if rows are left, or if no
+ *   coroutine waits any more, it puts a turn back.
  *
- * No wake-up is lost iff W2 precedes W3, R1 precedes the first R3, and R2
- * precedes R3.  A kill between W2 and W3 is what the fallback interval is for.
+ * No wake-up is lost iff W2 precedes W3, R1 precedes the first R3, R2 precedes
+ * R3, and turns are put back.  A kill between W2 and W3, or with a turn in hand,
+ * is what the fallback interval is for.
  */
 
 typedef struct sqlite3 sqlite3;

@@ -4,6 +4,9 @@ A claim takes the write lock, which another program may hold for long.  So claim
 queue, and only receivers on plain channels wait for them.  A claim asks only about channels with a
 wake-up, channels on which a coroutine has just started to wait, and at each interval all channels.
 
+A wake-up is a turn for one process (`wake.queues`).  If rows are left after a claim, or if no
+coroutine waits any more, the turn is passed on.
+
 If no coroutine here waits for a claimed row any more, it is requeued at once, even if the loop of
 its receiver has ended.  No claim begins until that is done, so the next claim finds the row in its
 old place.
@@ -23,7 +26,7 @@ from channels_lite.delivery.availability import CLAIMS, Availability
 from channels_lite.delivery.plain import AllMailboxes
 from channels_lite.failpoints import reach
 from channels_lite.loops import soon
-from channels_lite.store import Outcome, Store, sql
+from channels_lite.store import Execute, Outcome, Store, sql
 from channels_lite.store.sql import Claimed
 from channels_lite.wake import sign_of
 
@@ -41,6 +44,7 @@ class Claims:
         clock: Clock,
         decrypt: Callable[[bytes], bytes | None],
         wake: Callable[[Iterable[str]], None],
+        pass_on: Callable[[Iterable[str]], None],
         availability: Availability,
         is_in_memory: bool,
     ) -> None:
@@ -50,6 +54,8 @@ class Claims:
         self._decrypt = decrypt
         #: Wakes the receivers of plain channels, in all processes.
         self._wake = wake
+        #: Gives a turn at these channels to another process: see `wake.queues`.
+        self._pass_on = pass_on
         self._availability = availability
         self._is_in_memory = is_in_memory
         self._lock = threading.Lock()
@@ -69,6 +75,11 @@ class Claims:
         if channels:
             self.ask(channels)
 
+    def wait(self, channel: str, *, has_turn: bool) -> None:
+        """A coroutine begins to wait.  Without a turn, the next row wakes this process."""
+        if has_turn:
+            self.ask((channel,))
+
     def ask(self, channels: Iterable[str]) -> None:
         """Claims for receivers on these channels.  Call it on a running loop.  One at a time."""
         loop = asyncio.get_running_loop()
@@ -81,22 +92,27 @@ class Claims:
             self._claiming = loop
             due, self._due = self._due, set()
         wanted = self._mailboxes.wanted(due)
+        self._pass_on(due - wanted.keys())
         if not wanted:
             self._claiming = None
             self._availability.has_no_error(CLAIMS)
             return
-        work = partial(
-            sql.claim, wanted=wanted, now=self._clock.now(), is_in_transaction=self._is_in_memory
-        )
+        now = self._clock.now()
+
+        def work(execute: Execute) -> tuple[dict[str, list[Claimed]], set[str]]:
+            claimed = sql.claim(execute, wanted, now, is_in_transaction=self._is_in_memory)
+            return claimed, sql.waiting(execute, claimed, now)
+
         self._store.submit(work, partial(self._claimed, loop))
 
     def _claimed(
         self,
         loop: asyncio.AbstractEventLoop,
-        outcome: Outcome[dict[str, list[Claimed]]],
+        outcome: Outcome[tuple[dict[str, list[Claimed]], set[str]]],
     ) -> None:
         try:
-            claimed = outcome.value or {}
+            claimed, left = outcome.value or ({}, set())
+            self._pass_on(left)
             if claimed:
                 reach("after_claim")
             for name, rows in claimed.items():

@@ -49,6 +49,10 @@ class Jobs(Claims):
     def woken(self, signs: frozenset[int]) -> None:
         """With a relay, rows of plain channels are not read."""
 
+    def wait(self, channel: str, *, has_turn: bool) -> None:
+        """Each coroutine that waits asks for a job."""
+        self.ask((channel,))
+
     def ask(self, channels: Iterable[str]) -> None:
         """Asks for as many jobs as coroutines wait on these channels."""
         for channel in channels:

@@ -174,6 +174,10 @@ class Outgoing:
     def wake(self, names: Iterable[str]) -> None:
         """Wakes the processes that receive on these non-local names."""
         reach("after_commit")
+        self.pass_on(names)
+        self._nudge()
+
+    def pass_on(self, names: Iterable[str]) -> None:
+        """Wakes other processes that receive on these names, for rows that are left to them."""
         for name in names:
             hooks.wake(self._source.sidecar_bytes, name)
-        self._nudge()

@@ -167,6 +167,7 @@ class Parts:
             clock=self.clock,
             decrypt=self._decrypt,
             wake=self.outgoing.wake,
+            pass_on=self.outgoing.pass_on,
             availability=self.availability,
             is_in_memory=self.is_in_memory,
         )
@@ -279,6 +280,11 @@ class Parts:
         if signs != {1}:
             self.claims.woken(signs)
 
+    def has_turn(self, channel: str) -> None:
+        """A row may wait on a plain channel, and this process has the turn."""
+        self.stats.wakes += 1
+        self.claims.ask((channel,))
+
     def arm(self, channel: str, loop: asyncio.AbstractEventLoop, *, is_new_name: bool) -> None:
         """A coroutine on ``loop`` begins to wait for ``channel``."""
         is_new_name |= self.waiter.watch(loop)
@@ -289,11 +295,10 @@ class Parts:
         self.reader.is_open = self.claims.is_open = True
         if "!" not in channel:
             # Rows that arrived while no coroutine waited were left to other processes.
-            self.waiter.listen(channel)
-            self.claims.ask((channel,))
+            self.claims.wait(channel, has_turn=self.waiter.listen(channel, loop))
         if is_new_name:
             self.reader.look()
-        loop.call_soon(self.sweeper.sweep)
+            loop.call_soon(self.sweeper.sweep)
 
     def mark(self) -> None:
         """Tells senders which channels are full, and which no longer are."""
@@ -323,5 +328,5 @@ class Parts:
         self.waiter.watch(loop)
         self.reader.is_open = self.claims.is_open = True
         for channel in self.mailboxes.plain_channels():
-            self.waiter.listen(channel)
+            self.waiter.listen(channel, loop)
         self.sweeper.look()

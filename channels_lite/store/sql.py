@@ -48,6 +48,7 @@ __all__ = [
     "requeue",
     "schema_version",
     "table",
+    "waiting",
 ]
 
 # While ids stay in the range that `Occupancy` knows to be safe, a message needs only one statement.
@@ -444,6 +445,11 @@ class Claimed(NamedTuple):
     generation: int = 0
 
 
+def waiting(execute: Execute, names: Iterable[str], now: float) -> set[str]:
+    """Those of these plain channels that have a row."""
+    return {name for name in names if execute(IS_WAITING, (name, now))[0][0]}
+
+
 def claim(
     execute: Execute, wanted: Mapping[str, int], now: float, *, is_in_transaction: bool
 ) -> dict[str, list[Claimed]]:
@@ -451,11 +457,11 @@ def claim(
 
     Takes the write lock only if a row waits.
     """
-    waiting = [name for name in wanted if execute(IS_WAITING, (name, now))[0][0]]
+    found = waiting(execute, wanted, now)
     claimed = {}
-    is_lone = is_in_transaction or len(waiting) < 2  # a statement is a transaction
+    is_lone = is_in_transaction or len(found) < 2  # a statement is a transaction
     with nullcontext() if is_lone else writing(execute):
-        for name in waiting:
+        for name in found:
             count = wanted[name]
             if count > 1:
                 count = _within(READ_BYTES, execute(WAITING_SIZES, (name, now, count)))

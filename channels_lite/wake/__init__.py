@@ -55,8 +55,11 @@ class Waiter(Protocol):
     def keep_time(self, loop: asyncio.AbstractEventLoop) -> None:
         """Starts only the timer of ``loop``, the running one."""
 
-    def listen(self, channel: str) -> None:
-        """Makes senders of a plain channel wake this process too."""
+    def listen(self, channel: str, loop: asyncio.AbstractEventLoop) -> bool:
+        """Makes senders of a plain channel wake ``loop``, the running one, too.
+
+        Returns whether to claim at once; otherwise no row waits that will not wake it.
+        """
 
     def tidy(self, channels: set[str]) -> bool:
         """Called regularly: keeps the process reachable, and only for ``channels``.

@@ -3,11 +3,12 @@
 Beside the database ``x.sqlite3`` is the directory ``x.sqlite3-wake/``, mode 0700.  It contains one
 FIFO for each process that uses the database, named after the process's token.  ``@channel/token``
 is a second name (a hard link) for each plain channel that the process waits on.  Senders need no
-list of processes, because the name tells where to write.  Beside the FIFO, ``token.received`` has
-the number of messages that the process has received, for operators; ``token.full/`` has an empty
-file for each full channel of the process; ``.upkeep`` tells which process did the upkeep last, and
-when; ``.clock`` has the origin of the processes' clock (see `channels_lite.clock`), for the table
-that has it may be emptied.
+list of processes, because the name tells where to write.  ``.@channel`` is the FIFO that all
+processes on a plain channel share (see `channels_lite.wake.queues`).  Beside the FIFO,
+``token.received`` has the number of messages that the process has received, for operators;
+``token.full/`` has an empty file for each full channel of the process; ``.upkeep`` tells which
+process did the upkeep last, and when; ``.clock`` has the origin of the processes' clock (see
+`channels_lite.clock`), for the table that has it may be emptied.
 
 A name without a reader (``ENXIO``) belongs to a dead process.  The upkeep removes it, with the rows
 of that process in the tables.  So the name must not exist before its reader: the FIFO is created
@@ -32,6 +33,7 @@ __all__ = ["Fifo", "RelayReport", "Report", "SidecarRefused", "is_stale", "repor
 
 UPKEEP = ".upkeep"
 CLOCK = ".clock"
+QUEUE = ".@"
 # How often to retry to create a file in a directory that others remove when it is empty.
 TRIES = 100
 # Bytes read at once; a Linux pipe holds as many.
@@ -156,7 +158,7 @@ class Fifo:
             self._channels.discard(channel)
             directory = self._sidecar / f"@{channel}"
             _remove(directory / self._token)
-            _remove_directory(directory)
+            _remove_channel(directory)
 
     def is_in_place(self) -> bool:
         """Whether the name still leads here: it may have been deleted or replaced."""
@@ -256,7 +258,7 @@ class Fifo:
         if path.name.startswith("@"):
             for token in tokens:
                 _remove(path / token)
-            _remove_directory(path)
+            _remove_channel(path)
         elif path.suffix in (FRAMES, REPORT, FULL):
             # These are created after their FIFO, and removed before it.
             fifo = path.with_name(path.stem.strip("."))
@@ -264,6 +266,7 @@ class Fifo:
                 _remove_with_content(path)
         elif (
             path.name.startswith(".")
+            and not path.name.startswith(QUEUE)
             and path.name != CLOCK
             and path.stat().st_mtime < time.time() - MAKING
         ):
@@ -355,6 +358,13 @@ def _remove_with_content(path: Path) -> None:
         _remove_directory(path)
     else:
         _remove(path)
+
+
+def _remove_channel(directory: Path) -> None:
+    """Removes the directory of a plain channel, and its queue, if no process waits on it."""
+    _remove_directory(directory)
+    if not directory.exists():
+        _remove(directory.with_name(f".{directory.name}"))
 
 
 def _remove_directory(path: Path) -> None:

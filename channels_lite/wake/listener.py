@@ -22,6 +22,7 @@ from channels_lite.wake.fifo import Fifo
 from channels_lite.wake.hooks import hooks
 from channels_lite.wake.poll import PollWaiter
 from channels_lite.wake.presence import Presence
+from channels_lite.wake.queues import Queues
 
 __all__ = ["Listener"]
 
@@ -49,6 +50,8 @@ class Listener:
         presence: Presence,
         *,
         take_frames: Callable[[], None],
+        is_wanted: Callable[[str], bool],
+        claim: Callable[[str], None],
         journal: Callable[[], str],
         is_woken_in_vain: Callable[[], bool],
         sidecar: Callable[[], Path],
@@ -60,6 +63,7 @@ class Listener:
         self._journal = journal
         self._is_woken_in_vain = is_woken_in_vain
         self._presence = presence
+        self._queues = Queues(sidecar, is_wanted, claim)
         self._clock = PollWaiter(look, tick, interval, self.reason)
         self._sidecar = sidecar
         self._token = token
@@ -159,10 +163,16 @@ class Listener:
         if fifo is not None and loop in self._loops:
             loop.add_reader(fifo.fd, self._on_readable, loop)
 
-    def listen(self, channel: str) -> None:
-        """R1 for a plain channel: adds a name to the FIFO."""
+    def listen(self, channel: str, loop: asyncio.AbstractEventLoop) -> bool:
+        """R1 for a plain channel: adds a name to the FIFO, and watches the channel's queue."""
         if not self.reason and not self._presence.listen(channel):
             self._fall_back(NO_FIFO + self._presence.reason)
+        if not self.reason:
+            try:
+                return self._queues.listen(channel, loop)
+            except OSError as error:
+                warn_once(logger, "all processes are woken for each job, not one: %s", str(error))
+        return True
 
     def tidy(self, channels: set[str]) -> bool:
         """Keeps the process reachable.  True: the loops must `watch` again."""
@@ -178,13 +188,14 @@ class Listener:
         if former is not None:
             self._let_go(lambda: former)
             return True
+        are_gone = self._queues.keep(channels)
         frames = self._frames
         if (frames is None and self._loops) or (frames is not None and not frames.is_in_place()):
             if frames is not None:
                 logger.warning("the socket in %s was deleted; creating it again", self._sidecar())
             self._let_go(lambda: None)
             return True
-        return False
+        return are_gone
 
     def _try_again(self) -> bool:
         """Checks whether there is a log now, and retries what could not be created."""
@@ -242,6 +253,7 @@ class Listener:
 
     def _let_go(self, fifo: Callable[[], Fifo | None]) -> None:
         """Releases the socket, the returned FIFO, and the loops that watch them."""
+        self._queues.close()
         with self._lock:
             frames, self._frames = self._frames, None
             loops, self._loops = self._loops, []
@@ -280,6 +292,7 @@ class Listener:
     def abandon(self) -> None:
         """Closes the parent's descriptors, which would keep its FIFO open after its death."""
         self._clock.abandon()
+        self._queues.abandon()
         retired = [each for _, mine in self._retired for each in mine]
         for each in (self._frames, *retired):
             if each is not None:

@@ -85,8 +85,9 @@ class PollWaiter:
                     self.loops.pop(loop, None)
                     self.watched.discard(loop)
 
-    def listen(self, channel: str) -> None:
-        """Nothing to do, because a look reads every channel."""
+    def listen(self, channel: str, loop: asyncio.AbstractEventLoop) -> bool:
+        """Rows wake nobody, so always claims at once."""
+        return True
 
     def tidy(self, channels: set[str]) -> bool:
         """Keeps this process visible as alive."""

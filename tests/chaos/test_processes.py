@@ -143,7 +143,7 @@ def test_06_a_thousand_deaths_leave_nothing(start, folder, query):
     listen(successor, "jobs", 1)
     mine = token(successor)
     sidecar = folder / "default.sqlite3-wake"
-    left = {mine, f"{mine}.frames", "@jobs", ".upkeep", ".clock"}
+    left = {mine, f"{mine}.frames", "@jobs", ".@jobs", ".upkeep", ".clock"}
     wait_until(lambda: {path.name for path in sidecar.iterdir()} == left)
     assert query("SELECT count(*) FROM channels_lite_groupmembership") == [(0,)]
     assert query("SELECT count(*) FROM channels_lite_event") == [(0,)]

@@ -33,7 +33,7 @@ def test_sidecar_is_gone_after_an_orderly_end(start, folder):
     child.do("send", channel="jobs", message={})
     token = child.do("describe")["prefix"]
     mine = {token, f"{token}.frames", f"{token}.received", f"@jobs/{token}"}
-    left = mine | {"@jobs", ".upkeep", ".clock"}
+    left = mine | {"@jobs", ".@jobs", ".upkeep", ".clock"}
     wait_until(lambda: names(folder) == left)
     child.end()
     assert not (folder / "default.sqlite3-wake").exists()
