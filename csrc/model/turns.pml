@@ -50,7 +50,7 @@ active [SENDERS] proctype sender()
 active [2] proctype reader()
 {
 	byte me = _pid - SENDERS, got;
-	bool is_watching, is_waiting, is_due, is_claiming, has_got, is_left, is_done, is_passing;
+	bool is_watching, is_waiting, is_due, is_claiming, has_got, is_done, is_passing;
 	bool was_cancelled;
 	{
 #ifdef LOOK_BEFORE_OPEN
@@ -95,6 +95,14 @@ end:		do
 		:: is_due && !is_claiming && !is_waiting -> atomic { is_due = false; is_passing = true }
 		/* finds nothing, */
 		:: is_claiming && !has_got && !is_done && !IS_ROW -> is_done = true
+		:: is_done -> atomic {
+			is_done = false;
+			is_claiming = false;
+#ifdef FORGET_TURN
+			is_due = false; /* by a turn that was taken meanwhile */
+#endif
+			owes[_pid] = is_due || is_passing
+		   }
 		/* or a row, and asks whether there are more, */
 		:: is_claiming && !has_got && !is_done && IS_ROW -> atomic {
 			if
@@ -103,35 +111,26 @@ end:		do
 			fi;
 			plain[got] = false;
 			in_hand[got] = true;
-			has_got = true
-		   }
-		:: has_got && !is_done -> atomic { is_left = IS_ROW; is_done = true }
-		/* which others may claim; and it is handed over, or put back. */
-		:: is_done && is_left ->
+			has_got = true;
 #ifndef LEAVE_ROWS
-			WAKE;
+			is_passing = IS_ROW
 #endif
-			is_left = false
-		:: is_done && !is_left && has_got && is_waiting -> atomic {
-			assert(!delivered[got]);
-			delivered[got] = true;
-			in_hand[got] = false;
-			is_waiting = false;
-			has_got = false
 		   }
-		:: is_done && !is_left && has_got && !is_waiting -> atomic {
-			owes[_pid] = true;
-			plain[got] = true;
+		/* which others may claim; and it is handed over, or put back. */
+		:: has_got && !is_passing -> atomic {
+			if
+			:: is_waiting ->
+				assert(!delivered[got]);
+				delivered[got] = true;
+				is_waiting = false
+			:: else ->
+				plain[got] = true;
+				is_passing = true
+			fi;
 			in_hand[got] = false;
 			has_got = false;
-			is_left = true
-		   }
-		:: is_done && !is_left && !has_got -> atomic {
-			is_done = false;
+			got = 0;
 			is_claiming = false;
-#ifdef FORGET_TURN
-			is_due = false; /* by a turn that was taken meanwhile */
-#endif
 			owes[_pid] = is_due || is_passing
 		   }
 		/* R5: by the clock. */
