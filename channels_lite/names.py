@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
-__all__ = ["FRAMES", "FULL", "KNOWN", "REPORT", "fault_of", "mark_path", "split", "token_of"]
+__all__ = ["FRAMES", "FULL", "REPORT", "fault_of", "is_valid", "mark_path", "split", "token_of"]
 
 #: Suffixes of the files beside a process's FIFO in the sidecar directory.  The FIFO is named after
 #: the process's token.  They are the socket for frames, the report, and the directory with the
@@ -22,8 +23,14 @@ def fault_of(name: object, limit: int) -> str:
     return f"{shown} has {len(name)} characters" if len(name) >= limit else f"{shown} is not valid"
 
 
-#: The number of names that are remembered: most messages go to channels that were used before.
+# The number of names that are remembered: most messages go to channels that were used before.
 KNOWN = 4096
+
+
+@lru_cache(KNOWN)
+def is_valid(name: str, pattern: re.Pattern[str], limit: int) -> bool:
+    """Whether a name matches the pattern, and is shorter than ``limit``."""
+    return len(name) < limit and pattern.fullmatch(name) is not None
 
 
 @lru_cache(KNOWN)

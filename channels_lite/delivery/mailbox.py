@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -18,6 +20,10 @@ from channels_lite.store.sql import Claimed
 __all__ = ["Mailbox", "Message", "fail"]
 
 
+# Types whose values cannot change.
+FLAT = frozenset({str, int, float, bool, bytes, type(None)})
+
+
 class Message(msgspec.Struct, eq=False, gc=False):
     """A message in memory.  The members of a group in this process share one object."""
 
@@ -26,6 +32,19 @@ class Message(msgspec.Struct, eq=False, gc=False):
     data: bytes
     expires_at: float
     created_at: float = 0.0
+    #: For further members of a group: the decoded message, if a copy without its values is enough.
+    decoded: dict[str, Any] | None = None
+    was_decoded: bool = False
+
+    def decode(self, decode: Callable[[bytes], dict[str, Any]]) -> dict[str, Any]:
+        """A new object for each receiver.  Raises what ``decode`` raises."""
+        if self.decoded is not None:
+            return self.decoded.copy()
+        message = decode(self.data)
+        if self.was_decoded and FLAT.issuperset(map(type, message.values())):
+            self.decoded = message.copy()
+        self.was_decoded = True
+        return message
 
 
 class Mailbox:
@@ -119,7 +138,7 @@ class Mailbox:
         """
         standing = []
         for future in self.receivers:
-            if future.done() or future in self._called:
+            if future.done() or (self._called and future in self._called):
                 continue
             loop = future.get_loop()
             if loop is running:

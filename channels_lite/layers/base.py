@@ -26,7 +26,7 @@ from channels_lite.errors import InvalidMessage
 from channels_lite.layers.engine import Engine
 from channels_lite.layers.parts import Parts
 from channels_lite.layers.relayed import RelayedEngine
-from channels_lite.names import KNOWN, fault_of
+from channels_lite.names import fault_of, is_valid
 from channels_lite.process import enter
 from channels_lite.serializers import SerializerDoesNotExist, UndecodableMessage, registry
 from channels_lite.store import Store, is_in_memory, upkeep
@@ -101,8 +101,6 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             make_waiter=self.make_waiter,
         )
         self._numbers = itertools.count()
-        #: Names that were checked before.
-        self._valid_names: dict[str, set[str]] = {"Channel": set(), "Group": set()}
         # At exit `process` does this.
         weakref.finalize(self, process.drop, self._engine).atexit = False
 
@@ -152,15 +150,9 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         return True
 
     def _require_valid(self, kind: str, name: object, valid: re.Pattern[str]) -> None:
-        known = self._valid_names[kind]
-        if type(name) is str and name in known:
-            return
         limit = self.MAX_NAME_LENGTH
-        if not (isinstance(name, str) and len(name) < limit and valid.fullmatch(name)):
+        if not (isinstance(name, str) and is_valid(name, valid, limit)):
             raise TypeError(f"{self.invalid_name_error.format(kind)} {fault_of(name, limit)}")
-        if len(known) >= KNOWN:
-            known.clear()
-        known.add(name)
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """A channel that only this process receives on: ``prefix.<process>!<number>``."""
@@ -227,7 +219,7 @@ class BaseSQLiteChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     def _decode(self, channel: str, taken: Message) -> dict[str, Any] | None:
         stats = self._engine.stats
         try:
-            message = self.serializer.decode(taken.data)
+            message = taken.decode(self.serializer.decode)
         except UndecodableMessage as error:
             stats.undecodable += 1
             logger.error("a message to %s was dropped: %s", channel, error)

@@ -23,6 +23,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
+from channels_lite.failpoints import reach
 from channels_lite.loops import call_on
 from channels_lite.wake import sign_of
 
@@ -75,6 +76,7 @@ class Queues:
     def _on_turn(self, loop: asyncio.AbstractEventLoop, channel: str, fd: int) -> None:
         if not _take(fd):
             return  # another process was faster
+        reach("after_drain")
         if self._is_wanted(channel):
             self._claim(channel)  # R3
             return

@@ -51,16 +51,19 @@ def test_01_reader_killed_with_a_claim_in_hand(start, environment, ledger):
     ledger.check(lost=1)
 
 
-def test_02_reader_killed_between_drain_and_look(start, ledger):
-    """The wake-up it used up is lost with it, and no message: all readers were woken."""
-    killed, survivor, sender = (start() for _ in range(3))
+@pytest.mark.parametrize("count", [1, 10])
+def test_02_reader_killed_between_drain_and_look(start, ledger, count):
+    """The turn it took is lost with it, and no message: the next one, or a timed look, finds it."""
+    killed, survivor, sender = (start(TEST_CONFIG=SOON) for _ in range(3))
     killed.do("stop_at", point="after_drain")
-    listen(killed, "jobs", 10)
-    listen(survivor, "jobs", 10)
-    ledger.send(sender, token(sender), "jobs", 10)
+    listen(killed, "jobs", count)
+    listen(survivor, "jobs", count)
+    survivor.stop()  # so the other one takes the turn
+    ledger.send(sender, token(sender), "jobs", count)
     killed.wait_until_stopped()
     killed.kill()
-    ledger.receive(survivor, count=10)
+    survivor.go_on()
+    ledger.receive(survivor, count=count)
     ledger.check()
 
 

@@ -81,3 +81,18 @@ async def test_receivers_share_nothing(layer):
     assert first == second == {"type": "x", "list": [1]}
     assert first is not second
     assert first["list"] is not second["list"]
+
+
+@pytest.mark.parametrize("message", [{"type": "flat", "n": 1}, {"type": "nested", "n": [1]}])
+async def test_members_of_one_process_share_nothing(layer, message):
+    """However many they are, and whatever they do with the message."""
+    channels = [await layer.new_channel() for _ in range(5)]
+    for channel in channels:
+        await layer.group_add("group", channel)
+    await layer.group_send("group", message)
+    for channel in channels:
+        got = await received(layer, channel)
+        assert got == message
+        if isinstance(got["n"], list):
+            got["n"].append(2)
+        got["type"] = "changed"
