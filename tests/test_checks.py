@@ -127,6 +127,8 @@ def test_tables_that_the_router_kept_out(database):
     for table, mend in (
         ("event", "delete the file and run migrate"),
         ("boot", "delete the file and run migrate"),
+        ("groupmessage", "delete the file and run migrate"),
+        ("grouphistory", "delete the file and run migrate"),
         ("groupmembership", "zero --fake --database=channels"),
     ):
         with closing(sqlite3.connect(database)) as connection:
