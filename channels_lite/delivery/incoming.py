@@ -39,6 +39,9 @@ class Table(Protocol):
     async def flush_node(self) -> None:
         """Deletes everything, for all processes of the node."""
 
+    def is_connected(self) -> bool:
+        """Whether the layer is in use, and not closed."""
+
     def forget_messages(self) -> None:
         """Drops the messages in the memory of this process."""
 
@@ -112,4 +115,5 @@ class Incoming:
     async def _read_later(self) -> None:
         """Keeps channels that join in the meantime."""
         await asyncio.sleep(AFTER_FLUSH)
-        await self._read()
+        if self._table.is_connected():  # otherwise `prepare` does it
+            await self._read()

@@ -132,6 +132,10 @@ class RelayedEngine(Engine):
         """Flushes as without a relay."""
         await super().flush()
 
+    def is_connected(self) -> bool:
+        """Whether the layer is in use, and not closed."""
+        return self.relay.is_started
+
     def forget_messages(self) -> None:
         """Empties the mailboxes."""
         self.mailboxes.clear()

@@ -69,8 +69,9 @@ class Envelopes:
             self._flushes.heard(message)
         elif isinstance(message, Hello):
             await self._met(message.token)
-        elif isinstance(message, Copied) and host.receiver.is_neighbour(host.token):
+        elif isinstance(message, Copied) and not reply:
             self._is_copied()
+        elif isinstance(message, Copied) and host.receiver.is_neighbour(host.token):
             await self._answer(reply, Answer())
 
     async def _answer(self, reply: str, answer: Answer) -> None:
@@ -106,11 +107,14 @@ class Envelopes:
         host = self._host
         if token == host.token or host.receiver.is_neighbour(token):
             return
-        # The process may have ended.  Only one that lives, and has its name, answers.
+        # The process may have ended.  Only one that lives, and has its name, answers.  If it has
+        # begun again in the meantime, it is seen now.
         copied, subject = encode(Copied(host.node)), host.subjects.process(token)
         with suppress(StoreUnavailable):
-            if await host.connection.do(lambda link: link.ask(subject, copied)) is not None:
+            answer = await host.connection.do(lambda link: link.ask(subject, copied))
+            if answer is not None and not host.receiver.is_neighbour(token):
                 self._is_copied()
+                await host.connection.do(lambda link: link.publish([(subject, copied)], ()))
 
     def _is_copied(self) -> None:
         if not self.fault:

@@ -116,6 +116,18 @@ async def test_flush_is_for_all_nodes(nodes):
         assert await received(there, name) == {"type": "new"}
 
 
+async def test_closed_layer_stays_closed_after_a_flush(nodes, monkeypatch):
+    """What reads the table a moment after a flush does not open it again."""
+    monkeypatch.setattr("channels_lite.delivery.incoming.AFTER_FLUSH", 0.2)
+    here, there = nodes
+    await there.new_channel()
+    await here.flush()
+    relay = there._engine.relay
+    await there.close()
+    await until(relay.receiver._reading.done)
+    assert not relay.is_started
+
+
 async def test_messages_stay_encrypted(make_node, engine, monkeypatch):
     """The engine sees nothing of a message's text, whichever way it goes."""
     keys = {"symmetric_encryption_keys": ["one"]}
