@@ -27,7 +27,7 @@ __all__ = ["NAMES", "Workload", "load"]
 #: In the order of ``all``; each is the module of that name beside this file.
 NAMES = [
     "latency", "pingpong", "inprocess", "throughput", "writers", "fanout",
-    "idle", "cost", "websocket", "views",
+    "history", "idle", "cost", "websocket", "views",
 ]  # fmt: skip
 
 

@@ -166,7 +166,7 @@ class Histories:
             self._roll.keep(group, version, members)
             joined += members
         for message in messages:
-            channels = self._roll.channels(message.group)
+            channels = list(self._roll.members(message.group))
             if channels:
                 self._ready.append((message, channels))
         self._generation, self._row = news.generation, news.row
@@ -228,23 +228,22 @@ class Histories:
 
     def _put(self, message: HistoryMessage, channels: list[str], now: float) -> None:
         self._rewind_lapsed()
+        members, row = self._roll.members(message.group), message.row
         due = []
         for channel in channels:
-            member = self._roll.member(message.group, channel)
-            if member is None or member.is_behind or member.position >= message.row:
+            member = members.get(channel)
+            if member is None or member.is_behind or member.position >= row:
                 continue
-            member.position = message.row
+            member.position = row
             if not member.has_gap:
                 due.append(channel)
             elif not self._mailboxes.put_history([channel], message.after_gap(), now):
                 member.has_gap = False
                 self._stats.gaps += 1
             else:
-                self._roll.fall_behind(member, message.row - 1)
+                self._roll.fall_behind(member, row - 1)
         for channel in self._mailboxes.put_history(due, message, now) if due else ():
-            member = self._roll.member(message.group, channel)
-            if member is not None:
-                self._roll.fall_behind(member, message.row - 1)
+            self._roll.fall_behind(members[channel], row - 1)
 
     def _rewind_lapsed(self) -> None:
         """Members whose mailboxes have dropped messages get them again."""

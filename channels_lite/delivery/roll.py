@@ -6,7 +6,7 @@ Called under the lock of `histories`; only `Roll.known` and reading ``Roll.behin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Hashable
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 
 from channels_lite.store.history import Known, Membership
@@ -65,10 +65,10 @@ class Roll:
         """Whether there are any."""
         return bool(self._groups)
 
-    def channels(self, group: str) -> list[str]:
-        """The members of ``group``."""
+    def members(self, group: str) -> Mapping[str, Member]:
+        """The members of ``group``, by channel."""
         found = self._groups.get(group)
-        return [] if found is None else list(found.members)
+        return {} if found is None else found.members
 
     def member(self, group: str, channel: str) -> Member | None:
         """Returns it, or None."""

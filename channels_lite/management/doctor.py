@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -22,6 +23,7 @@ from channels_lite.management.trial import Trial, trial
 from channels_lite.models import Event
 from channels_lite.monitor import snapshot
 from channels_lite.monitor.engine import try_out
+from channels_lite.monitor.probe import DEADLINE
 from channels_lite.relay.node import known_name
 from channels_lite.store.connection import Source
 from channels_lite.wake.hooks import hooks
@@ -138,7 +140,30 @@ def _database(layer: BaseSQLiteChannelLayer) -> Iterator[Finding]:
 
 async def _self_test(entry: Mapping[str, Any], layer: BaseSQLiteChannelLayer) -> list[Finding]:
     async with trial(entry) as running:
-        return [each async for each in _kinds(running, layer)]
+        return [each async for each in _kinds(running, layer)] + await _history(running.layer)
+
+
+async def _history(layer: BaseSQLiteChannelLayer) -> list[Finding]:
+    """Sends to a group that the first glob names, and joins it again after the position before."""
+    globs = [each for each in layer.config.group_history or () if isinstance(each, str)]
+    group = globs[0].replace("*", "channels-lite-doctor") if globs else ""
+    if not layer.group_name_regex.fullmatch(group):
+        return []
+    channel = await layer.new_channel()
+    try:
+        joined = await layer.group_add(group, channel)
+        assert joined is not None  # noqa: S101 - the glob matches
+        await layer.group_send(group, {"type": "probe"})
+        for _ in range(2):
+            message = await asyncio.wait_for(layer.receive(channel), DEADLINE)
+            if not await layer.group_add(group, channel, after=joined.position):
+                mend = "other processes flush or trim it"
+                return [Finding("history", f"{group}: its last position is gone", mend)]
+    except asyncio.TimeoutError:
+        return [Finding("history", f"{group}: no message came in {DEADLINE:.0f} s", "see the log")]
+    finally:
+        await layer.group_discard(group, channel)
+    return [Finding("history", f"{group}: a message came, and again: {message['history_id']}")]
 
 
 async def _kinds(running: Trial, layer: BaseSQLiteChannelLayer) -> AsyncIterator[Finding]:

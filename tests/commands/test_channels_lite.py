@@ -63,6 +63,16 @@ def test_doctor_sends_messages(manage, folder, environment, code, expected):
     assert not (folder / "default.sqlite3-wake").exists()
 
 
+def test_doctor_tries_a_history(manage, monkeypatch):
+    """A group that the first glob names: a message comes, and comes again after its position."""
+    history = {"room_*": {"messages": 9, "seconds": 60}}
+    monkeypatch.setenv("TEST_CONFIG", json.dumps({"group_history": history}))
+    status, said, complaint = manage("doctor")
+    assert "room_channels-lite-doctor: a message came, and again" in said, said + complaint
+    assert "histories" in manage("status")[1]
+    assert status in (0, 1)
+
+
 def test_status_says_what_waits_and_who_receives(manage, start, folder):
     """As tables, and as JSON; a database that nobody has open is not touched."""
     receiver = start()
