@@ -26,8 +26,8 @@ __all__ = ["NAMES", "Workload", "load"]
 
 #: In the order of ``all``; each is the module of that name beside this file.
 NAMES = [
-    "latency", "pingpong", "inprocess", "throughput", "writers", "fanout",
-    "idle", "cost", "websocket", "views",
+    "latency", "pingpong", "inprocess", "throughput", "offered", "writers", "fanout",
+    "jobs", "idle", "cost", "websocket", "views", "instructions",
 ]  # fmt: skip
 
 
