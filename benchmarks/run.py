@@ -103,6 +103,9 @@ class Run:
                 try:
                     with self._stage(peer) as stage:
                         figures = workload.measure(stage, plan, turn)
+                except Missing as problem:
+                    self._warn(f"skipped {name}: {problem}")
+                    continue
                 except ChildFailed as problem:
                     self._note_failure(name, peer.name, turn, without_paths(problem))
                     continue

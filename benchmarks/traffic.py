@@ -62,6 +62,11 @@ class Receiver:
         self._complete = asyncio.Event()
         self._task = asyncio.ensure_future(self._run())
 
+    @property
+    def numbers(self) -> list[int]:
+        """Of the messages so far, in the order in which they came."""
+        return self._numbers
+
     async def _run(self) -> None:
         receive, channel, clock = self._layer.receive, self._channel, time.monotonic
         while True:

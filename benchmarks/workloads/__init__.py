@@ -26,8 +26,8 @@ __all__ = ["NAMES", "Workload", "load"]
 
 #: In the order of ``all``; each is the module of that name beside this file.
 NAMES = [
-    "latency", "pingpong", "inprocess", "throughput", "writers", "fanout",
-    "history", "idle", "cost", "websocket", "views",
+    "latency", "pingpong", "inprocess", "throughput", "offered", "writers", "fanout",
+    "history", "jobs", "idle", "cost", "websocket", "views", "instructions",
 ]  # fmt: skip
 
 

@@ -17,8 +17,10 @@ from typing import Protocol
 
 from channels_lite.wake.datagrams import Frame
 
-__all__ = ["Waiter", "sign_of", "warn_once"]
+__all__ = ["FLOOD_PAUSE", "Waiter", "sign_of", "warn_once"]
 
+#: Seconds between two looks during a flood of a FIFO by another program.
+FLOOD_PAUSE = 0.01
 # Messages and reasons that any layer of this process has logged.
 _said: set[tuple[str, str]] = set()
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from channels_lite.failpoints import reach
 from channels_lite.loops import call_on
-from channels_lite.wake import warn_once
+from channels_lite.wake import FLOOD_PAUSE, warn_once
 from channels_lite.wake.datagrams import Frame, FrameReceiver
 from channels_lite.wake.fifo import Fifo
 from channels_lite.wake.hooks import hooks
@@ -34,8 +34,6 @@ NO_LOG = (
     "the database has a rollback journal; add PRAGMA journal_mode = WAL to its "
     'OPTIONS["init_command"]'
 )
-# Seconds between two looks during a flood of the FIFO.
-FLOOD_PAUSE = 0.01
 
 
 class Listener:
@@ -63,7 +61,7 @@ class Listener:
         self._journal = journal
         self._is_woken_in_vain = is_woken_in_vain
         self._presence = presence
-        self._queues = Queues(sidecar, is_wanted, claim)
+        self._queues = Queues(sidecar, is_wanted, claim, is_woken_in_vain)
         self._clock = PollWaiter(look, tick, interval, self.reason)
         self._sidecar = sidecar
         self._token = token

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from channels_lite.failpoints import reach
 from channels_lite.loops import call_on
-from channels_lite.wake import sign_of
+from channels_lite.wake import FLOOD_PAUSE, sign_of
 
 __all__ = ["Queues", "path_of"]
 
@@ -43,12 +43,15 @@ class Queues:
         sidecar: Callable[[], Path],
         is_wanted: Callable[[str], bool],
         claim: Callable[[str], None],
+        is_woken_in_vain: Callable[[], bool],
     ) -> None:
         self._sidecar = sidecar
         #: Whether a coroutine here waits for a row of this channel.
         self._is_wanted = is_wanted
         #: Claims rows of this channel, on a loop.
         self._claim = claim
+        #: Whether another program floods the FIFO.
+        self._is_woken_in_vain = is_woken_in_vain
         self._lock = threading.Lock()
         self._open: dict[tuple[asyncio.AbstractEventLoop, str], int] = {}
         #: Descriptors that their loop watches; and those that it must still close.
@@ -68,20 +71,29 @@ class Queues:
                 closed = [key for key in self._open if key[0].is_closed()]
                 self._open[loop, channel] = fd
             self._drop(closed)
-        if fd not in self._watched:
+        self._watch(loop, channel, fd)
+        return _take(fd) or is_new  # R2; rows may have come before it was open
+
+    def _watch(self, loop: asyncio.AbstractEventLoop, channel: str, fd: int) -> None:
+        if self._open.get((loop, channel)) == fd and fd not in self._watched:
             self._watched.add(fd)
             loop.add_reader(fd, self._on_turn, loop, channel, fd)
-        return _take(fd) or is_new  # R2; rows may have come before it was open
+
+    def _look_away(self, loop: asyncio.AbstractEventLoop, fd: int) -> None:
+        self._watched.discard(fd)
+        loop.remove_reader(fd)
 
     def _on_turn(self, loop: asyncio.AbstractEventLoop, channel: str, fd: int) -> None:
         if not _take(fd):
             return  # another process was faster
         reach("after_drain")
         if self._is_wanted(channel):
+            if self._is_woken_in_vain():
+                self._look_away(loop, fd)
+                loop.call_later(FLOOD_PAUSE, self._watch, loop, channel, fd)
             self._claim(channel)  # R3
             return
-        self._watched.discard(fd)
-        loop.remove_reader(fd)
+        self._look_away(loop, fd)
         with suppress(BlockingIOError):  # it is full of them
             os.write(fd, bytes([sign_of(channel)]))
 

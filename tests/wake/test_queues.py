@@ -9,6 +9,7 @@ import pytest
 from django.db import transaction
 
 from channels_lite.models import Event
+from channels_lite.wake import queues
 from channels_lite.wake.queues import Queues, path_of
 from tests.conftest import TIMEOUT, received, until
 
@@ -18,8 +19,11 @@ class Process:
 
     def __init__(self, sidecar):
         self.is_wanted = True
+        self.is_in_vain = False
         self.turns = 0
-        self.queues = Queues(lambda: sidecar, lambda channel: self.is_wanted, self.claim)
+        self.queues = Queues(
+            lambda: sidecar, lambda channel: self.is_wanted, self.claim, lambda: self.is_in_vain
+        )
 
     def claim(self, channel):
         self.turns += 1
@@ -67,6 +71,22 @@ async def test_turn_is_passed_on(processes, tmp_path):
     assert not any(each.turns for each in others)
     others[0].is_wanted = True
     assert others[0].listen()  # it takes the turn
+
+
+@pytest.mark.parametrize(("pause", "turns"), [(600.0, 1), (0.0, 3)])
+async def test_flood_is_read_slowly(processes, tmp_path, monkeypatch, pause, turns):
+    """Of a program that writes bytes without a row: one in each pause."""
+    monkeypatch.setattr(queues, "FLOOD_PAUSE", pause)
+    first, *others = processes
+    for each in others:
+        each.queues.close()
+    first.is_in_vain = True
+    for _ in range(3):
+        put_turn(tmp_path)
+    await until(lambda: first.turns == turns)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert first.turns == turns
 
 
 async def test_deleted_queue_is_made_again(processes, tmp_path):
