@@ -28,9 +28,9 @@ KNOWN = 4096
 
 
 @lru_cache(KNOWN)
-def is_valid(name: str, pattern: re.Pattern[str], limit: int) -> bool:
+def is_valid(name: str, pattern: str, limit: int) -> bool:
     """Whether a name matches the pattern, and is shorter than ``limit``."""
-    return len(name) < limit and pattern.fullmatch(name) is not None
+    return len(name) < limit and re.fullmatch(pattern, name) is not None
 
 
 @lru_cache(KNOWN)

@@ -100,8 +100,9 @@ class Claims:
         now = self._clock.now()
 
         def work(execute: Execute) -> tuple[dict[str, list[Claimed]], set[str]]:
-            claimed = sql.claim(execute, wanted, now, is_in_transaction=self._is_in_memory)
-            return claimed, sql.waiting(execute, claimed, now)
+            left: set[str] = set()
+            claimed = sql.claim(execute, wanted, now, left, is_in_transaction=self._is_in_memory)
+            return claimed, left
 
         self._store.submit(work, partial(self._claimed, loop))
 

@@ -158,7 +158,7 @@ class BaseSQLiteChannelLayer(GroupMethods):
 
     def _require_valid(self, kind: str, name: object, valid: re.Pattern[str]) -> None:
         limit = self.MAX_NAME_LENGTH
-        if not (isinstance(name, str) and is_valid(name, valid, limit)):
+        if not (isinstance(name, str) and is_valid(name, valid.pattern, limit)):
             raise TypeError(f"{self.invalid_name_error.format(kind)} {fault_of(name, limit)}")
 
     async def new_channel(self, prefix: str = "specific") -> str:

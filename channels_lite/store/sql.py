@@ -48,7 +48,6 @@ __all__ = [
     "requeue",
     "schema_version",
     "table",
-    "waiting",
     "within",
 ]
 
@@ -100,8 +99,9 @@ READ = """
     WHERE channel_name = ? AND id > ? ORDER BY id LIMIT ?
 """
 OLDEST = "SELECT min(id) FROM channels_lite_event WHERE channel_name = ?"
-IS_WAITING = """
-    SELECT EXISTS (SELECT 1 FROM channels_lite_event WHERE channel_name = ? AND expires_at > ?)
+WAITING = """
+    SELECT count(*) FROM
+        (SELECT 1 FROM channels_lite_event WHERE channel_name = ? AND expires_at > ? LIMIT ?)
 """
 WAITING_SIZES = """
     SELECT length(data) FROM channels_lite_event
@@ -453,19 +453,21 @@ class Claimed(NamedTuple):
     generation: int = 0
 
 
-def waiting(execute: Execute, names: Iterable[str], now: float) -> set[str]:
-    """Those of these plain channels that have a row."""
-    return {name for name in names if execute(IS_WAITING, (name, now))[0][0]}
-
-
 def claim(
-    execute: Execute, wanted: Mapping[str, int], now: float, *, is_in_transaction: bool
+    execute: Execute,
+    wanted: Mapping[str, int],
+    now: float,
+    left: set[str] | None = None,
+    *,
+    is_in_transaction: bool,
 ) -> dict[str, list[Claimed]]:
     """Takes up to the wanted number of rows of each of these plain channels.
 
-    Takes the write lock only if a row waits.
+    Takes the write lock only if a row waits.  Adds the channels of which more rows wait to
+    ``left``.  It counts before it takes: a statement that failed after that would lose the rows.
     """
-    found = waiting(execute, wanted, now)
+    found = {name: execute(WAITING, (name, now, wanted[name] + 1))[0][0] for name in wanted}
+    found = {name: count for name, count in found.items() if count}
     claimed = {}
     is_lone = is_in_transaction or len(found) < 2  # a statement is a transaction
     with nullcontext() if is_lone else writing(execute):
@@ -473,6 +475,8 @@ def claim(
             count = wanted[name]
             if count > 1:
                 count = within(READ_BYTES, execute(WAITING_SIZES, (name, now, count)))
+            if left is not None and found[name] > count:
+                left.add(name)
             taken = execute(CLAIM, (name, now, count))
             # RETURNING promises no order (sqlite.org/lang_returning.html).
             claimed[name] = sorted(Claimed(*columns) for columns in taken)

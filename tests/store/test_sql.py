@@ -33,7 +33,7 @@ def execute(database):
         (sql.OLDEST, COVERING),
         (sql.NAMES, COVERING),
         (sql.WAITING_SIZES, BY_CHANNEL),
-        (sql.IS_WAITING, BY_CHANNEL),
+        (sql.WAITING, BY_CHANNEL),
         (sql.CLAIM, BY_CHANNEL),
         (sql.DELETE_READ, BY_CHANNEL),
         (occupancy.DROP_EXPIRED, BY_CHANNEL),
