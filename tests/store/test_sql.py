@@ -125,6 +125,23 @@ def test_claims_that_fail_take_nothing(execute):
     assert Event.objects.count() == 2
 
 
+@pytest.mark.parametrize(("wanted", "left"), [(1, {"jobs"}), (2, set()), (3, set())])
+def test_a_claim_tells_whether_rows_are_left(execute, wanted, left):
+    """By no statement after it took them: if that failed, they would be lost."""
+    statements = []
+
+    def execute_and_note(statement, parameters):
+        statements.append(statement)
+        return execute(statement, parameters)
+
+    for _ in range(2):
+        insert(execute, "jobs")
+    found = set()
+    sql.claim(execute_and_note, {"jobs": wanted}, 1.0, found, is_in_transaction=False)
+    assert found == left
+    assert statements[-1] == sql.CLAIM
+
+
 def test_what_was_claimed_of_a_former_generation_is_not_given_back(execute):
     """It was flushed with that."""
     generation = boot(execute)
