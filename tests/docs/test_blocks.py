@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import re
 import shutil
 import subprocess
@@ -57,8 +56,7 @@ def test_python_compiles_and_its_imports_are_there(block: Block):
     compile(tree, str(block), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module.startswith(("channels", "django.core")):
-            module = importlib.import_module(node.module)
-            assert [name.name for name in node.names if not hasattr(module, name.name)] == []
+            exec(compile(ast.Module([node], []), str(block), "exec"), {})  # names may be modules
 
 
 @pytest.mark.parametrize("block", [block for block in PYTHON if is_settings(block.code)], ids=str)
