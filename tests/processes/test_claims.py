@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+
 import pytest
 
-from tests.processes.conftest import LAYERS, Child, configured
+from tests.processes.conftest import LAYERS, Child, configured, wait_until
 
 pytestmark = pytest.mark.usefixtures("write_ahead_log")
 
@@ -66,3 +69,24 @@ def test_message_that_needs_no_claim_waits_for_none(start, layer):
     assert (first["channel"], first["received"]) == (channel, {"number": 1})
     second = receiver.received()
     assert (second["channel"], second["received"]) == ("jobs", {"number": 1})
+
+
+def test_jobs_of_workers_that_lock_each_other_out_arrive_once(start, folder):
+    """Without a write-ahead log, one that commits also keeps the others from reading."""
+    with closing(sqlite3.connect(folder / "default.sqlite3")) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE").fetchall()
+    environment = configured("core.SQLiteChannelLayer", capacity=1000)
+    sender, *workers = (start("core.SQLiteChannelLayer", **environment) for _ in range(4))
+    for each in workers:
+        each.do("receive", channel="jobs", count=1000)
+    taken = sender.do("send_many", channel="jobs", count=200)
+    numbers = []
+
+    def have_come() -> bool:
+        for each in workers:
+            while each.has_received():
+                numbers.append(each.received()["received"]["number"])
+        return len(numbers) >= len(taken)
+
+    wait_until(have_come)
+    assert sorted(numbers) == taken
