@@ -29,6 +29,9 @@ from channels_lite.wake import FLOOD_PAUSE, sign_of
 
 __all__ = ["Queues", "path_of"]
 
+# More turns than a FIFO holds.
+ALL = 1 << 20
+
 
 def path_of(sidecar: Path, channel: str) -> Path:
     """The FIFO that the processes which wait on a plain channel share."""
@@ -50,7 +53,7 @@ class Queues:
         self._is_wanted = is_wanted
         #: Claims rows of this channel, on a loop.
         self._claim = claim
-        #: Whether another program floods the FIFO.
+        #: Whether many turns found no row: another program floods the FIFO, or they are left over.
         self._is_woken_in_vain = is_woken_in_vain
         self._lock = threading.Lock()
         self._open: dict[tuple[asyncio.AbstractEventLoop, str], int] = {}
@@ -84,11 +87,13 @@ class Queues:
         loop.remove_reader(fd)
 
     def _on_turn(self, loop: asyncio.AbstractEventLoop, channel: str, fd: int) -> None:
-        if not _take(fd):
+        is_in_vain = self._is_woken_in_vain()
+        # After a burst, turns are left over: their rows went to those who still had others.
+        if not _take(fd, ALL if is_in_vain else 1):
             return  # another process was faster
         reach("after_drain")
         if self._is_wanted(channel):
-            if self._is_woken_in_vain():
+            if is_in_vain:
                 self._look_away(loop, fd)
                 loop.call_later(FLOOD_PAUSE, self._watch, loop, channel, fd)
             self._claim(channel)  # R3
@@ -164,8 +169,8 @@ def _is_in_place(path: Path, fd: int) -> bool:
         return False
 
 
-def _take(fd: int) -> bool:
+def _take(fd: int, turns: int = 1) -> bool:
     try:
-        return bool(os.read(fd, 1))
+        return bool(os.read(fd, turns))
     except BlockingIOError:
         return False
