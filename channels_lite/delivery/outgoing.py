@@ -155,7 +155,7 @@ class Outgoing:
         return self._batch(self._occupancy, is_alone=is_alone)
 
     def _batch(self, occupancy: Occupancy, *, is_alone: bool = False) -> sql.Batch:
-        now = self._clock.now()
+        now = self._clock.now_or_origin()  # another generation may have begun since the call
         admission = Admission(self._frames.backpressure, now)
         return sql.Batch(now, occupancy, admission, is_alone, *self._cursors.reached)
 

@@ -526,3 +526,16 @@ async def test_missing_table_names_the_mend(layer, sql):
     sql("DROP TABLE channels_lite_groupmessage")
     with pytest.raises(ImproperlyConfigured, match=r"manage\.py migrate"):
         await send(layer, 1)
+
+
+async def test_message_sent_as_a_generation_ends_keeps_its_time(make_layer):
+    """A look that finds the flush in between has no clock yet; else the message would be as old
+    as can be, and deleted next."""
+    layer = make_layer(group_history={"room": {"messages": 10, "seconds": 3600}})
+    await layer.flush()
+    sending = asyncio.ensure_future(layer.group_send("room", {"type": "x"}))
+    await asyncio.sleep(0)
+    layer._engine.generations.begin(layer._engine.clock.generation)
+    await sending
+    await layer.clean_expired()
+    assert len((await layer.group_history("room")).messages) == 1
