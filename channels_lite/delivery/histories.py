@@ -181,7 +181,7 @@ class Histories:
 
     def _messages(self, rows: Iterable[tuple[str, Remembered]]) -> Iterator[HistoryMessage]:
         """New messages, as all members in this process get them."""
-        now = self._clock.now()
+        now = self._clock.now_or_origin()
         for group, row in rows:
             message = self._message(group, row, now, is_live=True)
             if message is not None:
@@ -216,7 +216,7 @@ class Histories:
         """Returns whether more wait."""
         most = SLICE
         with self._lock:
-            now = self._clock.now()
+            now = self._clock.now_or_origin()
             while self._ready and most > 0:
                 message, channels = self._ready.popleft()
                 if len(channels) > most:
@@ -248,10 +248,12 @@ class Histories:
     def _rewind_lapsed(self) -> None:
         """Members whose mailboxes have dropped messages get them again."""
         if self._mailboxes.lapsed:
-            for (channel, group), row in self._mailboxes.take_lapsed().items():
+            for (channel, group), first in self._mailboxes.take_lapsed().items():
                 member = self._roll.member(group, channel)
                 if member is not None:
-                    self._roll.fall_behind(member, row - 1)
+                    self._roll.fall_behind(member, first.row - 1)
+                    # Others before it are gone, which its receiver was not told yet.
+                    member.has_gap |= not first.is_complete
 
     # Members that are behind
 
@@ -305,7 +307,7 @@ class Histories:
             self._availability.failed(HISTORIES, outcome.error)
             return
         found = outcome.result()
-        now = self._clock.now()
+        now = self._clock.now_or_origin()
         rows = [(r.id, self._message(member.group, r, now, is_live=False)) for r in found.rows]
         with self._lock:
             member.reading = None

@@ -57,8 +57,8 @@ class HistoryMessage(Message, eq=False, gc=False, kw_only=True):
 class HistoryMailboxes(AllMailboxes):
     """Mailboxes whose messages may be of a history."""
 
-    #: Dropped messages: by channel and group, the id of the first.
-    lapsed: dict[tuple[str, str], int]
+    #: Dropped messages: by channel and group, the first.
+    lapsed: dict[tuple[str, str], HistoryMessage]
 
     def __init__(self, *args: object) -> None:
         super().__init__(*args)  # type: ignore[arg-type]
@@ -81,7 +81,7 @@ class HistoryMailboxes(AllMailboxes):
                     self._mark_full(channel, mailbox)
         return missed
 
-    def take_lapsed(self) -> dict[tuple[str, str], int]:
+    def take_lapsed(self) -> dict[tuple[str, str], HistoryMessage]:
         """The dropped messages since the last call."""
         with self._lock:
             lapsed, self.lapsed = self.lapsed, {}
@@ -98,7 +98,7 @@ class HistoryMailboxes(AllMailboxes):
         if not isinstance(message, HistoryMessage):
             super()._has_expired(channel, mailbox, message)
             return
-        self.lapsed.setdefault((channel, message.group), message.row)
+        self.lapsed.setdefault((channel, message.group), message)
         # Those behind it must not come before it.
         self._withdraw(channel, mailbox, message.group)
 

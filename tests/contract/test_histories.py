@@ -476,6 +476,26 @@ async def test_unread_messages_go_back_to_the_table(make, monkeypatch):
     assert await numbers(layer, channel, 1) == [4]
 
 
+async def test_unread_message_still_says_that_others_are_gone(make, monkeypatch, sql):
+    """It has come from the table twice, but its receiver was not told yet."""
+    here, there = make(), make()
+    moment = clock.ticks()
+    channel = await member(here)
+    await send(there, 1)
+    assert await numbers(here, channel, 1) == [1]
+    sql("DELETE FROM channels_lite_groupmessage")
+    sql("UPDATE sqlite_sequence SET seq = 0 WHERE name = 'channels_lite_groupmessage'")
+    here._engine.histories.look()
+    await until(lambda: here._engine.histories._row == 0)
+    await until(lambda: here._engine.histories._roll.has_members)
+    await send(there, 2)
+    here._engine.histories.look()
+    await until(lambda: (box := here._engine.mailboxes.get(channel)) and box.messages)
+    monkeypatch.setattr(clock, "ticks", lambda: moment + 61)
+    message = await received(here, channel)
+    assert (message["number"], message["history_is_complete"]) == (2, False)
+
+
 async def test_flood_is_bounded(make, sql):
     """Whoever sends that much trims by itself, long before the next sweep."""
     layer = make(group_history={"chat": {"messages": 10, "seconds": 3600}})
