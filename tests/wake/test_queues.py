@@ -6,7 +6,7 @@ import asyncio
 import os
 
 import pytest
-from django.db import transaction
+from django.db import connections, transaction
 
 from channels_lite.models import Event
 from channels_lite.wake import queues
@@ -151,6 +151,7 @@ class TestLayers:
                 for _ in workers:
                     data = workers[0].serialize({"type": "x"})
                     Event.objects.using("channels").create(channel_name="jobs", data=data)
+            connections["channels"].close()  # this thread's
 
         await asyncio.to_thread(commit)
         assert await asyncio.wait_for(asyncio.gather(*waiting), TIMEOUT) == 4 * [{"type": "x"}]
