@@ -32,7 +32,7 @@ from channels_lite.delivery.stats import Stats
 from channels_lite.loops import call_on, running_loop, soon
 from channels_lite.serializers import UndecodableMessage
 from channels_lite.store import Outcome
-from channels_lite.store.history import After, Asked, News, Remembered
+from channels_lite.store.history import After, Asked, New, News, Remembered
 
 __all__ = ["Histories"]
 
@@ -74,8 +74,8 @@ class Histories:
         self._roll = Roll()
         #: The generation, and the ids up to which both tables were read.
         self._generation = self._row = self._membership = 0
-        #: Messages, with the members that get them.
-        self._ready: deque[tuple[HistoryMessage, list[str]]] = deque()
+        #: Messages, None if they cannot be decrypted, with the members that get them.
+        self._ready: deque[tuple[New, HistoryMessage | None, list[str]]] = deque()
         self._looking: asyncio.AbstractEventLoop | None = None
         self._asked: Asked | None = None
         #: Loops that asked for another look during the current one.
@@ -156,7 +156,7 @@ class Histories:
         else:
             self._availability.has_no_error(HISTORIES)
 
-    def _enter(self, news: News, messages: Iterable[HistoryMessage]) -> list[str]:
+    def _enter(self, news: News, messages: Iterable[HistoryMessage | None]) -> list[str]:
         """Takes in messages, for those who were members before, and members.
 
         Returns the channels of new members that are behind.
@@ -165,10 +165,10 @@ class Histories:
         for group, (version, members) in news.members.items():
             self._roll.keep(group, version, members)
             joined += members
-        for message in messages:
-            channels = list(self._roll.members(message.group))
+        for new, message in zip(news.rows, messages, strict=True):
+            channels = list(self._roll.members(new.group))
             if channels:
-                self._ready.append((message, channels))
+                self._ready.append((new, message, channels))
         self._generation, self._row = news.generation, news.row
         self._membership = news.membership
         behind = []
@@ -179,13 +179,11 @@ class Histories:
                 self._mailboxes.withdraw(member.channel, member.group)
         return behind
 
-    def _messages(self, rows: Iterable[tuple[str, Remembered]]) -> Iterator[HistoryMessage]:
+    def _messages(self, rows: Iterable[New]) -> Iterator[HistoryMessage | None]:
         """New messages, as all members in this process get them."""
         now = self._clock.now_or_origin()
-        for group, row in rows:
-            message = self._message(group, row, now, is_live=True)
-            if message is not None:
-                yield message
+        for new in rows:
+            yield self._message(new.group, new.row, now, is_live=True)
 
     def _message(
         self, group: str, row: Remembered, now: float, *, is_live: bool
@@ -218,23 +216,29 @@ class Histories:
         with self._lock:
             now = self._clock.now_or_origin()
             while self._ready and most > 0:
-                message, channels = self._ready.popleft()
+                new, message, channels = self._ready.popleft()
                 if len(channels) > most:
-                    self._ready.appendleft((message, channels[most:]))
+                    self._ready.appendleft((new, message, channels[most:]))
                     channels = channels[:most]
                 most -= len(channels)
-                self._put(message, channels, now)
+                self._put(new, message, channels, now)
             return bool(self._ready)
 
-    def _put(self, message: HistoryMessage, channels: list[str], now: float) -> None:
+    def _put(
+        self, new: New, message: HistoryMessage | None, channels: list[str], now: float
+    ) -> None:
         self._rewind_lapsed()
-        members, row = self._roll.members(message.group), message.row
+        members, row = self._roll.members(new.group), new.row.id
         due = []
         for channel in channels:
             member = members.get(channel)
             if member is None or member.is_behind or member.position >= row:
                 continue
+            # Messages may be deleted before a look has found them.
+            member.has_gap |= new.trimmed > member.position
             member.position = row
+            if message is None:
+                continue
             if not member.has_gap:
                 due.append(channel)
             elif not self._mailboxes.put_history([channel], message.after_gap(), now):
@@ -242,7 +246,7 @@ class Histories:
                 self._stats.gaps += 1
             else:
                 self._roll.fall_behind(member, row - 1)
-        for channel in self._mailboxes.put_history(due, message, now) if due else ():
+        for channel in self._mailboxes.put_history(due, message, now) if message and due else ():
             self._roll.fall_behind(members[channel], row - 1)
 
     def _rewind_lapsed(self) -> None:

@@ -26,6 +26,7 @@ __all__ = [
     "Asked",
     "Known",
     "Membership",
+    "New",
     "News",
     "Remembered",
     "after",
@@ -79,10 +80,14 @@ STATE = f"""
 """
 # Other programs may write names in another encoding, which would fail the statement.
 # Small messages are read at once; SQLite knows the length of others without reading them.
+# One statement, so that what is deleted belongs to the same moment as what is still there.
 NEW_ROWS = f"""
-    SELECT CAST(group_name AS BLOB), length(data), id, {STAMP}, coalesce(created_at + 0.0, 0),
+    SELECT CAST(group_name AS BLOB), length(data),
+        coalesce((SELECT trimmed_id FROM channels_lite_grouphistory AS history
+                  WHERE history.group_name = message.group_name), 0),
+        id, {STAMP}, coalesce(created_at + 0.0, 0),
         CASE WHEN length(data) <= ? THEN CAST(data AS BLOB) END
-    FROM channels_lite_groupmessage WHERE id > ? ORDER BY id LIMIT ?
+    FROM channels_lite_groupmessage AS message WHERE id > ? ORDER BY id LIMIT ?
 """
 DATA = "SELECT CAST(data AS BLOB) FROM channels_lite_groupmessage WHERE id = ?"
 NEW_MEMBERS = """
@@ -235,6 +240,15 @@ class Membership(NamedTuple):
     expires_at: float
 
 
+class New(NamedTuple):
+    """A new row, with its group."""
+
+    group: str
+    #: Everything up to this id is deleted.
+    trimmed: int
+    row: Remembered
+
+
 @dataclass(slots=True)
 class News:
     """What is new, for the members in this process."""
@@ -247,7 +261,7 @@ class News:
     is_new: bool = False
     #: Whether these are all rows.
     is_all: bool = True
-    rows: list[tuple[str, Remembered]] = field(default_factory=list)
+    rows: list[New] = field(default_factory=list)
     joined: list[Membership] = field(default_factory=list)
     #: All members in this process, of groups whose members may have changed.
     members: dict[str, tuple[Hashable, list[Membership]]] = field(default_factory=dict)
@@ -280,10 +294,13 @@ def _state(execute: Execute) -> tuple[int, int, int]:
 
 
 def _choose(execute: Execute, asked: Asked, found: News, rows: list[Any]) -> None:
-    """Keeps the rows of groups with members here."""
+    """Keeps the rows of groups with members here.
+
+    If one is deleted meanwhile, the next look begins there, and learns up to where they are.
+    """
     size = 0
     found.is_all = len(rows) < READ_LIMIT
-    for name, length, row, stamp, created_at, data in rows:
+    for name, length, trimmed, row, stamp, created_at, data in rows:
         group = name.decode(errors="replace")
         if asked.known(group) is not None:
             size += length
@@ -292,14 +309,16 @@ def _choose(execute: Execute, asked: Asked, found: News, rows: list[Any]) -> Non
                 return
             if data is None:
                 large = execute(DATA, (row,))
-                data = large[0][0] if large else None  # noqa: PLW2901 - it is deleted if there is none
-            if data is not None:
-                found.rows.append((group, Remembered(row, stamp, created_at, data)))
+                if not large:
+                    found.is_all = False
+                    return
+                data = large[0][0]  # noqa: PLW2901
+            found.rows.append(New(group, trimmed, Remembered(row, stamp, created_at, data)))
         found.row = row
 
 
 def _read_members(execute: Execute, asked: Asked, found: News) -> None:
-    for group in {group for group, _ in found.rows} | set(asked.to_check):
+    for group in {each.group for each in found.rows} | set(asked.to_check):
         known = asked.known(group)
         # First the version, so that a change in between is noticed the next time.
         version = asked.version(execute, group)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -14,6 +15,7 @@ from django.db import connections, transaction
 from channels_lite import clock
 from channels_lite.errors import InvalidMessage, InvalidPosition
 from channels_lite.models import GroupMembership, GroupMessage
+from channels_lite.store import trimming
 from tests.conftest import is_empty, received, until
 
 HISTORY = {"group_history": {"chat*": {"messages": 100, "seconds": 3600}}}
@@ -58,6 +60,11 @@ async def member(layer, group="chat", after=None, prefix="specific"):
 async def send(layer, *numbers, group="chat"):
     for number in numbers:
         await layer.group_send(group, {"number": number})
+
+
+def purge(sql):
+    """Deletes what the group has, as the admin does."""
+    trimming.purge(lambda statement, values: sql(statement, *values), b"chat", clock.now())
 
 
 async def numbers(layer, channel, count):
@@ -199,6 +206,61 @@ async def test_member_that_lags_too_far_is_told(make):
     told = [each["number"] for each in messages if not each.get("history_is_complete", True)]
     assert told == [7]
     assert layer.stats.gaps == 1
+
+
+async def test_member_whose_process_notices_too_late_is_told(make):
+    """It stands still, while another one sends more than the group keeps, and trims."""
+    config = {"group_history": {"chat*": {"messages": 3, "seconds": 3600}}, "auto_trim": False}
+    here, there = make(**config), make(**config)
+    channel, other = await member(here), await member(here, "chat-2")
+    await send(here, 0)
+    assert await numbers(here, channel, 1) == [0]
+    await until(lambda: here._engine.histories._looking is None)
+
+    @async_to_sync
+    async def send_and_trim():
+        await send(there, *range(1, 9))
+        await send(there, 9, group="chat-2")
+        await there.clean_expired()
+        await there.close()
+
+    with ThreadPoolExecutor() as threads:
+        threads.submit(send_and_trim).result()
+    messages = [await received(here, channel) for _ in range(3)]
+    told = [(each["number"], each.get("history_is_complete", True)) for each in messages]
+    assert told == [(6, False), (7, True), (8, True)]
+    assert "history_is_complete" not in await received(here, other)
+    assert here.stats.gaps == 1
+
+
+async def test_member_is_told_although_nothing_is_left(make, sql):
+    """Rows of other groups are read between what is gone and the next message."""
+    layer = make()
+    channel, other = await member(layer), await member(layer, "chat-2")
+    await send(layer, 0)
+    assert await numbers(layer, channel, 1) == [0]
+    await until(lambda: layer._engine.histories._looking is None)
+    sql(INSERT, "chat", layer.serialize({"number": 1}))
+    purge(sql)
+    await send(layer, 2, group="chat-2")
+    assert await numbers(layer, other, 1) == [2]
+    await send(layer, 3)
+    message = await received(layer, channel)
+    assert (message["number"], message.get("history_is_complete")) == (3, False)
+
+
+async def test_what_cannot_be_decrypted_is_no_gap(make, sql):
+    """Not even after it is deleted: no member has missed it."""
+    layer = make(symmetric_encryption_keys=["a key"])
+    channel = await member(layer)
+    await send(layer, 0)
+    assert await numbers(layer, channel, 1) == [0]
+    sql(INSERT, "chat", b"\xc1 garbage")
+    layer._engine.histories.look()
+    await until(lambda: layer.stats.undecodable)
+    purge(sql)
+    await send(layer, 1)
+    assert "history_is_complete" not in await received(layer, channel)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
@@ -124,6 +125,24 @@ def test_groups_with_odd_names_are_trimmed(execute):
     assert len(ids(execute)) == 3
     asked = history.Asked(0.0, "t", 0, 0, 0, lambda _: history.Known(None, 0.0), lambda *_: 1, True)
     assert len(history.news(execute, asked).rows) == 3
+
+
+def test_row_that_is_deleted_while_it_is_read_is_not_passed_over(execute):
+    """The next look begins there, and is told how much is gone."""
+    for size in (1, history.SMALL + 1, 1):
+        history.append(execute, "g", 0.0, b"x" * size)
+
+    def racing(statement, parameters):
+        if statement == history.DATA:
+            trimming.trim(execute, b"g", Limit(1, 9e9), 0.0)
+        return execute(statement, parameters)
+
+    asked = history.Asked(0.0, "t", 0, 0, 0, lambda _: history.Known(None, 0.0), lambda *_: 1, True)
+    found = history.news(racing, asked)
+    assert ([new.row.id for new in found.rows], found.row, found.is_all) == ([1], 1, False)
+    found = history.news(execute, replace(asked, row=found.row))
+    assert [(new.row.id, new.trimmed) for new in found.rows] == [(3, 2)]
+    assert (found.row, found.is_all) == (3, True)
 
 
 def test_position_is_of_a_row_and_its_moment(execute):
