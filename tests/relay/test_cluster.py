@@ -56,7 +56,8 @@ def leader_of(stream: str, servers: list[NatsServer]) -> NatsServer | None:
     return None
 
 
-@pytest.mark.parametrize("victim", ["leader", pytest.param("any", marks=pytest.mark.chaos)])
+@pytest.mark.chaos
+@pytest.mark.parametrize("victim", ["leader", "any"])
 async def test_server_of_a_cluster_is_killed(make_node, cluster, victim):
     """Jobs go on, none is done twice, and those that were there are there still."""
     url = "nats://" + ",".join(f"127.0.0.1:{each.port}" for each in cluster)

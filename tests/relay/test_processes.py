@@ -107,7 +107,8 @@ with transaction.atomic():
     done = run_script(folders["here"], script, TEST_LAYER=LAYERS[2], **environment)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert [each["number"] for each in there.messages(4)] == [1, 2, 3, 4]
+    heard = [each["received"]["number"] for each in there.heard(4)]
+    assert heard == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("engine_name", ["redis"], indirect=True)
