@@ -82,11 +82,20 @@ class Mailboxes:
                     if mailbox.is_full and self._has_no_room(channel, mailbox, now) and is_group:
                         missed.append(channel)
                         continue
-                    mailbox.add(message, running)
-                    self._messages += 1
-                    if mailbox.is_full and not mailbox.is_marked:
-                        self._mark_full(channel, mailbox)
+                    self._add(channel, mailbox, message, running)
         return missed
+
+    def _add(
+        self,
+        channel: str,
+        mailbox: Mailbox,
+        message: Message,
+        running: asyncio.AbstractEventLoop | None,
+    ) -> None:
+        mailbox.add(message, running)
+        self._messages += 1
+        if mailbox.is_full and not mailbox.is_marked:
+            self._mark_full(channel, mailbox)
 
     def _has_no_room(self, channel: str, mailbox: Mailbox, now: float) -> bool:
         self._drop_expired(channel, mailbox, now)

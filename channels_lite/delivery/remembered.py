@@ -75,10 +75,7 @@ class HistoryMailboxes(AllMailboxes):
                 if is_full or (self.lapsed and (channel, message.group) in self.lapsed):
                     missed.append(channel)
                     continue
-                mailbox.add(message, running)
-                self._messages += 1
-                if mailbox.is_full and not mailbox.is_marked:
-                    self._mark_full(channel, mailbox)
+                self._add(channel, mailbox, message, running)
         return missed
 
     def take_lapsed(self) -> dict[tuple[str, str], HistoryMessage]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import channels_lite
 from channels_lite.delivery.plain import AllMailboxes
-from tests.conftest import received
+from tests.conftest import files_of_calls, received
 
 ROOT = Path(channels_lite.__file__).parent
 OURS = (
@@ -25,14 +24,7 @@ async def test_no_function_of_it_is_called(make_layer):
     """By messages to groups and channels, by looks, sweeps and upkeep."""
     layer, other = make_layer(), make_layer()
     channel, theirs = await layer.new_channel(), await other.new_channel()
-    called = set()
-
-    def note(frame, event, argument):
-        if event == "call":
-            called.add(frame.f_code.co_filename)
-
-    sys.setprofile(note)
-    try:
+    with files_of_calls() as called:
         for name in (channel, theirs):
             await layer.group_add("room", name)
         await layer.send(channel, {"type": "x"})
@@ -42,8 +34,6 @@ async def test_no_function_of_it_is_called(make_layer):
         await layer.group_discard("room", channel)
         layer._engine.sweeper.tick()
         await layer.clean_expired()
-    finally:
-        sys.setprofile(None)
     ours = {str(ROOT / each) for each in OURS}
     assert any(name.startswith(str(ROOT)) for name in called)
     assert not called & ours

@@ -72,6 +72,18 @@ async def pair(project: Project, stack: AsyncExitStack) -> list[ClientConnection
     return list(met.values())
 
 
+async def all_hear_each(nodes: list[Project], stack: AsyncExitStack) -> None:
+    """Returns when the clients of all nodes have heard each of them."""
+    clients = [
+        await stack.enter_async_context(await asyncio.wait_for(enter(node), STARTING))
+        for node in nodes
+    ]
+    for client in clients:
+        line = f"From {id(client)}"
+        await client.send(json.dumps({"text": line}))
+        await asyncio.gather(*(until_heard(each, line) for each in clients))
+
+
 async def test_tutorial(project: Project):
     """Who follows the tutorial has a chat in two processes, and a shell that joins in."""
     steps = blocks(DOCS / "tutorial.md")
@@ -143,14 +155,7 @@ async def test_scaling(nodes: list[Project], tmp_path: Path):
                 said = await asyncio.to_thread(node.run, command)
             assert "channels_lite.W011" not in said
             await asyncio.to_thread(node.follow, [serve])
-        clients = [
-            await stack.enter_async_context(await asyncio.wait_for(enter(node), STARTING))
-            for node in nodes
-        ]
-        for client in clients:
-            line = f"From {id(client)}"
-            await client.send(json.dumps({"text": line}))
-            await asyncio.gather(*(until_heard(each, line) for each in clients))
+        await all_hear_each(nodes, stack)
 
 
 async def test_compose(nodes: list[Project], tmp_path: Path):
@@ -178,14 +183,7 @@ async def test_compose(nodes: list[Project], tmp_path: Path):
             [inside] = [port.partition(":")[2] for port in service["ports"]]
             serve = command.replace("0.0.0.0", f"127.0.0.1 --port {inside}")
             await asyncio.to_thread(node.start, f"{shell} -c '{serve}'")
-        clients = [
-            await stack.enter_async_context(await asyncio.wait_for(enter(node), STARTING))
-            for node in nodes
-        ]
-        for client in clients:
-            line = f"From {id(client)}"
-            await client.send(json.dumps({"text": line}))
-            await asyncio.gather(*(until_heard(each, line) for each in clients))
+        await all_hear_each(nodes, stack)
 
 
 @pytest.mark.skipif(shutil.which("uwsgi", path=TOOLS) is None, reason="no uWSGI")

@@ -12,7 +12,7 @@ import channels_lite
 from channels_lite.delivery.claims import Claims
 from channels_lite.delivery.sending import Sending
 from channels_lite.layers.engine import Engine
-from tests.conftest import received
+from tests.conftest import files_of_calls, received
 from tests.processes.conftest import child_environment
 
 ROOT = Path(channels_lite.__file__).parent
@@ -32,14 +32,7 @@ async def test_no_function_of_it_is_called(make_layer):
     """By a direct message, one to a group, a job, and what goes with groups."""
     layer, other = make_layer(), make_layer()
     channel, theirs = await layer.new_channel(), await other.new_channel()
-    called = set()
-
-    def note(frame, event, argument):
-        if event == "call":
-            called.add(frame.f_code.co_filename)
-
-    sys.setprofile(note)
-    try:
+    with files_of_calls() as called:
         for name in (channel, theirs):
             await layer.group_add("room", name)
         await layer.send(channel, {"type": "x"})
@@ -53,8 +46,6 @@ async def test_no_function_of_it_is_called(make_layer):
         ):
             await received(receiver, name)
         await layer.group_discard("room", channel)
-    finally:
-        sys.setprofile(None)
     ours = {str(ROOT / each) for each in OURS}
     assert any(name.startswith(str(ROOT)) for name in called)
     assert not [name for name in called if name.startswith(tuple(ours))]

@@ -118,3 +118,10 @@ def marks(execute: Any) -> list[str]:
 def fail_to_start(thread: threading.Thread) -> None:
     """In the place of ``threading.Thread.start``."""
     raise RuntimeError("can't start new thread")
+
+
+@pytest.fixture
+def execute(database):
+    """An ``Execute`` on a connection of its own, with no transaction but those that it is told."""
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        yield lambda statement, parameters: connection.execute(statement, parameters).fetchall()

@@ -15,13 +15,6 @@ from channels_lite.store import history, trimming
 BY_GROUP = "channels_lite_history_group"
 
 
-@pytest.fixture
-def execute(database):
-    """An ``Execute`` on a connection of its own."""
-    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
-        yield lambda statement, parameters: connection.execute(statement, parameters).fetchall()
-
-
 @pytest.mark.parametrize(
     ("statement", "index"),
     [

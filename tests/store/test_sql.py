@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from contextlib import closing
 
 import pytest
 
@@ -14,13 +13,6 @@ from channels_lite.store import occupancy, sql, upkeep
 BY_CHANNEL = "USING INDEX channels_lite_event_channel"
 COVERING = "USING COVERING INDEX channels_lite_event_channel"
 BY_GROUP = "INDEX channels_lite_groupmembership_group_name_channel_name"
-
-
-@pytest.fixture
-def execute(database):
-    """An ``Execute`` on a connection of its own, with no transaction but those that it is told."""
-    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
-        yield lambda statement, parameters: connection.execute(statement, parameters).fetchall()
 
 
 @pytest.mark.parametrize(
