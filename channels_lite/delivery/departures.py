@@ -135,8 +135,8 @@ class Departures:
             self.was_missed(f"a message to {post.entry.name}", post.error)
             return
         self._stats.relayed += 1
-        if post.members:
-            self._relay.spawn(partial(self.put_each, post.entry, post.members))
+        if post.members:  # then this is the relay's loop
+            self._relay.finish(self.put_each(post.entry, post.members))
 
     async def _put_committed(self, entry: Entry) -> None:
         if not await self._put(entry):

@@ -26,10 +26,7 @@ class Neighbours:
         return self._presence is not None and self._presence.open()
 
     def include(self, token: str) -> bool:
-        """Whether the process with this token is one of them; True if it cannot be known."""
-        presence = self._presence
-        if presence is None or presence.fifo is None:
-            return True
+        """Whether the process with this token has a name there."""
         return os.path.lexists(self._sidecar() / "".join(filter(str.isalnum, token)))
 
     def are_behind(self, flush: str) -> bool:

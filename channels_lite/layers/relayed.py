@@ -33,7 +33,6 @@ from channels_lite.errors import StoreUnavailable
 from channels_lite.layers.engine import Engine
 from channels_lite.loops import is_ending, soon
 from channels_lite.relay import Link, Settings, link_class, settings_of
-from channels_lite.relay.deadline import DEADLINE
 from channels_lite.relay.node import name_of, token_in
 from channels_lite.relay.relay import Relay
 from channels_lite.store import upkeep
@@ -207,7 +206,8 @@ class RelayedEngine(Engine):
     def leave(self) -> None:
         """At exit, lets sent messages go out."""
         super().leave()
-        self.relay.stop(1.5 * DEADLINE)
+        self.relay.stop()
+        self.relay.wait_for_end()
 
     def drop(self) -> None:
         """The layer is no longer used."""

@@ -206,14 +206,31 @@ class Connection:
 
     async def do(self, verb: Callable[[Link], Awaitable[T]]) -> T:
         """Awaits a method of the link.  Raises ``StoreUnavailable`` within `DEADLINE`."""
+        try:
+            return await self._do(verb)
+        except TimeoutError:
+            self._is_suspect = True
+            raise self.in_doubt() from None
+
+    async def ask(self, subject: str, payload: bytes) -> bytes | None:
+        """Asks a process.  None: there is none.  Raises ``StoreUnavailable`` within `DEADLINE`.
+
+        A process that does not answer says nothing about the engine.
+        """
+        try:
+            return await self._do(lambda link: link.ask(subject, payload))
+        except TimeoutError:
+            raise InDoubt(
+                f"the other process has not answered within {DEADLINE:.0f} s, because it is busy "
+                "or was stopped; it may still do it"
+            ) from None
+
+    async def _do(self, verb: Callable[[Link], Awaitable[T]]) -> T:
         await self.wait()
         link = self.require_link()
         try:
             async with Deadline():
                 return await verb(link)
-        except TimeoutError:
-            self._is_suspect = True
-            raise self.in_doubt() from None
         except StoreUnavailable:
             if link.lost.done():
                 raise self.in_doubt() from None

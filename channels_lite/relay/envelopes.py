@@ -69,10 +69,11 @@ class Envelopes:
             self._flushes.heard(message)
         elif isinstance(message, Hello):
             await self._met(message.token)
-        elif isinstance(message, Copied) and not reply:
+        elif isinstance(message, Copied) and reply:
+            is_seen = host.receiver.is_neighbour(message.token)
+            await self._answer(reply, Answer("they use one database" if is_seen else ""))
+        elif isinstance(message, Copied) and not host.receiver.is_neighbour(message.token):
             self._is_copied()
-        elif isinstance(message, Copied) and host.receiver.is_neighbour(host.token):
-            await self._answer(reply, Answer())
 
     async def _answer(self, reply: str, answer: Answer) -> None:
         with suppress(StoreUnavailable):
@@ -83,16 +84,23 @@ class Envelopes:
 
         Returns when it has, or if there is no such process.  Raises ``StoreUnavailable``.
         """
-        subject, payload = self._host.subjects.process(token), encode(asked)
-        answer = await self._host.connection.do(lambda link: link.ask(subject, payload))
+        answer = await self._ask(token, asked)
+        if answer is not None and answer.error:
+            raise StoreUnavailable(f"the process of {asked.channel} says: {answer.error}")
+
+    async def _ask(self, token: str, asked: Membership | Copied) -> Answer | None:
+        """None: there is no such process.  Raises ``StoreUnavailable``."""
+        subject = self._host.subjects.process(token)
+        answer = await self._host.connection.ask(subject, encode(asked))
         if answer is None:
-            return
+            return None
         try:
             answered = decode(answer)
         except Unreadable as error:
-            raise StoreUnavailable(f"the process of {asked.channel} answered: {error}") from None
-        if isinstance(answered, Answer) and answered.error:
-            raise StoreUnavailable(f"the process of {asked.channel} says: {answered.error}")
+            raise StoreUnavailable(f"the process {token} answered: {error}") from None
+        if not isinstance(answered, Answer):
+            raise StoreUnavailable(f"the process {token} answered: {type(answered).__name__}")
+        return answered
 
     # Nodes of the same name
 
@@ -103,18 +111,21 @@ class Envelopes:
         sent.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def _met(self, token: str) -> None:
-        """Checks that a process which claims to be of this node uses its database."""
-        host = self._host
-        if token == host.token or host.receiver.is_neighbour(token):
+        """Checks that a process which claims to be of this node uses its database.
+
+        This process cannot know it, because the other may be about to end.  But the other can: it
+        sees the name that this process has from before the question until after the answer.
+        """
+        host, is_neighbour = self._host, self._host.receiver.is_neighbour
+        if token == host.token or is_neighbour(token) or not is_neighbour(host.token):
             return
-        # The process may have ended.  Only one that lives, and has its name, answers.  If it has
-        # begun again in the meantime, it is seen now.
-        copied, subject = encode(Copied(host.node)), host.subjects.process(token)
+        copied = Copied(host.node, host.token)
         with suppress(StoreUnavailable):
-            answer = await host.connection.do(lambda link: link.ask(subject, copied))
-            if answer is not None and not host.receiver.is_neighbour(token):
+            answer = await self._ask(token, copied)
+            if answer is not None and not answer.error and is_neighbour(host.token):
                 self._is_copied()
-                await host.connection.do(lambda link: link.publish([(subject, copied)], ()))
+                told = (host.subjects.process(token), encode(copied))
+                await host.connection.do(lambda link: link.publish([told], ()))
 
     def _is_copied(self) -> None:
         if not self.fault:

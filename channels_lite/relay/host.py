@@ -41,7 +41,7 @@ class Receiver(Protocol):
         """Another process has flushed all messages."""
 
     def is_neighbour(self, token: str) -> bool:
-        """Whether a process with this token uses this database; True if it cannot be known."""
+        """Whether a process with this token has a name beside this database."""
 
 
 class Host(Protocol):

@@ -12,12 +12,11 @@ import asyncio
 import threading
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 from channels.exceptions import MessageTooLarge
 
 from channels_lite.errors import StoreUnavailable
-from channels_lite.loops import PER_ITERATION
+from channels_lite.loops import PER_ITERATION, settle
 from channels_lite.relay import Link
 from channels_lite.relay.deadline import Countdown
 from channels_lite.relay.host import Host
@@ -35,8 +34,8 @@ class Publisher:
         self._lock = threading.Lock()
         self._posts: list[Post] = []
         self._is_waking = False
-        #: Publishes that the engine has not confirmed.
-        self.sent: set[asyncio.Future[Any]] = set()
+        #: Those of posts that are sent, and not done.
+        self.under_way: set[asyncio.Future[None]] = set()
 
     async def publish(self, subject: str, entry: Entry, *, is_group: bool = False) -> list[str]:
         """Publishes one message.  Returns the plain channels of the group.  Any thread.
@@ -100,9 +99,11 @@ class Publisher:
         groups = list({post.entry.name for post in posts if post.members is not None})
         parcels = [(each.subject, each.payload(self._host.node)) for each in pack(posts)]
         sent = link.publish(parcels, groups)
-        self.sent.add(sent)
-        countdown = Countdown(partial(self._is_late, posts))
-        sent.add_done_callback(partial(self._published, posts, countdown))
+        done = asyncio.get_running_loop().create_future()
+        self.under_way.add(done)
+        done.add_done_callback(self.under_way.discard)
+        countdown = Countdown(partial(self._is_late, posts, done))
+        sent.add_done_callback(partial(self._published, posts, done, countdown))
 
     def _without_large(self, posts: list[Post], link: Link) -> list[Post]:
         fitting = []
@@ -114,10 +115,14 @@ class Publisher:
         return fitting
 
     def _published(
-        self, posts: list[Post], countdown: Countdown, sent: asyncio.Future[dict[str, list[str]]]
+        self,
+        posts: list[Post],
+        done: asyncio.Future[None],
+        countdown: Countdown,
+        sent: asyncio.Future[dict[str, list[str]]],
     ) -> None:
         countdown.cancel()
-        self.sent.discard(sent)
+        settle(done)
         if sent.cancelled() or sent.exception() is not None:
             self._done(posts, self._host.connection.in_doubt())
             return
@@ -128,7 +133,8 @@ class Publisher:
                 post.members = members[post.entry.name]
         self._done(posts, None)
 
-    def _is_late(self, posts: list[Post]) -> None:
+    def _is_late(self, posts: list[Post], done: asyncio.Future[None]) -> None:
+        settle(done)
         self._host.connection.answered(in_time=False)
         self._done(posts, self._host.connection.in_doubt())
 

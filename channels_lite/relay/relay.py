@@ -19,7 +19,6 @@ from channels_lite.relay import Link, Settings
 from channels_lite.relay.budget import Budget
 from channels_lite.relay.committed import Committed
 from channels_lite.relay.connection import Connection
-from channels_lite.relay.deadline import DEADLINE
 from channels_lite.relay.envelopes import Envelopes
 from channels_lite.relay.flushes import Flushes
 from channels_lite.relay.host import Receiver
@@ -35,6 +34,9 @@ __all__ = ["Relay"]
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+# Seconds to wait for the end.  Each message has a deadline of its own, so this is for many of them.
+LAST = 10.0
 
 
 class Relay:
@@ -87,16 +89,14 @@ class Relay:
     def _begin(self) -> None:
         self._running = self.keep(self.connection.begin(self._running))
 
-    def stop(self, timeout: float = 0) -> None:
+    def stop(self) -> None:
         """Publishes pending posts and ends.  `start` connects again."""
         with self._starting:
             is_started, self.is_started = self.is_started, False
         if not is_started:
             return
-        loop, self._ended = relay_loop(), threading.Event()
-        loop.call_soon_threadsafe(self._begin_to_end, self._ended)
-        if timeout and running_loop() is not loop:
-            self._ended.wait(timeout)
+        self._ended = threading.Event()
+        relay_loop().call_soon_threadsafe(self._begin_to_end, self._ended)
 
     def _begin_to_end(self, ended: threading.Event) -> None:
         self.publisher.flush()
@@ -104,9 +104,11 @@ class Relay:
 
     async def _end(self, running: asyncio.Task[None] | None, ended: threading.Event) -> None:
         try:
-            under_way = self.publisher.sent | self._finishing
-            if under_way:
-                await asyncio.wait(under_way, timeout=DEADLINE)
+            if not self.is_started:  # otherwise the next connection publishes what waits
+                await self.connection.wait()
+                self.publisher.flush()
+            while under_way := self.publisher.under_way | self._finishing:
+                await asyncio.wait(under_way)
             while running is not None and not running.done():
                 running.cancel()  # again, because before Python 3.12 wait_for() may swallow it
                 await asyncio.wait([running], timeout=0.5)  # longer than a link takes to close
@@ -116,7 +118,12 @@ class Relay:
 
     def wait_for_end(self) -> None:
         """Returns when the stopped connection is closed.  Not on the relay's thread."""
-        self._ended.wait(1.5 * DEADLINE)
+        if not self._ended.wait(LAST):
+            logger.warning(
+                "the relay's engine has not confirmed all messages within %.0f s, so other nodes "
+                "may have missed some",
+                LAST,
+            )
 
     def abandon(self) -> None:
         """In a forked child, abandons the parent's sockets."""

@@ -56,7 +56,7 @@ class Membership(msgspec.Struct, array_like=True, tag=1):
 
 
 class Answer(msgspec.Struct, array_like=True, tag=2):
-    """The answer to `Membership`: "", or why it failed."""
+    """The answer to `Membership` and `Copied`: "", or why it is not done, or not true."""
 
     error: str = ""
 
@@ -85,9 +85,10 @@ class Hello(msgspec.Struct, array_like=True, tag=4):
 
 
 class Copied(msgspec.Struct, array_like=True, tag=5):
-    """The answer to `Hello`: there is another node of this name."""
+    """The answer to `Hello`: a process of this node, unless you see it beside your database."""
 
     node: str
+    token: str
 
 
 class Ask(msgspec.Struct, array_like=True):

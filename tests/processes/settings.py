@@ -21,6 +21,11 @@ if os.environ.get("TEST_INSTRUMENTED"):
     Hooks._extension_path = staticmethod(lambda: "nowhere")  # type: ignore[method-assign]
     SQLite3Instrumentor().instrument()
 
+if os.environ.get("TEST_PATIENCE"):
+    from channels_lite.relay import deadline
+
+    deadline.DEADLINE = float(os.environ["TEST_PATIENCE"])
+
 FOLDER = os.environ["TEST_FOLDER"]
 SECRET_KEY = "only for tests"
 USE_TZ = True

@@ -29,11 +29,16 @@ def needs(name: str) -> None:
         pytest.skip(f"{ENGINES[name].binary} is not installed: apt install {ENGINES[name].binary}")
 
 
+#: Modules whose tests make the engine late; in others a busy machine may.
+OF_FAULTS = ("test_faults", "test_cluster", "test_network")
+
+
 @pytest.fixture(autouse=True)
 def _patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine may take longer than a second; that it need not is for `test_faults`."""
-    if request.module.__name__.rpartition(".")[2] not in ("test_faults", "test_cluster"):
+    """Waits longer than a second for the engine, here and in processes that a test starts."""
+    if request.module.__name__.rpartition(".")[2] not in OF_FAULTS:
         monkeypatch.setattr(deadline, "DEADLINE", TIMEOUT)
+        monkeypatch.setenv("TEST_PATIENCE", str(TIMEOUT))
 
 
 @pytest.fixture(scope="session")

@@ -43,9 +43,15 @@ def start(folders: dict[str, Path], tmp_path: Path, engine: Engine) -> Iterator[
     children: list[Child] = []
     options = {"prefix": f"test-{tmp_path.name[-20:]}"}
 
-    def start(node: str, layer: str = "notify.NotifyChannelLayer", **config: Any) -> Child:
+    def start(
+        node: str,
+        layer: str = "notify.NotifyChannelLayer",
+        patience: float = TIMEOUT,
+        **config: Any,
+    ) -> Child:
         log = folders[node] / f"{len(children)}.log"
         environment = configured(layer, relay=engine.url, relay_options=options, **config)
+        environment["TEST_PATIENCE"] = str(patience)
         children.append(Child(folders[node], log, TEST_LAYER=layer, **environment))
         return children[-1]
 
@@ -85,30 +91,92 @@ def test_group_on_two_nodes_of_two_processes(start, layer):
             assert numbers == list(range(100))
 
 
-def test_short_script_has_sent(start, folders, engine):
+SCRIPT = """
+import django; django.setup()
+import os, signal
+from asgiref.sync import async_to_sync
+from channels.layers import get_channel_layer
+from django.db import transaction
+layer = get_channel_layer()
+send, group_send = async_to_sync(layer.send), async_to_sync(layer.group_send)
+"""
+
+
+@pytest.fixture
+def script(start: Start, folders: dict[str, Path], engine: Engine) -> Callable[..., Any]:
+    """Runs a short script on a node."""
+
+    def run(text: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        config = configured(LAYERS[2], relay=engine.url, relay_options=start.options)
+        environment = {"TEST_LAYER": LAYERS[2]} | config | environment
+        return run_script(folders["here"], SCRIPT + text, **environment)
+
+    return run
+
+
+def test_short_script_has_sent(start, script):
     """One that sends, also by a transaction, and ends: it ends by itself, and all of it arrives."""
     there = start("there")
     channel = there.do("new_channel")
     there.do("group_add", group="room", channel=channel)
     there.do("receive", channel=channel, count=4)
-    script = f"""
-import django; django.setup()
-from asgiref.sync import async_to_sync
-from channels.layers import get_channel_layer
-from django.db import transaction
-layer = get_channel_layer()
-async_to_sync(layer.send)({channel!r}, {{"number": 1}})
-async_to_sync(layer.group_send)("room", {{"number": 2}})
+    done = script(f"""
+send({channel!r}, {{"number": 1}})
+group_send("room", {{"number": 2}})
 with transaction.atomic():
-    async_to_sync(layer.send)({channel!r}, {{"number": 3}})
-    async_to_sync(layer.group_send)("room", {{"number": 4}})
-"""
-    environment = configured(LAYERS[2], relay=engine.url, relay_options=start.options)
-    done = run_script(folders["here"], script, TEST_LAYER=LAYERS[2], **environment)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    send({channel!r}, {{"number": 3}})
+    group_send("room", {{"number": 4}})
+""")
+    assert (done.returncode, done.stderr) == (0, "")
     heard = [each["received"]["number"] for each in there.heard(4)]
     assert heard == [1, 2, 3, 4]
+
+
+def test_script_ends_before_it_is_connected(start, script):
+    """It commits as the first thing, and ends; jobs of a group go out, too."""
+    there = start("there")
+    channel = there.do("new_channel")
+    there.do("group_add", group="room", channel=channel)
+    there.do("group_add", group="room", channel="jobs")
+    for each in (channel, "jobs"):
+        there.do("receive", channel=each, count=1)
+    done = script("""
+with transaction.atomic():
+    group_send("room", {"number": 1})
+""")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(each["channel"] for each in there.heard(2)) == sorted([channel, "jobs"])
+
+
+@pytest.mark.parametrize("engine_name", ["nats", "redis"], indirect=True)
+def test_script_says_what_other_nodes_missed(script, own_engine, start):
+    """The engine stands still when the script ends: it waits for a moment, and says so."""
+    config = configured(LAYERS[2], relay=own_engine.url, relay_options=start.options)
+    done = script(
+        f"""
+send("jobs", {{"number": 1}})
+os.kill({own_engine.pid}, signal.SIGSTOP)
+with transaction.atomic():
+    group_send("room", {{"number": 2}})
+""",
+        **config | {"TEST_PATIENCE": "1"},
+    )
+    assert done.returncode == 0
+    assert "other nodes missed 1 messages, such as a message to room" in done.stderr
+
+
+def test_stopped_process_is_not_the_engine(start):
+    """A process that does not answer is told of by its name; others get their messages."""
+    here, there, stopped = start("here", patience=1), start("there"), start("there")
+    channel, other = there.do("new_channel"), stopped.do("new_channel")
+    there.do("group_add", group="room", channel=channel)
+    there.do("receive", channel=channel, count=1)
+    stopped.stop()
+    with pytest.raises(AssertionError, match="the other process has not answered"):
+        here.do("group_add", group="room", channel=other)
+    here.do("group_send", group="room", message={"number": 1})
+    assert there.messages(1) == [{"number": 1}]
+    stopped.go_on()
 
 
 @pytest.mark.parametrize("engine_name", ["redis"], indirect=True)

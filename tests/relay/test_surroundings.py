@@ -13,7 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import transaction
 
 from channels_lite.relay import node
-from channels_lite.relay.wire import Entry
+from channels_lite.relay.wire import Entry, Hello, encode
 from tests.conftest import TIMEOUT, received, until
 from tests.processes.conftest import wait_until
 from tests.relay.conftest import NODES
@@ -324,18 +324,22 @@ async def test_nodes_of_the_same_name(make_node, engine, caplog, tmp_path, monke
     await until(lambda: caplog.text.count("another node has the same name") == 2)
 
 
-async def test_processes_of_a_node_are_no_copies(make_node, engine, caplog):
-    """Neither those that live, nor those that have just ended."""
+async def test_processes_of_a_node_are_no_copies(make_node, engine):
+    """Neither those that live, nor those that are about to end."""
     one, two = make_node("here", engine.url), make_node("here", engine.url)
     for layer in (one, two):
         await layer.new_channel()
-    await two.close()
-    await two.new_channel()
-    channel = await one.new_channel()
-    await two.send(channel, {"type": "x"})
-    await received(one, channel)
-    await asyncio.sleep(0.2)  # a Hello is answered by a question
-    assert [each._engine.relay.envelopes.fault for each in (one, two)] == ["", ""]
+    relay = one._engine.relay
+
+    async def is_a_copy():
+        hello = encode(Hello(relay.node, two._engine.token))
+        relay.envelopes.came(relay.subjects.node(relay.node), hello, "")
+        await asyncio.wait(relay._tasks - {relay._running}, timeout=TIMEOUT)
+        return relay.envelopes.fault
+
+    assert await relay.call(is_a_copy) == ""
+    two._engine.presence.close()  # its name is gone, and its connection not yet
+    assert await relay.call(is_a_copy) == ""
 
 
 def test_copied_name_is_not_believed(tmp_path):
