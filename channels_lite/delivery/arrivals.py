@@ -1,8 +1,10 @@
 """RECEIVE, before the mailboxes: puts rows and frames into one order.
 
 If a frame names a row that was not read yet, it is held until a look has read the row.  A frame of
-a later generation is held until a look has read that generation.  Messages in order go into the
-mailboxes in slices, because a message to five thousand members must not block the loop.
+a later generation is held until a look has read that generation.  Other frames do not wait for it:
+the row that a sender names never goes back, so the sender's later frames are held, too, and a
+forged frame delays only itself.  Messages in order go into the mailboxes in slices, because a
+message to five thousand members must not block the loop.
 
 Thread: any.  One lock guards both queues, so each keeps its order.
 """
@@ -53,10 +55,10 @@ class Arrivals:
         #: Returns None for a message to drop; None: messages are not encrypted.
         self._decrypt = decrypt
         self._lock = threading.Lock()
-        #: Frames that come after a row still to be read, and the frames behind them.
-        self._held: list[Frame] = []
-        #: The number of frames released so far.
-        self._let_go = 0
+        #: Numbered frames that come after a row still to be read, in the order of arrival.
+        self._held: list[tuple[int, Frame]] = []
+        #: The number of frames that were held so far.
+        self._numbered = 0
         self._ready: deque[Arrival] = deque()
         #: Until when more frames are likely.
         self._busy_until = 0.0
@@ -74,7 +76,7 @@ class Arrivals:
     def mark(self) -> int:
         """For a look that begins now: it finds every row that the frames up to here wait for."""
         with self._lock:
-            return self._let_go + len(self._held)
+            return self._numbered
 
     def take_frames(self, receive: Callable[[int | None], list[Frame]]) -> bool:
         """Takes in frames of other processes, a limited number at a time.
@@ -86,20 +88,23 @@ class Arrivals:
             # A lone frame is usually the only one, and asking for more costs as much as a frame.
             frames = receive(PER_ITERATION if now < self._busy_until else 1)
             self._busy_until = now + BUSY
-            if self._held:
-                self._held += frames
-                frames, self._held = self._held, []
             reach("after_frames")
-            for number, frame in enumerate(frames):
-                if not self._is_due(frame):
-                    self._held = frames[number:]
-                    break
-                self._add_frame(frame, now)
-            self._let_go += len(frames) - len(self._held)
+            for frame in frames:
+                if self._held or not self._is_due(frame):
+                    self._hold(frame)
+                else:
+                    self._add_frame(frame, now)
+            if self._held:
+                for frame in self._due():
+                    self._add_frame(frame, now)
             missed = self._deliver(SLICE, now)
         if missed:
             self._missed.by_channels(missed)
         return not (self._held or self._ready)
+
+    def _hold(self, frame: Frame) -> None:
+        self._numbered += 1
+        self._held.append((self._numbered, frame))
 
     def add(self, arrivals: Iterable[Arrival]) -> int:
         """Adds messages that need no order with rows and frames.  Returns how many wait."""
@@ -124,28 +129,32 @@ class Arrivals:
         """
         with self._lock:
             rows = read()
-            frames = self._held + receive(None)
+            for frame in receive(None):
+                self._hold(frame)
             now = self._clock.now()
-            due = 0 if mark is None else max(0, mark - self._let_go)
-            for number, frame in enumerate(frames):
-                if number >= due and not self._is_due(frame, rows):
-                    self._held = frames[number:]
-                    break
-                self._let_go += 1
-                is_of_now = self._is_of_now(frame)
-                if frame.after and is_of_now and frame.name in rows:
-                    found = rows[frame.name]
-                    while found and found[0].id <= frame.after:
+            for frame in self._due(mark or 0, rows):
+                after = self._place(frame)
+                if after:
+                    found = rows.get(frame.name)
+                    while found and found[0].id <= after:
                         self._add_row(frame.name, found.pop(0), now)
+                    self._cursors.has_seen(frame.name, min(after, committed))
                 self._add_frame(frame, now)
-                if frame.after and is_of_now:
-                    self._cursors.has_seen(frame.name, min(frame.after, committed))
-            else:
-                self._held = []
             for name, found in rows.items():
                 for row in found:
                     self._add_row(name, row, now)
         return bool(rows)
+
+    def _due(self, mark: int = 0, rows: Mapping[str, list[Row]] | None = None) -> list[Frame]:
+        """Takes the frames that are no longer held, in the order of the rows that they name."""
+        due, held = [], []
+        for number, frame in self._held:
+            if number <= mark or self._is_due(frame, rows):
+                due.append(frame)
+            else:
+                held.append((number, frame))
+        self._held = held
+        return sorted(due, key=self._place)
 
     def deliver(self, most: int | None = SLICE) -> bool:
         """Puts messages into at most ``most`` mailboxes.  Returns whether more wait."""
@@ -172,8 +181,10 @@ class Arrivals:
             due.append(arrival)
         return self._mailboxes.put_all(due, now) if due else []
 
-    def _is_of_now(self, frame: Frame) -> bool:
-        return frame.generation is None or frame.generation == self._cursors.generation
+    def _place(self, frame: Frame) -> int:
+        """The row after which it comes.  One of an earlier generation comes before all rows."""
+        is_of_now = frame.generation is None or frame.generation == self._cursors.generation
+        return max(0, frame.after) if is_of_now else 0
 
     def _is_due(self, frame: Frame, rows: Mapping[str, list[Row]] | None = None) -> bool:
         """Whether the row that it comes after was read, or is among ``rows``."""

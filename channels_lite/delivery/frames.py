@@ -6,7 +6,8 @@ socket full, and messages to a process that polls.
 
 A sender's messages go as rows or as frames, and must not overtake each other.  So a frame names the
 last row that its sender has written for the same process, and is not delivered before that row.  In
-turn, rows are delivered only after the frames that had arrived when they were read.
+turn, a row is delivered only after the frames that had arrived when it was read, and that name an
+earlier one.
 """
 
 from __future__ import annotations

@@ -30,9 +30,10 @@ byte last_id;
 bit generation;      /* of the table */
 
 /* The socket, and the frames read from it that come after a row still to be read:
- * sender, number, `after`, the last row that the sender had put, and its generation. */
+ * sender, number, `after`, the last row that the sender had put, and its generation;
+ * and whether the look under way finds each row that was there when they came. */
 chan socket = [ROWS] of { byte, byte, byte, bit };
-chan held = [ROWS] of { byte, byte, byte, bit };
+chan held = [ROWS] of { byte, byte, byte, bit, bit };
 byte last_row[SENDERS];
 bit sends_by[SENDERS]; /* the generation that each sender knows */
 
@@ -113,9 +114,16 @@ inline take_rows(limit)
 inline drain()
 {
 	do
-	:: nempty(socket) -> socket?s, n, after, by; held!s, n, after, by
+	:: nempty(socket) -> socket?s, n, after, by; held!s, n, after, by, 0
 	:: empty(socket) -> break
 	od
+}
+
+/* Each held frame once, in the order of arrival. */
+inline next_held()
+{
+	count--;
+	held?s, n, after, by, is_due
 }
 
 /* Where the look under way has got to. */
@@ -141,9 +149,9 @@ active proctype receiver()
 	mtype look = NONE;
 	bool again;
 	Row found[ROWS + 1];
-	byte asked, before, last_found, to_acknowledge, acknowledging;
-	byte at, count, s, n, after;
-	bit by, found_by, release_by, acknowledging_by;
+	byte asked, last_found, to_acknowledge, acknowledging;
+	byte at, count, s, n, after, row;
+	bit by, is_due, found_by, release_by, acknowledging_by;
 end:	do
 	/* Listener._on_readable, R2; or the look that was asked for during the last one. */
 	:: fifo -> fifo = false; again = true
@@ -153,7 +161,12 @@ end:	do
 #ifdef DRAIN_TOO_EARLY
 		drain();
 #endif
-		before = len(held);
+		count = len(held);
+		do
+		:: count > 0 -> next_held(); held!s, n, after, by, 1
+		:: else -> break
+		od;
+		s = 0; n = 0; after = 0; by = 0; is_due = 0;
 		asked = cursor;
 		look = ASKED
 	   }
@@ -201,7 +214,7 @@ end:	do
 		:: at < ROWS -> at++; found[at].is_in = false; found[at].who = 0; found[at].number = 0
 		:: else -> break
 		od;
-		at = 0; before = 0; last_found = 0;
+		at = 0; last_found = 0;
 		again = true;
 		look = DELIVERED
 	   }
@@ -213,35 +226,43 @@ end:	do
 #ifndef DRAIN_TOO_EARLY
 		drain();
 #endif
-		count = 0;
+		count = len(held);
 		do
-		:: nempty(held) ->
-			held?<s, n, after, by>;
-			if
+		:: count > 0 ->
+			next_held();
 #if defined(NO_AFTER) || defined(HELD_IS_FOUND)
-			:: true ->
+			is_due = true;
 #elif defined(GONE_IS_AWAITED)
-			:: after <= max(last_found, seen) ->
+			is_due = (after <= max(last_found, seen));
 #else
 			/* A row that was there before the look was found by it, or is gone. */
-			:: count < before || IS_DUE(max(last_found, seen)) ->
+			is_due = is_due || IS_DUE(max(last_found, seen));
 #endif
-				held?s, n, after, by;
-				if
-				:: TAKES_ROWS -> take_rows(after)
-				:: else
-				fi;
-				deliver(s, n);
-				seen = (IS_OF_NOW -> max(after, seen) : seen);
-				count++
-			:: else -> break
-			fi
-		:: empty(held) -> break
+			held!s, n, after, by, is_due
+		:: else -> break
 		od;
-		take_rows(ROWS);
+		/* Row by row, and after each the frames that name it. */
+		do
+		:: row <= ROWS ->
+			take_rows(row);
+			count = len(held);
+			do
+			:: count > 0 ->
+				next_held();
+				if
+				:: is_due && row == (TAKES_ROWS -> after : 0) ->
+					deliver(s, n);
+					seen = (IS_OF_NOW -> max(after, seen) : seen)
+				:: else -> held!s, n, after, by, is_due
+				fi
+			:: else -> break
+			od;
+			row++
+		:: else -> break
+		od;
 		again = again || nempty(held);
-		at = 0; count = 0; before = 0; last_found = 0;
-		s = 0; n = 0; after = 0; by = 0;
+		at = 0; row = 0; last_found = 0;
+		s = 0; n = 0; after = 0; by = 0; is_due = 0;
 		look = DELIVERED
 	   }
 	/* Reader._looked. */
@@ -249,24 +270,23 @@ end:	do
 	/* Reader.take_frames, under the lock of the frames. */
 	:: nempty(socket) -> d_step {
 		drain();
+		count = len(held);
 		do
-		:: nempty(held) ->
-			held?<s, n, after, by>;
+		:: count > 0 ->
+			next_held();
 			if
 #ifdef NO_AFTER
 			:: true ->
 #else
 			:: IS_DUE(seen) ->
 #endif
-				held?s, n, after, by;
-				deliver(s, n);
-				before = (before > 0 -> before - 1 : 0) /* of those that the look had counted */
-			:: else -> break
+				deliver(s, n)
+			:: else -> held!s, n, after, by, is_due
 			fi
-		:: empty(held) -> break
+		:: else -> break
 		od;
 		again = again || nempty(held);
-		s = 0; n = 0; after = 0; by = 0
+		s = 0; n = 0; after = 0; by = 0; is_due = 0
 	   }
 	/* Reader.acknowledge, which deletes what was read; then Reader._acknowledged. */
 	:: acknowledging == 0 && to_acknowledge > 0 -> d_step {

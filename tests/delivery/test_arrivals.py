@@ -99,6 +99,24 @@ def test_row_that_no_table_has_is_not_believed(receiver):
     assert receiver.got() == [b"forged"]
 
 
+@pytest.mark.parametrize("after", [2**40, 4, 2], ids=["far", "near", "there"])
+def test_forged_frame_delays_only_itself(receiver, after):
+    """What comes behind it is neither held, nor overtaken by the rows that it names."""
+    receiver.hear(frame(b"forged", after=after), frame(b"ours", after=0))
+    assert receiver.got() == [b"ours"]
+    receiver.hear(frame(b"ours, too", after=1))
+    receiver.look(rows=[(1, b"first"), (2, b"row")])
+    assert receiver.got() == [b"first", b"ours, too", b"row", b"forged"]
+
+
+def test_frames_of_one_sender_wait_together(receiver):
+    """The look that shows that their row is gone was too early to release the second one."""
+    receiver.hear(frame(b"one", after=2))
+    receiver.look(rows=[(1, b"row")], frames=[frame(b"two", after=2)])
+    receiver.hear(frame(b"three", after=2))
+    assert receiver.got() == [b"row", b"one", b"two", b"three"]
+
+
 def test_row_committed_while_a_look_reads_was_not_looked_for():
     """It has the last id of the table, which a look asks for when it has read."""
     cursors = Cursors("token")
