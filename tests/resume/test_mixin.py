@@ -212,7 +212,7 @@ async def test_consumer_that_fails_leaves_its_groups(layer: Any, consumer: Any):
     await told(communicator, 2)
     await say(layer, "room-1", "a")
     with pytest.raises(OSError, match="gone"):
-        await communicator.receive_output(timeout=20)
+        await communicator.wait(timeout=20)
     for group in ("plain", "room-1", "room-2"):
         assert await layer.group_channels(group) == []
 
@@ -237,4 +237,4 @@ async def test_group_without_a_history_is_an_error(layer: Any, consumer: Any):
     communicator.scope["query_string"] = b""
     await communicator.connect(timeout=20)
     with pytest.raises(ImproperlyConfigured, match="group_history"):
-        await communicator.receive_output(timeout=20)
+        await communicator.wait(timeout=20)
