@@ -68,25 +68,30 @@ bench-smoke: .venv/.bench
 	$(BIN)/pip install --quiet --upgrade pip
 	@touch $@
 
-.venv/.demo: .venv/.pip $(SOURCES) example/requirements.txt
-	$(BIN)/pip install --quiet --editable '.[all]' --requirement example/requirements.txt
+# The package itself, with its extension, is built once for all.
+.venv/.package: .venv/.pip $(SOURCES)
+	$(BIN)/pip install --quiet --editable '.[all]'
 	@touch $@
 
-.venv/.test: .venv/.pip $(SOURCES)
-	$(BIN)/pip install --quiet --editable '.[all]' --group test
+.venv/.demo: .venv/.package example/requirements.txt
+	$(BIN)/pip install --quiet --requirement example/requirements.txt
 	@touch $@
 
-.venv/.docs: .venv/.pip $(SOURCES)
-	$(BIN)/pip install --quiet --editable . --group docs
+.venv/.test: .venv/.package
+	$(BIN)/pip install --quiet --group test
 	@touch $@
 
-.venv/.bench: .venv/.pip $(SOURCES)
-	$(BIN)/pip install --quiet --editable '.[all]' --group bench
+.venv/.docs: .venv/.package
+	$(BIN)/pip install --quiet --group docs
+	@touch $@
+
+.venv/.bench: .venv/.package
+	$(BIN)/pip install --quiet --group bench
 	@touch $@
 
 # mypy's plugin for Django loads the tests' settings, hence the package itself.
-.venv/.lint: .venv/.pip $(SOURCES)
-	$(BIN)/pip install --quiet --editable '.[all,testing]' --group lint
+.venv/.lint: .venv/.package
+	$(BIN)/pip install --quiet 'channels-lite[testing]' --group lint
 	@touch $@
 
 clean:
