@@ -47,11 +47,12 @@ def start(folders: dict[str, Path], tmp_path: Path, engine: Engine) -> Iterator[
         node: str,
         layer: str = "notify.NotifyChannelLayer",
         patience: float = TIMEOUT,
+        ahead: float = 0,
         **config: Any,
     ) -> Child:
         log = folders[node] / f"{len(children)}.log"
         environment = configured(layer, relay=engine.url, relay_options=options, **config)
-        environment["TEST_PATIENCE"] = str(patience)
+        environment |= {"TEST_PATIENCE": str(patience), "TEST_AHEAD": str(ahead)}
         children.append(Child(folders[node], log, TEST_LAYER=layer, **environment))
         return children[-1]
 
@@ -223,6 +224,21 @@ def test_forked_process_has_a_connection_of_its_own(start, told):
     there.do("send", channel=mine, message={"number": 3})
     found = here.messages(2)
     assert sorted(each["number"] for each in found) == [2, 3]
+
+
+def test_clocks_of_nodes_are_an_hour_apart(start):
+    """Messages live as long as they should on both, for none carries a time of day."""
+    here, there = start("here", ahead=3600), start("there")
+    for sender, receiver in ((here, there), (there, here)):
+        channel = receiver.do("new_channel")
+        receiver.do("group_add", group="room", channel=channel)
+        receiver.do("receive", channel=channel, count=2)
+        receiver.do("receive", channel="jobs", count=1)
+        sender.do("send", channel=channel, message={"number": 1})
+        sender.do("group_send", group="room", message={"number": 2})
+        sender.do("send", channel="jobs", message={"number": 3})
+        assert sorted(each["number"] for each in receiver.messages(3)) == [1, 2, 3]
+        receiver.do("group_discard", group="room", channel=channel)
 
 
 def test_killed_worker(start):

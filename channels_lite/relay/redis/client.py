@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from contextlib import suppress
 from typing import Any, cast
 
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
@@ -66,6 +67,12 @@ async def connect(pool: ConnectionPool) -> AbstractConnection:
         raise StoreUnavailable(f"it did not answer within {STEP:.0f} s") from error
     except (RedisError, OSError) as error:
         raise StoreUnavailable(reason_of(error)) from error
+    finally:
+        if isinstance(pool, SentinelConnectionPool):
+            # They were asked for the master, and redis-py keeps their connections open.
+            for sentinel in pool.sentinel_manager.sentinels:
+                with suppress(RedisError, OSError):
+                    await sentinel.connection_pool.disconnect()
     return connection
 
 
