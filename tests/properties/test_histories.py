@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import os
-import shutil
 import sqlite3
-import tempfile
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import ClassVar
 
 from django.apps import apps
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import initialize, rule
 
-from tests.conftest import LAYERS, TIMEOUT, use_database
+from tests.properties.machine import PROCESSES, RARELY, LayersMachine, run_machine
 
-QUICK = {"max_examples": 60, "stateful_step_count": 40, "derandomize": True}
-THOROUGH = {"max_examples": 300, "stateful_step_count": 80, "print_blob": True}
-PROCESSES = st.integers(0, 1)
 GROUPS = st.sampled_from(["chat_one", "chat_two"])
-#: What empties everything is rare.
-RARELY = st.integers(0, 4).map(lambda number: number == 0)
 #: Messages that a group keeps.
 KEPT = 6
 
@@ -48,37 +33,22 @@ class Client:
     may_have_gap: bool = False
 
 
-class Machine(RuleBasedStateMachine):
+class Machine(LayersMachine):
     """Does to two layers, and to lists, the same."""
 
-    kind: str
-    migrated: bytes
+    config: ClassVar = {
+        "channel_capacity": {"small.*": 2},
+        "auto_trim": False,
+        "group_history": {"chat*": {"messages": KEPT, "seconds": 3600}},
+    }
 
     @initialize()
     def begin(self):
-        self.folder = Path(tempfile.mkdtemp())
-        self.loop = asyncio.new_event_loop()
-        (self.folder / "channels.sqlite3").write_bytes(self.migrated)
-        use_database("channels", self.folder / "channels.sqlite3")
-        self.layers = [self.make(), self.make()]
+        self.begin_layers()
         self.numbers = itertools.count()
-        #: All messages of each group since the last flush, and how many were trimmed.
-        self.sent = {"chat_one": [], "chat_two": []}
         self.clients = []
         #: Positions of clients that have gone, with their group and what they have missed.
         self.away = []
-
-    def make(self):
-        return LAYERS[self.kind](
-            database="channels",
-            polling_interval=60 if self.kind == "notify" else 0.01,
-            channel_capacity={"small.*": 2},
-            auto_trim=False,
-            group_history={"chat*": {"messages": KEPT, "seconds": 3600}},
-        )
-
-    def run(self, coroutine):
-        return self.loop.run_until_complete(asyncio.wait_for(coroutine, TIMEOUT))
 
     @rule(group=GROUPS, process=PROCESSES, prefix=st.sampled_from(["specific", "small"]))
     def join(self, group, process, prefix):
@@ -184,7 +154,7 @@ class Machine(RuleBasedStateMachine):
     def rewind(self, does):
         """`manage.py flush`: every table is emptied, and ids begin again."""
         if does:
-            with closing(sqlite3.connect(self.folder / "channels.sqlite3")) as database, database:
+            with closing(sqlite3.connect(self.database)) as database, database:
                 for model in apps.get_app_config("channels_lite").get_models():
                     database.execute(f"DELETE FROM {model._meta.db_table}")
                 database.execute("UPDATE sqlite_sequence SET seq = 0")
@@ -195,7 +165,7 @@ class Machine(RuleBasedStateMachine):
         """A process is gone, and with it the channels of its clients."""
         if does:
             self.run(self.layers[process].close())
-            self.layers[process] = self.make()
+            self.layers[process] = self.make_layer()
             gone = [client for client in self.clients if client.process == process]
             self.clients = [client for client in self.clients if client.process != process]
             self.away += gone
@@ -218,17 +188,9 @@ class Machine(RuleBasedStateMachine):
                 self.run(layer.send(client.channel, {"type": "the end"}))
                 assert self.run(layer.receive(client.channel)) == {"type": "the end"}
         finally:
-            for layer in self.layers:
-                self.run(layer.close())
-            self.loop.close()
-            shutil.rmtree(self.folder)
+            self.end_layers()
 
 
 def test_whatever_happens(kind, database, migrated):
     """Nothing is missed without a word, nothing comes twice, and all in one order."""
-    machine = type("Machine", (Machine,), {"kind": kind, "migrated": migrated})
-    amount = THOROUGH if "CHAOS_SCALE" in os.environ else QUICK
-    every = list(HealthCheck)
-    run_state_machine_as_test(
-        machine, settings=settings(deadline=None, suppress_health_check=every, **amount)
-    )
+    run_machine(Machine, kind, migrated)

@@ -4,33 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
-import shutil
 import sqlite3
-import tempfile
 from contextlib import closing
-from pathlib import Path
+from typing import ClassVar
 
 from channels.exceptions import ChannelFull
 from django.apps import apps
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import initialize, rule
 
 from channels_lite import clock
-from tests.conftest import LAYERS, TIMEOUT, use_database
+from tests.properties.machine import PROCESSES, RARELY, LayersMachine, run_machine
 from tests.properties.model import STEP, Model
 
-#: ``make chaos`` looks at more examples, and at others each time.
-QUICK = {"max_examples": 60, "stateful_step_count": 40, "derandomize": True}
-THOROUGH = {"max_examples": 300, "stateful_step_count": 60, "print_blob": True}
-#: Two layers on one file are to each other as two processes, with tokens and sockets of their own.
-PROCESSES = st.integers(0, 1)
 NUMBERS = st.integers(0, 11)
 GROUPS = st.sampled_from(["one", "two", "three"])
 #: Capacities of a plain channel, and of each process-local one of that prefix.
@@ -38,8 +24,6 @@ SMALL, TINY = 3, 2
 #: Such a message becomes a row, between others that are handed over.
 TOO_LARGE_FOR_A_FRAME = bytes(70_000)
 THE_END = {"type": "the end"}
-#: What empties everything is rare.
-RARELY = st.integers(0, 4).map(lambda number: number == 0)
 VALUES = st.recursive(
     st.none()
     | st.booleans()
@@ -54,30 +38,16 @@ VALUES = st.recursive(
 )
 
 
-class Machine(RuleBasedStateMachine):
+class Machine(LayersMachine):
     """Does to two layers, and to the model, the same."""
 
-    kind: str
-    migrated: bytes
+    config: ClassVar = {"capacity": 1000, "channel_capacity": {"small": SMALL, "tiny.*": TINY}}
 
     @initialize()
     def begin(self):
-        self.folder = Path(tempfile.mkdtemp())
-        self.loop = asyncio.new_event_loop()
-        (self.folder / "channels.sqlite3").write_bytes(self.migrated)
-        use_database("channels", self.folder / "channels.sqlite3")
         self.real_ticks, self.passed = clock.ticks, 0.0
         clock.ticks = lambda: self.real_ticks() + self.passed
-        interval = 60 if self.kind == "notify" else 0.01
-        self.layers = [
-            LAYERS[self.kind](
-                database="channels",
-                polling_interval=interval,
-                capacity=1000,
-                channel_capacity={"small": SMALL, "tiny.*": TINY},
-            )
-            for _ in range(2)
-        ]
+        self.begin_layers()
         self.model = Model(capacities={"small": SMALL})
         self.numbers = itertools.count()
         #: Channels, and who receives on each.
@@ -85,9 +55,6 @@ class Machine(RuleBasedStateMachine):
         for process in (0, 1):
             self.new_channel(process, "specific")
             self.new_channel(process, "tiny")
-
-    def run(self, coroutine):
-        return self.loop.run_until_complete(asyncio.wait_for(coroutine, TIMEOUT))
 
     def message(self, value):
         return {"number": next(self.numbers), "value": value}
@@ -234,7 +201,7 @@ class Machine(RuleBasedStateMachine):
     def rewind(self, does):
         """`manage.py flush`: every table is emptied, and ids begin again."""
         if does:
-            with closing(sqlite3.connect(self.folder / "channels.sqlite3")) as database, database:
+            with closing(sqlite3.connect(self.database)) as database, database:
                 for model in apps.get_app_config("channels_lite").get_models():
                     database.execute(f"DELETE FROM {model._meta.db_table}")
                 database.execute("UPDATE sqlite_sequence SET seq = 0")
@@ -259,18 +226,10 @@ class Machine(RuleBasedStateMachine):
                 while (message := self.run(self.layers[process].receive(channel))) != THE_END:
                     self.model.receive(channel, message)
         finally:
-            for layer in self.layers:
-                self.run(layer.close())
-            self.loop.close()
+            self.end_layers()
             clock.ticks = self.real_ticks
-            shutil.rmtree(self.folder)
 
 
 def test_whatever_happens(kind, database, migrated):
     """Nothing is lost, nothing comes twice, each sender's messages come in order."""
-    machine = type("Machine", (Machine,), {"kind": kind, "migrated": migrated})
-    amount = THOROUGH if "CHAOS_SCALE" in os.environ else QUICK
-    every = list(HealthCheck)
-    run_state_machine_as_test(
-        machine, settings=settings(deadline=None, suppress_health_check=every, **amount)
-    )
+    run_machine(Machine, kind, migrated)
