@@ -124,7 +124,7 @@ def test_missing_tables(tmp_path, content, said):
 def test_tables_that_the_router_kept_out(database):
     """W003 also where migrations are noted as applied, as before CONFIG named this database."""
     assert checks.check_tables(None) == []
-    for table, mend in (
+    for table, hint in (
         ("event", "delete the file and run migrate"),
         ("boot", "delete the file and run migrate"),
         ("groupmessage", "delete the file and run migrate"),
@@ -136,7 +136,7 @@ def test_tables_that_the_router_kept_out(database):
         [warning] = checks.check_tables(None)
         assert warning.id == "channels_lite.W003"
         assert f"channels_lite_{table}" in warning.msg
-        assert mend in warning.hint
+        assert hint in warning.hint
 
 
 def test_misspelt_backend(database, settings):

@@ -1,4 +1,4 @@
-"""Wrong settings fail at the start, and say what is wrong and how to mend it."""
+"""Wrong settings fail at the start, and say what is wrong and how to fix it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from tests.conftest import TIMEOUT, use_database
     ],
 )
 def test_wrong_config_is_refused(config, said):
-    """ImproperlyConfigured names the layer, the key and the mend."""
+    """ImproperlyConfigured names the layer, the key and the fix."""
     with pytest.raises(ImproperlyConfigured, match=said):
         NotifyChannelLayer(**config)
 

@@ -39,11 +39,11 @@ COVERED = ("channels_lite.W009", "channels_lite.W011")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report.  If ``mend`` is set, something needs to be fixed, and it says how."""
+    """One line of the report.  If ``hint`` is set, something needs to be fixed, and it says how."""
 
     subject: str
     said: str
-    mend: str = ""
+    hint: str = ""
 
 
 def examine(
@@ -57,7 +57,7 @@ def examine(
         yield _relay(layer)
     is_readable = True
     for finding in _database(layer):
-        is_readable = is_readable and not finding.mend
+        is_readable = is_readable and not finding.hint
         yield finding
     if is_readable:
         try:
@@ -73,8 +73,8 @@ def _checks() -> Iterator[Finding]:
         name = check.id or ""
         if name.startswith("channels_lite.") and name not in COVERED and not check.is_silenced():
             kind = {ERROR: "error", WARNING: "warning", INFO: "info"}[check.level]
-            mend = str(check.hint) if check.level > INFO else ""
-            yield Finding(f"check ({kind})", f"{name}: {check.msg}", mend)
+            hint = str(check.hint) if check.level > INFO else ""
+            yield Finding(f"check ({kind})", f"{name}: {check.msg}", hint)
 
 
 def _wake(layer: BaseSQLiteChannelLayer) -> Iterator[Finding]:
@@ -85,10 +85,10 @@ def _wake(layer: BaseSQLiteChannelLayer) -> Iterator[Finding]:
         )
     else:
         yield Finding("extension", "built and loaded")
-        mend = (
+        hint = (
             "rows of the ORM or of raw SQL wait for the fallback read" if hooks.hook_reason else ""
         )
-        yield Finding("hooks", hooks.hook_reason or "tested on this build of Python", mend)
+        yield Finding("hooks", hooks.hook_reason or "tested on this build of Python", hint)
 
 
 def _relay(layer: BaseSQLiteChannelLayer) -> Finding:
@@ -125,8 +125,8 @@ def _database(layer: BaseSQLiteChannelLayer) -> Iterator[Finding]:
         if relay is not None:
             said = f"{process.token}: {relay.groups} groups, {relay.sent} messages sent, "
             said += f"{relay.received} received, {relay.missed} missed by other nodes"
-            mend = "as it says" if relay.reason else ""
-            yield Finding("relay of", f"{said}{': ' if mend else ''}{relay.reason}", mend)
+            hint = "as it says" if relay.reason else ""
+            yield Finding("relay of", f"{said}{': ' if hint else ''}{relay.reason}", hint)
     yield Finding("journal", f"{taken.journal_mode}, {taken.log_size} bytes of log")
     dead = sum(not each.is_alive for each in taken.processes)
     yield Finding("processes", f"{len(taken.processes) - dead} alive, {dead} killed")
@@ -157,8 +157,8 @@ async def _history(layer: BaseSQLiteChannelLayer) -> list[Finding]:
         for _ in range(2):
             message = await asyncio.wait_for(layer.receive(channel), DEADLINE)
             if not await layer.group_add(group, channel, after=joined.position):
-                mend = "other processes flush or trim it"
-                return [Finding("history", f"{group}: its last position is gone", mend)]
+                hint = "other processes flush or trim it"
+                return [Finding("history", f"{group}: its last position is gone", hint)]
     except asyncio.TimeoutError:
         return [Finding("history", f"{group}: no message came in {DEADLINE:.0f} s", "see the log")]
     finally:
@@ -185,9 +185,9 @@ async def _kinds(running: Trial, layer: BaseSQLiteChannelLayer) -> AsyncIterator
         yield Finding("self-test", f"{1000 * seconds:.2f} ms to another process, {kind}")
     here: Any = running.layer
     if here.polling_reason:
-        mend = "see the reason" if isinstance(layer, NotifyChannelLayer) else ""
+        hint = "see the reason" if isinstance(layer, NotifyChannelLayer) else ""
         said = f"receivers poll every {here.look_interval} s: {here.polling_reason}"
-        yield Finding("wake-up", said, mend)
+        yield Finding("wake-up", said, hint)
     else:
         said = f"receivers sleep until they are woken; fallback read every {here.look_interval} s"
         yield Finding("wake-up", said)

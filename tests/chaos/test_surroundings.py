@@ -77,11 +77,11 @@ def test_12_name_replaced(start, folder, ledger):
 
 @needs_root
 @pytest.mark.parametrize(
-    ("fault", "mend"),
+    ("fault", "hint"),
     [("a file", "remove it"), ("open to others", "chmod 700"), ("another user's", "as one user")],
 )
-def test_11_15_sidecar_refused(start, folder, ledger, fault, mend):
-    """What is no directory of ours is not trusted: it polls, says why and the mend, and works."""
+def test_11_15_sidecar_refused(start, folder, ledger, fault, hint):
+    """What is no directory of ours is not trusted: it polls, says why and gives a hint, and works."""
     if fault == "a file":
         sidecar(folder).write_text("")
     else:
@@ -96,7 +96,7 @@ def test_11_15_sidecar_refused(start, folder, ledger, fault, mend):
     ledger.check()
     said = receiver.log.read_text()
     assert said.count("the notify layer polls") == 1
-    assert mend in said
+    assert hint in said
 
 
 def test_10_names_of_a_channel_deleted(start, folder):
@@ -222,7 +222,7 @@ def test_16_disk_full(start, ledger, folder, layer):
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_19_no_database(start, folder, layer, breaks_database):
-    """A file that is something else is refused, with the mend; it is not touched."""
+    """A file that is something else is refused, with a hint; it is not touched."""
     (folder / "default.sqlite3").write_text("these are my notes\n" * 100)
     child = start(layer, TEST_CONFIG=SOON)
     with pytest.raises(AssertionError, match=r"ImproperlyConfigured: .* not a SQLite database"):

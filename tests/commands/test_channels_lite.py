@@ -48,7 +48,7 @@ def manage(folder):
     ids=["notify", "core", "polling"],
 )
 def test_doctor_sends_messages(manage, folder, environment, code, expected):
-    """All three ways of a message are tried; 1 and a mend where it is not what it could be."""
+    """All three ways of a message are tried; 1 and a hint where it is not what it could be."""
     environment = {"TEST_CONFIG": '{"polling_interval": 0.1}'} | environment
     status, said, complaint = manage("doctor", **environment)
     assert (status, complaint.count("Traceback")) == (code, 0), said + complaint
@@ -131,7 +131,7 @@ def test_bench_measures_two_processes(manage):
     [(None, "migrate"), (b"", "migrate"), (b"these are my notes" * 100, "not a SQLite database")],
 )
 def test_what_is_no_database_is_said(manage, folder, subcommand, content, expected):
-    """A missing file, one without tables, one that is something else: the mend, and no file."""
+    """A missing file, one without tables, one that is something else: a hint, and no file."""
     path = folder / "default.sqlite3"
     path.unlink()
     if content is not None:

@@ -90,7 +90,7 @@ def test_progress_is_drawn_on_a_terminal(folder, start):
 
 
 def test_missing_tables_are_one_line(configured, tmp_path):
-    """Without tables the command fails with the mend."""
+    """Without tables the command fails with a hint."""
     path = tmp_path / "empty.sqlite3"
     use_database("channels", path)
     with pytest.raises(CommandError, match=r"run manage\.py migrate channels_lite --database=cha"):

@@ -462,8 +462,8 @@ def test_messages_are_moved_to_a_database_that_was_migrated_without_them(chat: P
     hello = "python manage.py shell < hello.py"
     assert "No migrations to apply" in chat.run("python manage.py migrate")
     assert "lacks the tables" in chat.run(f"{hello} || true")
-    [mend] = [block for block in blocks(DOCS / "troubleshooting.md") if "--fake" in block.code]
-    chat.follow([mend])
+    [fix] = [block for block in blocks(DOCS / "troubleshooting.md") if "--fake" in block.code]
+    chat.follow([fix])
     chat.run(hello)
 
 

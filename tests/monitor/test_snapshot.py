@@ -113,7 +113,7 @@ def test_nothing_is_written(idle_layer, database):
     ],
 )
 def test_what_cannot_be_read_is_said(tmp_path, content, error, message):
-    """No file, no tables, no database: with the mend, and nothing is made."""
+    """No file, no tables, no database: with a hint, and nothing is created."""
     path = tmp_path / "channels.sqlite3"
     if content is not None:
         path.write_bytes(content)

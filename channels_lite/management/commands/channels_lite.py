@@ -90,13 +90,13 @@ class Command(BaseCommand):
         for finding in doctor.examine(alias, entry, layer):
             findings.append(finding)
             if not options["json"]:
-                style = self.style.WARNING if finding.mend else str
+                style = self.style.WARNING if finding.hint else str
                 self.stdout.write(style(f"{finding.subject:>16}  {finding.said}"))
-                if finding.mend:
-                    self.stdout.write(f"{'':>16}  -> {finding.mend}")
+                if finding.hint:
+                    self.stdout.write(f"{'':>16}  -> {finding.hint}")
         if options["json"]:
             self.stdout.write(json.dumps([dataclasses.asdict(each) for each in findings], indent=2))
-        faults = sum(bool(finding.mend) for finding in findings)
+        faults = sum(bool(finding.hint) for finding in findings)
         if faults:
             raise CommandError(f"{faults} to fix.")
 
