@@ -81,7 +81,7 @@ def test_12_name_replaced(start, folder, ledger):
     [("a file", "remove it"), ("open to others", "chmod 700"), ("another user's", "as one user")],
 )
 def test_11_15_sidecar_refused(start, folder, ledger, fault, hint):
-    """What is no directory of ours is not trusted: it polls, says why and gives a hint, and works."""
+    """What is no directory of ours is not trusted: it polls, says why with a hint, and works."""
     if fault == "a file":
         sidecar(folder).write_text("")
     else:
