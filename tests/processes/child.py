@@ -423,6 +423,8 @@ def send_steadily(
                 await (layer.group_send if to_group else layer.send)(channel, message)
             except StoreUnavailable as error:
                 (in_doubt if "all the same" in str(error) else refused).append(number)
+            except ChannelFull:  # nobody can take it
+                refused.append(number)
             else:
                 taken.append(number)
             slowest = max(slowest, time.monotonic() - began)
