@@ -28,7 +28,7 @@ CELLS = [
 ]
 
 # All but what builds wheels, for every Python that is there, whichever runs it.
-SUITE = ["--numprocesses", "4", "--ignore", "tests/test_packaging.py"]
+SUITE = ["--numprocesses", "4", "--dist", "loadgroup", "--ignore", "tests/test_packaging.py"]
 
 
 def requirement(package: str, version: str) -> str:
