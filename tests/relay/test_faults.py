@@ -10,6 +10,7 @@ import time
 from contextlib import closing, suppress
 
 import pytest
+from channels.exceptions import ChannelFull
 
 from channels_lite.errors import StoreUnavailable
 from channels_lite.relay import connection, deadline
@@ -263,7 +264,7 @@ async def test_jobs_are_nobodys_twice(make_node, own_engine):
     async def send():
         number = 0
         while not ends.is_set():
-            with suppress(StoreUnavailable):
+            with suppress(StoreUnavailable, ChannelFull):
                 await here.send("jobs", {"number": number})
             number += 1
             await asyncio.sleep(0.002)
