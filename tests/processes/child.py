@@ -581,6 +581,11 @@ def usage() -> dict[str, int]:
     }
 
 
+def counts() -> dict[str, int]:
+    """What the layer has counted."""
+    return {name: getattr(layer.stats, name) for name in ("wakes", "looks", "found_by_clock")}
+
+
 def limit_files() -> None:
     """From now on not one more can be opened."""
     highest = max(int(fd.name) for fd in Path("/proc/self/fd").iterdir())

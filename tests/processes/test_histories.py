@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +40,39 @@ def test_each_layer_wakes_sleeping_members(begin, layer):
     heard = [member.received()["received"] for member in members]
     assert heard[0]["type"] == "hello"
     assert heard == heard[:1] * 3
+
+
+def commits(folder: Path) -> int:
+    """How many the write-ahead log has (sqlite.org/fileformat2.html, 4.1)."""
+    log = (folder / "default.sqlite3-wal").read_bytes()
+    page_size, salts = int.from_bytes(log[8:12], "big"), log[16:24]
+    frames = (log[at : at + 24] for at in range(32, len(log), 24 + page_size))
+    return sum(frame[8:16] == salts and frame[4:8] != bytes(4) for frame in frames)
+
+
+def count_rows(folder: Path) -> int:
+    with closing(sqlite3.connect(folder / "default.sqlite3")) as connection:
+        return connection.execute("SELECT count(*) FROM channels_lite_groupmessage").fetchone()[0]
+
+
+@pytest.mark.usefixtures("write_ahead_log")
+def test_message_is_one_row_and_one_commit_and_wakes_each_process_once(begin, folder):
+    """However many processes have members, and however many these are."""
+    members, sender = [begin() for _ in range(8)], begin()
+    for member in members:
+        for _ in range(3):
+            join(member, count=2)
+    sender.do("group_send", group="room", message={"number": 1})
+    for member in members:
+        member.messages(3)
+    before = [member.do("counts") for member in members]
+    rows, committed = count_rows(folder), commits(folder)
+    sender.do("group_send", group="room", message={"number": 2})
+    for member, counted in zip(members, before, strict=True):
+        member.messages(3)
+        assert member.do("counts")["wakes"] == counted["wakes"] + 1
+    assert count_rows(folder) == rows + 1
+    assert commits(folder) == committed + 1
 
 
 @pytest.mark.usefixtures("write_ahead_log")
