@@ -16,13 +16,24 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from django.core.exceptions import ImproperlyConfigured
 
 from channels_lite.errors import StoreUnavailable
+from channels_lite.history import Limit
 
-__all__ = ["InDoubt", "Link", "Listener", "Settings", "link_class", "settings_of"]
+__all__ = [
+    "Head",
+    "InDoubt",
+    "Link",
+    "Listener",
+    "Page",
+    "Settings",
+    "link_class",
+    "most_of",
+    "settings_of",
+]
 
 #: For each scheme: module, class, the package it needs, and the extra that installs it.
 ADAPTERS = {
@@ -61,6 +72,37 @@ class Settings:
     def shown(self) -> str:
         """The URL without secrets."""
         return re.sub(r"(?<=//)[^/]*@|(?<=,)[^/,]*@", "", self.url)
+
+
+class Head(NamedTuple):
+    """The log of all histories.  One order, and one sequence of ids, for all groups."""
+
+    #: A number that differs after a flush, or after a loss of the data.  Ids grow all the same.
+    epoch: int
+    #: The id of the last message of all groups.
+    last: int
+
+
+class Page(NamedTuple):
+    """Messages of one group after an id."""
+
+    head: Head
+    #: Each with its id, oldest first.
+    rows: list[tuple[int, bytes]]
+    #: Whether there were no more.
+    is_all: bool
+    #: Messages after that id, and up to this one, are gone.
+    trimmed: int
+    #: The last message of the group; 0: none is known.
+    newest: int
+
+
+def most_of(limit: Limit) -> int:
+    """The number of messages at which an engine begins to delete the oldest.
+
+    It is above the limit, so that members who are just behind miss nothing.
+    """
+    return limit.messages + max(100, limit.messages // 8)
 
 
 class Listener(Protocol):
@@ -142,8 +184,25 @@ class Link(Protocol):
     async def members(self, group: str) -> list[str]:
         """The plain channels in the group."""
 
+    async def append(
+        self, group: str, data: bytes, limit: Limit, told: tuple[str, bytes]
+    ) -> list[str]:
+        """Adds a message to a history, and then publishes ``told``, a subject and its payload.
+
+        Returns the plain channels in the group.
+        """
+
+    async def changed(self, row: int) -> tuple[Head, list[str]]:
+        """The log, and the groups that have got messages after the id ``row``."""
+
+    async def after(self, group: str, row: int, most: int, limit: Limit) -> Page:
+        """The first messages of ``group`` after this id, at most ``most``; they may be fewer."""
+
+    async def before(self, group: str, most: int) -> int:
+        """An id after which there are the last ``most`` messages of ``group``."""
+
     async def clear(self) -> None:
-        """Deletes all jobs, and the memberships of all plain channels."""
+        """Deletes all jobs, all histories, and the memberships of all plain channels."""
 
     async def ping(self) -> None:
         """Returns when the engine has answered."""
