@@ -129,10 +129,6 @@ class Config:
                     f"{layer}: CONFIG[{name!r}] must be {what}, but is {value!r}."
                 )
         config = cls(**values)
-        if config.group_history and str(config.relay).startswith(("nats:", "tls:")):
-            raise ImproperlyConfigured(
-                f"{layer}: CONFIG['group_history'] does not work with NATS yet; use Redis."
-            )
         config._check_database(layer)
         return config
 

@@ -8,31 +8,31 @@ the id after which they get messages.
 A position is an id, and a stamp of the group and of the engine's log: after a flush, or if the
 engine has lost its data, it is unknown.
 
-Thread: any; it reads the engine on the relay's loop.  The state is that of `log`.
+Thread: any; it reads the engine on the relay's loop, which has the state that it adds to `log`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from functools import partial
 from typing import Any
 
+from channels_lite.clock import ticks
 from channels_lite.delivery.departures import Departures
-from channels_lite.delivery.log import CHUNK, Log
+from channels_lite.delivery.log import CHUNK, Log, without_history
 from channels_lite.delivery.relayed import Begins, RelayedSending
 from channels_lite.errors import StoreUnavailable
 from channels_lite.history import MOST, Joined, Limit, Position
-from channels_lite.relay import Head, Page
+from channels_lite.relay import Head, Page, Recent
 from channels_lite.relay.relay import Relay
 from channels_lite.relay.wire import Entry
 from channels_lite.store import Done, Outcome, history
 
 __all__ = ["RelayedLog"]
 
-#: For a group that another layer has given a history: what is there is read.
-UNLIMITED = Limit(1_000_000, 1e9)
+# Groups of which it is remembered that messages are gone; more are only those with members here.
+MANY = 1000
 
 
 class RelayedLog(Log):
@@ -45,9 +45,18 @@ class RelayedLog(Log):
         self._relay = relay
         self._departures = departures
         self._sending = sending
+        #: The ids up to which messages are gone that members may not have got: of all groups, and
+        #: by group.  On the relay's loop.
+        self._floor = 0
+        self._gone: dict[str, int] = {}
+        #: When everything was read that was there; messages after that are younger.
+        self._level_at = ticks()
 
     def _limit(self, group: str) -> Limit:
-        return self.limits(group) or UNLIMITED
+        limit = self.limits(group)
+        if limit is None:
+            raise without_history(group)
+        return limit
 
     # Append
 
@@ -86,9 +95,10 @@ class RelayedLog(Log):
         return position is None, here
 
     async def _before(self, group: str, most: int | None) -> int:
-        most = self._limit(group).messages if most is None else most
+        limit = self._limit(group)
+        most = limit.messages if most is None else most
         return await self._relay.call(
-            self._relay.connection.do, lambda link: link.before(group, most)
+            self._relay.connection.do, lambda link: link.before(group, most, limit)
         )
 
     async def _page(self, group: str, row: int, most: int) -> history.After:
@@ -100,13 +110,17 @@ class RelayedLog(Log):
         return await self._relay.connection.do(lambda link: link.after(group, row, most, limit))
 
     def _after(self, group: str, page: Page, *, is_member: bool) -> history.After:
-        rows = self._rows(group, page)
+        named = [(group, *row) for row in page.rows]
+        rows = [remembered for _, remembered in self._remembered(page.head, named)]
         return history.After(rows, page.is_all, page.head.last, page.trimmed, is_member)
 
-    def _rows(self, group: str, page: Page) -> list[history.Remembered]:
+    def _remembered(
+        self, head: Head, rows: Iterable[tuple[str, int, bytes]]
+    ) -> Iterator[tuple[str, history.Remembered]]:
         """Their time is that of reading, because the engine has another clock."""
-        stamp, now = _stamp_of(page.head, group), self._clock.now_or_origin()
-        return [history.Remembered(row, stamp, now, data) for row, data in page.rows]
+        now = self._clock.now_or_origin()
+        for group, row, data in rows:
+            yield group, history.Remembered(row, _stamp_of(head, group), now, data)
 
     # Be woken
 
@@ -115,25 +129,33 @@ class RelayedLog(Log):
         self._begin_to(self._news(asked, done), done)
 
     async def _news(self, asked: history.Asked, done: Done[history.News]) -> None:
-        connection = self._relay.connection
-        head, changed = await connection.do(lambda link: link.changed(asked.row))
-        end, rows = head.last, []
+        def limit_of(group: str) -> Limit | None:
+            return None if asked.known(group) is None else self.limits(group)
+
+        row, began = asked.row if asked.has_members else None, ticks()
+        age = began - self._level_at
+        found = await self._relay.connection.do(lambda link: link.recent(row, age, limit_of))
         if asked.has_members:
-            groups = [group for group in changed if asked.known(group) is not None]
-            pages = await asyncio.gather(*(self._read(each, asked.row, CHUNK) for each in groups))
-            for page in pages:
-                if not page.is_all and page.rows:
-                    end = min(end, page.rows[-1][0])
-            for group, page in zip(groups, pages, strict=True):
-                rows += [
-                    history.New(group, page.trimmed, row)
-                    for row in self._rows(group, page)
-                    if row.id <= end
-                ]
-            rows.sort(key=lambda new: new.row.id)
+            self._note_gone(found, asked)
+        rows = [
+            history.New(group, max(self._floor, self._gone.get(group, 0)), remembered)
+            for group, remembered in self._remembered(found.head, found.rows)
+        ]
         # The members after the rows, as in a table.
-        work = partial(history.members, asked=asked, rows=rows, last=end, is_all=end == head.last)
+        is_all = found.through == found.head.last
+        if is_all:
+            self._level_at = began
+        work = partial(history.members, asked=asked, rows=rows, last=found.through, is_all=is_all)
         self._store.submit(work, done)
+
+    def _note_gone(self, found: Recent, asked: history.Asked) -> None:
+        """A member may be told of it later, with its next message."""
+        self._floor = max(self._floor, found.floor)
+        self._gone |= found.trimmed
+        if len(self._gone) > MANY:
+            self._gone = {
+                group: row for group, row in self._gone.items() if asked.known(group) is not None
+            }
 
     def after(self, group: str, row: int, membership: int, done: Done[history.After]) -> None:
         """See `Log.after`."""

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol
 from django.core.exceptions import ImproperlyConfigured
 
 from channels_lite.errors import StoreUnavailable
-from channels_lite.history import Limit
+from channels_lite.history import Limit, Limits
 
 __all__ = [
     "Head",
@@ -29,6 +29,7 @@ __all__ = [
     "Link",
     "Listener",
     "Page",
+    "Recent",
     "Settings",
     "link_class",
     "most_of",
@@ -75,7 +76,7 @@ class Settings:
 
 
 class Head(NamedTuple):
-    """The log of all histories.  One order, and one sequence of ids, for all groups."""
+    """The log of all histories: one order, and one sequence of ids, for all groups."""
 
     #: A number that differs after a flush, or after a loss of the data.  Ids grow all the same.
     epoch: int
@@ -91,10 +92,24 @@ class Page(NamedTuple):
     rows: list[tuple[int, bytes]]
     #: Whether there were no more.
     is_all: bool
-    #: Messages after that id, and up to this one, are gone.
+    #: If this is above that id, messages of the group up to this one are gone.
     trimmed: int
     #: The last message of the group; 0: none is known.
     newest: int
+
+
+class Recent(NamedTuple):
+    """Messages of several groups after an id."""
+
+    head: Head
+    #: The id up to which these are all.
+    through: int
+    #: Each with its group and id, in the order of ids.
+    rows: list[tuple[str, int, bytes]]
+    #: By group, like `Page.trimmed`.
+    trimmed: dict[str, int]
+    #: The same for all groups.
+    floor: int = 0
 
 
 def most_of(limit: Limit) -> int:
@@ -192,13 +207,16 @@ class Link(Protocol):
         Returns the plain channels in the group.
         """
 
-    async def changed(self, row: int) -> tuple[Head, list[str]]:
-        """The log, and the groups that have got messages after the id ``row``."""
+    async def recent(self, row: int | None, age: float, limit_of: Limits) -> Recent:
+        """The first messages after the id ``row`` of all groups with a limit; None: no messages.
+
+        They were appended within the last ``age`` seconds.
+        """
 
     async def after(self, group: str, row: int, most: int, limit: Limit) -> Page:
         """The first messages of ``group`` after this id, at most ``most``; they may be fewer."""
 
-    async def before(self, group: str, most: int) -> int:
+    async def before(self, group: str, most: int, limit: Limit) -> int:
         """An id after which there are the last ``most`` messages of ``group``."""
 
     async def clear(self) -> None:

@@ -10,11 +10,13 @@ Thread: the relay's loop.  It has no state.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from operator import itemgetter
 from typing import ClassVar
 
-from channels_lite.history import Limit
-from channels_lite.relay import Head, Page, Settings, most_of
+from channels_lite.history import Limit, Limits
+from channels_lite.relay import Head, Page, Recent, Settings, most_of
 from channels_lite.relay.redis.pipeline import Pipeline
 
 __all__ = ["AFTER", "APPEND", "CHANGED", "Histories"]
@@ -22,7 +24,8 @@ __all__ = ["AFTER", "APPEND", "CHANGED", "Histories"]
 # Seconds after which a group without messages is forgotten.  Clients that come back later load
 # their state anew.
 FORGET_AFTER = 7 * 86400
-# Bytes that one read returns, and one message more.
+# Messages of a group that one look returns; and bytes that one read returns, and one message more.
+MOST = 250
 READ_BYTES = 256 * 1024
 
 # KEYS: the log (a hash: epoch, last, and the last id of groups that are forgotten), and sorted sets
@@ -139,10 +142,25 @@ class Histories:
         channels = await self._pipeline.run(APPEND, keys, group, data, *kept, *told)
         return [channel.decode() for channel in channels]
 
-    async def changed(self, row: int) -> tuple[Head, list[str]]:
-        """By `CHANGED`."""
-        epoch, last, groups = await self._pipeline.run(CHANGED, self._keys(""), row)
-        return Head(int(epoch), int(last)), [group.decode() for group in groups]
+    async def recent(self, row: int | None, limit_of: Limits) -> Recent:
+        """By `CHANGED`, and then `AFTER` for each of these groups."""
+        asked = "+inf" if row is None else row
+        epoch, last, changed = await self._pipeline.run(CHANGED, self._keys(""), asked)
+        head = Head(int(epoch), int(last))
+        limits = {group: limit_of(group) for group in map(bytes.decode, changed)}
+        wanted = {group: limit for group, limit in limits.items() if limit is not None}
+        reading = [self.after(group, row or 0, MOST, limit) for group, limit in wanted.items()]
+        pages = dict(zip(wanted, await asyncio.gather(*reading), strict=True))
+        ends = [page.rows[-1][0] for page in pages.values() if not page.is_all]
+        through = min([head.last, *ends])
+        rows = [
+            (group, id_, data)
+            for group, page in pages.items()
+            for id_, data in page.rows
+            if id_ <= through  # others have come since, perhaps also of other groups
+        ]
+        rows.sort(key=itemgetter(1))
+        return Recent(head, through, rows, {group: each.trimmed for group, each in pages.items()})
 
     async def after(self, group: str, row: int, most: int, limit: Limit) -> Page:
         """By `AFTER`."""
@@ -154,7 +172,7 @@ class Histories:
         return Page(head, rows, bool(is_all), int(trimmed), int(newest))
 
     async def before(self, group: str, most: int) -> int:
-        """From the end."""
+        """From the end.  What is too old is not read anyway."""
         what = "XREVRANGE", f"{self._streams}{group}", "+", "-", "COUNT", most
         found = await self._pipeline.ask(*what)
         return int(found[-1][0].partition(b"-")[0]) - 1 if found else 0

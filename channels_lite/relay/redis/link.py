@@ -19,8 +19,8 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import RedisError
 
 from channels_lite.errors import StoreUnavailable
-from channels_lite.history import Limit
-from channels_lite.relay import Head, Listener, Page, Settings
+from channels_lite.history import Limit, Limits
+from channels_lite.relay import Listener, Page, Recent, Settings
 from channels_lite.relay.redis.client import STEP, connect, field_of, pool_of, say
 from channels_lite.relay.redis.feed import Feed
 from channels_lite.relay.redis.histories import AFTER, APPEND, CHANGED, Histories
@@ -241,15 +241,15 @@ class RedisLink:
         """See `Link`."""
         return await self._histories.append(group, data, limit, told)
 
-    async def changed(self, row: int) -> tuple[Head, list[str]]:
+    async def recent(self, row: int | None, age: float, limit_of: Limits) -> Recent:
         """See `Link`."""
-        return await self._histories.changed(row)
+        return await self._histories.recent(row, limit_of)
 
     async def after(self, group: str, row: int, most: int, limit: Limit) -> Page:
         """See `Link`."""
         return await self._histories.after(group, row, most, limit)
 
-    async def before(self, group: str, most: int) -> int:
+    async def before(self, group: str, most: int, limit: Limit) -> int:
         """See `Link`."""
         return await self._histories.before(group, most)
 
