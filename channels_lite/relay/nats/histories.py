@@ -12,8 +12,8 @@ To have the last message of a silent group for this, the stream keeps messages a
 groups do.  They are not among the last ones then, but a client gets them after its position.  For
 the same reason, who joins a group without messages appends an empty one, which nobody gets.
 
-An id is a sequence number, and the minute in which the stream was made above it.  So ids grow even
-if NATS has lost its data.
+An id is a sequence number, and the microsecond in which the stream was made added to it.  So ids
+grow even if NATS has lost its data, and no id is ever used twice.
 
 Thread: the relay's loop.
 """
@@ -46,10 +46,6 @@ LONGER = 86400
 FEW = 16
 # Messages of all groups that one look reads.
 MOST = 1000
-# Bits of a sequence number in an id: enough for a thousand messages a second over eight years.
-BITS = 38
-# Minutes since 1970 that no stream is older than, so that an id has 63 bits.
-SINCE = 26_000_000
 
 
 class State(NamedTuple):
@@ -68,7 +64,7 @@ class State(NamedTuple):
     @property
     def base(self) -> int:
         """The id before the first one."""
-        return (self.made_at // 60_000_000_000 - SINCE) << BITS
+        return self.made_at // 1000
 
     @property
     def head(self) -> Head:
