@@ -219,6 +219,9 @@ class Link(Protocol):
     async def before(self, group: str, most: int, limit: Limit) -> int:
         """An id after which there are the last ``most`` messages of ``group``."""
 
+    async def kept(self) -> tuple[int, int]:
+        """The number of messages in all histories, and of their groups."""
+
     async def clear(self) -> None:
         """Deletes all jobs, all histories, and the memberships of all plain channels."""
 

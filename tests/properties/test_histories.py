@@ -60,7 +60,10 @@ class Machine(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         (self.folder / "channels.sqlite3").write_bytes(self.migrated)
         use_database("channels", self.folder / "channels.sqlite3")
-        self.layers = [self.make(), self.make()]
+        self.layers = [self.make(0), self.make(1)]
+        self.start()
+
+    def start(self):
         self.numbers = itertools.count()
         #: All messages of each group since the last flush, and how many were trimmed.
         self.sent = {"chat_one": [], "chat_two": []}
@@ -68,7 +71,7 @@ class Machine(RuleBasedStateMachine):
         #: Positions of clients that have gone, with their group and what they have missed.
         self.away = []
 
-    def make(self):
+    def make(self, process):
         return LAYERS[self.kind](
             database="channels",
             polling_interval=60 if self.kind == "notify" else 0.01,
@@ -195,7 +198,7 @@ class Machine(RuleBasedStateMachine):
         """A process is gone, and with it the channels of its clients."""
         if does:
             self.run(self.layers[process].close())
-            self.layers[process] = self.make()
+            self.layers[process] = self.make(process)
             gone = [client for client in self.clients if client.process == process]
             self.clients = [client for client in self.clients if client.process != process]
             self.away += gone

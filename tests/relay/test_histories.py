@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 
 import pytest
 from asgiref.sync import async_to_sync
 from django.db import transaction
 
-from channels_lite.history import Limit
+from channels_lite.delivery.relayed_log import _stamp_of
+from channels_lite.history import Limit, Position, parse
 from channels_lite.models import GroupMembership
-from tests.conftest import is_empty, received
+from channels_lite.relay import Head
+from tests.conftest import is_empty, received, until
 from tests.contract import test_histories as contract
 from tests.relay.conftest import needs
 
@@ -139,6 +142,14 @@ async def test_channel_of_another_node_joins_after_a_position(make):
     assert await contract.numbers(there, channel, 1) == [4]
 
 
+async def append(log, layer, count, group="chat", text=""):
+    """As if another node had sent these before this one has noticed the first."""
+    for start in range(0, count, 100):
+        numbers = range(start, min(start + 100, count))
+        messages = [layer.serialize({"number": number, "text": text}) for number in numbers]
+        await asyncio.gather(*(log.insert(data, group) for data in messages))
+
+
 SHORT = {"group_history": {"chat*": {"messages": 3, "seconds": 3600}}}
 
 
@@ -176,6 +187,41 @@ async def test_member_that_lags_too_far_is_told(make):
     assert before == list(range(len(before)))
     assert told[0] > len(before)
     assert got[len(before) :] == list(range(told[0], 200))
+    assert here.stats.gaps == 1
+
+
+@contextmanager
+def blind(layer):
+    """Its process does not look meanwhile."""
+    histories = layer._engine.histories
+    histories.look = lambda: None
+    yield
+    del histories.look
+    histories.look()
+
+
+async def test_member_whose_process_notices_too_late_is_told(make, log):
+    """It has read all before, while others sent more than the engine keeps; other groups go on."""
+    here, there = make(**SHORT), make(**SHORT)
+    groups = ["chat", "chat-2", "chat-3"]
+    channels = [await contract.member(here, group) for group in groups]
+    for group, channel in zip(groups, channels, strict=True):
+        await contract.send(there, 0, group=group)
+        assert await contract.numbers(here, channel, 1) == [0]
+    await until(lambda: here._engine.histories._looking is None)
+    with blind(here):
+        await append(log, there, 50, "chat-2")
+        await append(log, there, 150, "chat")
+    messages = [await received(here, channels[0])]
+    while messages[-1]["number"] != 149:
+        messages.append(await received(here, channels[0]))
+    assert len(messages) < 120
+    told = [index for index, each in enumerate(messages) if "history_is_complete" in each]
+    assert told == [0]
+    await contract.send(there, 1, group="chat-3")
+    for channel, count in ((channels[1], 50), (channels[2], 1)):
+        messages = [await received(here, channel) for _ in range(count)]
+        assert all("history_is_complete" not in each for each in messages)
     assert here.stats.gaps == 1
 
 
@@ -227,14 +273,6 @@ async def test_message_without_a_wake_up_comes_by_the_clock(make, log):
     assert (await receiving)["number"] == 1
 
 
-async def append(log, layer, count, group="chat", text=""):
-    """As if another node had sent these before this one has noticed the first."""
-    for start in range(0, count, 100):
-        numbers = range(start, min(start + 100, count))
-        messages = [layer.serialize({"number": number, "text": text}) for number in numbers]
-        await asyncio.gather(*(log.insert(data, group) for data in messages))
-
-
 @pytest.mark.parametrize(("count", "text"), [(2300, ""), (7, 200_000 * "x")])
 async def test_much_is_read_in_pieces(make_layer, log, count, text):
     """In order, and each once: what a member, a client and a reader were behind."""
@@ -269,3 +307,10 @@ async def test_group_of_any_name_has_a_history(make):
         assert await contract.numbers(here, channel, 1) == [group]
         assert await is_empty(here, channel)
         assert len((await there.group_history(group)).messages) == 1
+
+
+def test_position_is_of_one_group_in_one_log():
+    """Even if ids of another log are among its own."""
+    stamps = {_stamp_of(Head(epoch, 7), group) for epoch in (1, 2) for group in ("chat", "chat-2")}
+    assert len(stamps) == 4
+    assert all(parse(str(Position(7, stamp))).stamp == stamp for stamp in stamps)

@@ -15,6 +15,7 @@ from tests.conftest import received, until
 from tests.contract.test_histories import HISTORY, member, numbers
 from tests.relay.conftest import ENGINES
 from tests.relay.test_faults import is_up, restart, sent
+from tests.relay.test_histories import blind
 
 #: So that Redis has on disk what it has confirmed, as NATS has.
 DURABLE = {"redis": ["--appendonly", "yes", "--appendfsync", "always"], "nats": []}
@@ -171,15 +172,38 @@ def test_message_of_a_transaction_that_finds_no_engine(make_node_sync, own_engin
     async_to_sync(until)(lambda: here.stats.relay_missed == 1)
 
 
+async def test_process_that_notices_a_loss_late(make_node, own_engine):
+    """Others have sent to a new log already; also a member of a silent group is told."""
+    here, there = pair(make_node, own_engine)
+    groups = ["chat", "chat-2"]
+    channels = [await member(here, group) for group in groups]
+    for group, channel in zip(groups, channels, strict=True):
+        await there.group_send(group, {"number": 1})
+        assert (await received(here, channel))["number"] == 1
+    await until(lambda: here._engine.histories._looking is None)
+    with blind(here):
+        own_engine.kill()
+        shutil.rmtree(own_engine.folder / "js", ignore_errors=True)
+        own_engine.start()
+        await is_up(here, there)
+        for number in range(2, 40):
+            await sent(there.group_send, "chat", {"number": number})
+    got = [await received(here, channels[0]) for _ in range(2, 40)]
+    assert [each["number"] for each in got] == list(range(2, 40))
+    assert [each["number"] for each in got if "history_is_complete" in each] == [2]
+    await there.group_send("chat-2", {"number": 2})
+    message = await received(here, channels[1])
+    assert (message["number"], message["history_is_complete"]) == (2, False)
+
+
 async def test_member_that_joined_just_before_the_loss(make_node, own_engine):
     """Its process has not read since; it gets what is sent then, and is told."""
     here, there = pair(make_node, own_engine)
     await there.group_send("chat", {"number": 1})
     channel = await here.new_channel()
-    here._engine.histories.look = lambda: None
-    await here.group_add("chat", channel)
-    del here._engine.histories.look
-    own_engine.kill()
+    with blind(here):
+        await here.group_add("chat", channel)
+        own_engine.kill()
     shutil.rmtree(own_engine.folder / "js", ignore_errors=True)
     own_engine.start()
     await is_up(here, there)

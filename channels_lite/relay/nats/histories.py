@@ -278,6 +278,14 @@ class Histories:
             found = await self._reader.sequences(subject, start, least)
         return state.base + (found[-most:][0] - 1 if found else state.last)
 
+    async def kept(self) -> tuple[int, int]:
+        """By the state of the stream."""
+        said = await self._requests.api(f"STREAM.INFO.{self._stream}")
+        if code_of(said) == NO_STREAM:
+            return 0, 0
+        state = require(said)["state"]
+        return state["messages"], state.get("num_subjects", 0)
+
 
 def _sequence(answer: Reply) -> int:
     """The sequence number of a message that was appended."""

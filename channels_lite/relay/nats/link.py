@@ -259,6 +259,10 @@ class NatsLink:
         """See `Link`."""
         return await self._histories.before(group, most, limit)
 
+    async def kept(self) -> tuple[int, int]:
+        """See `Link`."""
+        return await self._histories.kept()
+
     async def clear(self) -> None:
         """Purges all streams of ours, and deletes that of the histories."""
         if not self.lack:

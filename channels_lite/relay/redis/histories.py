@@ -177,6 +177,13 @@ class Histories:
         found = await self._pipeline.ask(*what)
         return int(found[-1][0].partition(b"-")[0]) - 1 if found else 0
 
+    async def kept(self) -> tuple[int, int]:
+        """Counts each stream."""
+        groups = await self._pipeline.ask("ZRANGE", self._log[1], 0, -1)
+        asked = (self._pipeline.ask("XLEN", f"{self._streams}{each.decode()}") for each in groups)
+        counts = list(filter(None, await asyncio.gather(*asked)))
+        return sum(counts), len(counts)
+
     async def clear(self) -> None:
         """Ends the log.  What is left of streams then is from before the next one, and so gone."""
         await self._pipeline.ask("UNLINK", *self._log)

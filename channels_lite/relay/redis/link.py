@@ -253,6 +253,10 @@ class RedisLink:
         """See `Link`."""
         return await self._histories.before(group, most)
 
+    async def kept(self) -> tuple[int, int]:
+        """See `Link`."""
+        return await self._histories.kept()
+
     async def clear(self) -> None:
         """Deletes the histories, lists of jobs and sets.  Waiting processes keep waiting."""
         await self._histories.clear()
