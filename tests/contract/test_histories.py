@@ -160,7 +160,7 @@ async def test_joining_again_after_a_position_begins_there(layer):
     """A client that asks again over the same connection."""
     channel = await member(layer)
     await send(layer, *range(5))
-    first = await received(layer, channel)
+    first, _ = [await received(layer, channel) for _ in range(2)]
     assert await layer.group_add("chat", channel, after=first["history_id"])
     await send(layer, 5)
     assert await numbers(layer, channel, 5) == [1, 2, 3, 4, 5]

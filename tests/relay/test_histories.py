@@ -166,6 +166,9 @@ async def test_engine_trims_by_number(make):
     for first, is_known in ((5, False), (6, True), (7, True), (109, True)):
         found = await there.group_history("chat", ids[first])
         assert bool(found) == is_known
+        assert (
+            bool(await there.group_add("chat", await there.new_channel(), ids[first])) == is_known
+        )
         if is_known:
             assert [message["number"] for message in found.messages] == [*range(first + 1, 110)]
 
@@ -233,14 +236,20 @@ async def test_engine_trims_by_age(make, engine_name):
     await contract.send(there, 1, 2)
     first, last = [(await received(here, channel))["history_id"] for _ in range(2)]
     assert len((await there.group_history("chat")).messages) == 2
-    await asyncio.sleep(1.2)  # the engine's clock
+    await asyncio.sleep(0.7)  # the engine's clock
+    await contract.send(there, 3)
+    last = (await received(here, channel))["history_id"]
+    await asyncio.sleep(0.5)
+    kept = [message["number"] for message in (await there.group_history("chat")).messages]
+    assert kept == [3]
+    await asyncio.sleep(0.7)
     assert (await there.group_history("chat")).messages == []
     is_longer = engine_name == "nats"  # a day, so that the last message of a group is known
     assert bool(await there.group_history("chat", first)) == is_longer
     assert await there.group_history("chat", last)
-    await contract.send(there, 3)
+    await contract.send(there, 4)
     assert "history_is_complete" not in await received(here, channel)
-    assert await numbers_after(there, last) == (True, [3])
+    assert await numbers_after(there, last) == (True, [4])
     assert bool(await there.group_history("chat", first)) == is_longer
 
 
@@ -275,23 +284,28 @@ async def test_message_without_a_wake_up_comes_by_the_clock(make, log):
 
 @pytest.mark.parametrize(("count", "text"), [(2300, ""), (7, 200_000 * "x")])
 async def test_much_is_read_in_pieces(make_layer, log, count, text):
-    """In order, and each once: what a member, a client and a reader were behind."""
+    """In order, and each once: by a process, a member and a reader that are behind."""
     layer = make_layer(group_history={"chat*": {"messages": 5000, "seconds": 3600}})
     first = (await layer.group_history("chat")).position
     channel, other = await contract.member(layer), await contract.member(layer, "chat-2")
-    await append(log, layer, count, text=text)
-    await append(log, layer, 20, "chat-2")
+    for group, each in (("chat-2", other), ("chat", channel)):
+        await contract.send(layer, "first", group=group)
+        assert await contract.numbers(layer, each, 1) == ["first"]
+    await until(lambda: layer._engine.histories._looking is None)
+    with blind(layer):
+        await append(log, layer, count, text=text)
+        await append(log, layer, 20, "chat-2")
     found = await layer.group_history("chat", first)
-    got = [message["number"] for message in found.messages]
+    got = [message["number"] for message in found.messages][1:]
     assert sorted(got) == list(range(count))
     last = [message["number"] for message in (await layer.group_history("chat", limit=3)).messages]
     assert last == got[-3:]
-    assert [message["number"] for message in (await layer.group_history("chat")).messages] == got
+    every = [message["number"] for message in (await layer.group_history("chat")).messages]
+    assert every == ["first", *got]
     late = await layer.new_channel()
     assert await layer.group_add("chat", late, after=first)
-    layer._engine.histories.look()
-    for each in (channel, late):
-        assert await contract.numbers(layer, each, count) == got
+    assert await contract.numbers(layer, channel, count) == got
+    assert await contract.numbers(layer, late, count + 1) == ["first", *got]
     assert sorted(await contract.numbers(layer, other, 20)) == list(range(20))
     assert layer.stats.gaps == 0
 
@@ -299,7 +313,7 @@ async def test_much_is_read_in_pieces(make_layer, log, count, text):
 async def test_group_of_any_name_has_a_history(make):
     """Also one with dots, and one whose name begins as another's."""
     here, there = make(), make()
-    groups = ["chat", "chat.1", "chat.1.2", "chat-1_2"]
+    groups = ["chat", "chat.1", "chat..2", "chat-1_2"]
     channels = [await contract.member(here, group) for group in groups]
     for group in groups:
         await there.group_send(group, {"number": group})
@@ -314,3 +328,22 @@ def test_position_is_of_one_group_in_one_log():
     stamps = {_stamp_of(Head(epoch, 7), group) for epoch in (1, 2) for group in ("chat", "chat-2")}
     assert len(stamps) == 4
     assert all(parse(str(Position(7, stamp))).stamp == stamp for stamp in stamps)
+
+
+@pytest.mark.parametrize("both", ["notify-nats"], indirect=True)
+async def test_empty_message_of_who_joins_an_empty_group_is_no_message(make):
+    """Neither for members nor for readers; it only has a place."""
+    here, there = make(), make()
+    channel = await contract.member(here)
+    await contract.send(here, 1)
+    assert await contract.numbers(here, channel, 1) == [1]
+    relay = here._engine.relay
+    stream = f"{here.config.relay_options['prefix']}_histories"
+    await relay.call(relay.connection.link._requests.api, f"STREAM.PURGE.{stream}")
+    joined = await there.group_add("chat", await there.new_channel())
+    assert (await there.group_history("chat", limit=1)).messages == []
+    await contract.send(there, 2)
+    assert await contract.numbers(here, channel, 1) == [2]
+    found = await there.group_history("chat", joined.position, limit=1)
+    assert [message["number"] for message in found.messages] == [2]
+    assert here.stats.undecodable == there.stats.undecodable == 0

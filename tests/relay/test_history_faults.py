@@ -155,6 +155,29 @@ async def test_engine_that_is_away(make_node, durable_engine):
     assert await numbers(there, other, 1) == [2]
 
 
+async def test_process_that_has_lost_its_connection(make_node, durable_engine):
+    """Nobody could wake it; when it is back, it looks, and members that were behind go on."""
+    here, there = pair(make_node, durable_engine, capacity=2)
+    channel, slow = await member(here), await member(here)
+    await there.group_send("chat", {"number": 0})
+    for each in (channel, slow):
+        assert (await received(here, each))["number"] == 0
+    waiting = asyncio.create_task(numbers(here, channel, 5))
+    relay = here._engine.relay
+    await relay.call(lose, relay)
+    await until(lambda: not relay.connection.is_up)
+    for number in range(1, 6):
+        await there.group_send("chat", {"number": number})
+    assert not relay.connection.is_up
+    assert await waiting == [1, 2, 3, 4, 5]
+    assert await numbers(here, slow, 5) == [1, 2, 3, 4, 5]
+
+
+async def lose(relay):
+    """As if the network had cut it."""
+    relay.connection.link._lose("cut by a test")
+
+
 def test_message_of_a_transaction_that_finds_no_engine(make_node_sync, own_engine):
     """It is committed, so it cannot be refused: it is counted as missed."""
     here = make_node_sync("here", own_engine.url, **HISTORY)
