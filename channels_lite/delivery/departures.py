@@ -86,7 +86,7 @@ class Departures:
     async def append(self, entry: Entry, limit: Limit) -> None:
         """Appends to the history of a group.  Raises the same."""
         work = partial(self._append, entry, limit)
-        await self._request(entry, f"a message to group {entry.name}", work, work)
+        await self._request(entry, f"a message to the history of {entry.name}", work, work)
 
     async def _append(self, entry: Entry, limit: Limit) -> None:
         told = self._relay.subjects.group(entry.name), encode(Appended())

@@ -135,6 +135,8 @@ class RelayedLog(Log):
         row, began = asked.row if asked.has_members else None, ticks()
         age = began - self._level_at
         found = await self._relay.connection.do(lambda link: link.recent(row, age, limit_of))
+        if found.head.last < asked.row:  # with the clock set back: what is known of ids is void
+            self._floor, self._gone = 0, {}
         if asked.has_members:
             self._note_gone(found, asked)
         rows = [

@@ -44,6 +44,9 @@ ADAPTERS = {
     ),
 }
 
+# Messages that a group has in the engine beyond its limit, or an eighth of that.
+FLOOD = 1000
+
 
 class InDoubt(StoreUnavailable):
     """The engine has not answered a request, so it is unknown whether it was done."""
@@ -115,9 +118,9 @@ class Recent(NamedTuple):
 def most_of(limit: Limit) -> int:
     """The number of messages at which an engine begins to delete the oldest.
 
-    It is above the limit, so that members who are just behind miss nothing.
+    It is above the limit, so that members whose process is busy for a moment miss nothing.
     """
-    return limit.messages + max(100, limit.messages // 8)
+    return limit.messages + max(FLOOD, limit.messages // 8)
 
 
 class Listener(Protocol):

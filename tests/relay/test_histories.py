@@ -9,6 +9,7 @@ import pytest
 from asgiref.sync import async_to_sync
 from django.db import transaction
 
+from channels_lite import relay
 from channels_lite.delivery.relayed_log import _stamp_of
 from channels_lite.history import Limit, Position, parse
 from channels_lite.models import GroupMembership
@@ -37,6 +38,12 @@ OTHERWISE = {
     "missing_table_names_the_mend": TABLE,
     "message_sent_as_a_generation_ends_keeps_its_time": TABLE,
 }
+
+
+@pytest.fixture(autouse=True)
+def _small_flood(monkeypatch):
+    """The engine trims after a hundred messages too many, so that a test needs few."""
+    monkeypatch.setattr(relay, "FLOOD", 100)
 
 
 @pytest.fixture(params=["core-redis", "notify-redis", "notify-nats"])

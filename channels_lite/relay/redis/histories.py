@@ -24,8 +24,9 @@ __all__ = ["AFTER", "APPEND", "CHANGED", "Histories"]
 # Seconds after which a group without messages is forgotten.  Clients that come back later load
 # their state anew.
 FORGET_AFTER = 7 * 86400
-# Messages of a group that one look returns; and bytes that one read returns, and one message more.
-MOST = 250
+# Messages that one look returns, unless more groups have new ones; and bytes of a group that one
+# read returns, and one message more.
+MOST = 1000
 READ_BYTES = 256 * 1024
 
 # KEYS: the log (a hash: epoch, last, and the last id of groups that are forgotten), and sorted sets
@@ -149,7 +150,8 @@ class Histories:
         head = Head(int(epoch), int(last))
         limits = {group: limit_of(group) for group in map(bytes.decode, changed)}
         wanted = {group: limit for group, limit in limits.items() if limit is not None}
-        reading = [self.after(group, row or 0, MOST, limit) for group, limit in wanted.items()]
+        share = max(10, MOST // max(1, len(wanted)))
+        reading = [self.after(group, row or 0, share, limit) for group, limit in wanted.items()]
         pages = dict(zip(wanted, await asyncio.gather(*reading), strict=True))
         ends = [page.rows[-1][0] for page in pages.values() if not page.is_all]
         through = min([head.last, *ends])
