@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
+from typing import Any
 
 from channels_lite.clock import Clock
 from channels_lite.delivery.backpressure import Admission
@@ -80,9 +81,10 @@ class Outgoing:
         missed = outbox.hand_over(envelopes)
         return await outbox.send(envelopes) if missed is None else missed
 
-    async def insert(self, envelopes: list[sql.Envelope]) -> int:
-        """Like `send`, as rows in the caller's transaction."""
-        return await self.write(partial(sql.insert_all, envelopes=self.encrypted(envelopes)))
+    def insert(self, envelopes: list[sql.Envelope]) -> Coroutine[Any, Any, int]:
+        """Like `send`, as rows, possibly in the caller's transaction."""
+        envelopes = self.encrypted(envelopes)
+        return self.write(partial(sql.insert_all, envelopes=envelopes), envelopes=envelopes)
 
     def encrypted(self, envelopes: list[sql.Envelope]) -> list[sql.Envelope]:
         """The envelopes of one message, encrypted if the layer has keys."""
@@ -93,13 +95,19 @@ class Outgoing:
         return envelopes
 
     async def write(
-        self, operation: Operation[T], and_then: Callable[[T], None] = lambda value: None
+        self,
+        operation: Operation[T],
+        and_then: Callable[[T], None] = lambda value: None,
+        envelopes: Sequence[sql.Envelope] = (),
     ) -> T:
-        """Runs ``operation`` in a transaction, possibly the caller's.  Then calls ``and_then``."""
+        """Runs ``operation`` in a transaction, possibly the caller's.  Then calls ``and_then``.
+
+        ``envelopes`` are those that it stores.
+        """
         alias = self._source.alias
         caller = transaction_of_caller(alias)
         if caller is None:
-            value = await self._outbox().write(operation)
+            value = await self._outbox().write(operation, envelopes)
             and_then(value)
             return value
 

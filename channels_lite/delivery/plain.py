@@ -52,6 +52,11 @@ class AllMailboxes(Mailboxes):
         with self._lock:
             return {name for name, mailbox in self._plain.items() if mailbox.receivers}
 
+    def is_wanted(self, channel: str) -> bool:
+        """Whether a receiver waits on this plain channel, as far as is known without the lock."""
+        mailbox = self._plain.get(channel)
+        return mailbox is not None and len(mailbox.receivers) > len(mailbox.claimed)
+
     def wanted(self, channels: Iterable[str]) -> dict[str, int]:
         """The number of messages for which each of these plain channels has a waiting receiver."""
         wanted = {}
@@ -60,7 +65,7 @@ class AllMailboxes(Mailboxes):
                 mailbox = self._plain.get(name)
                 if mailbox is not None:
                     self._receivers -= mailbox.forget_closed_loops()
-                    missing = len(mailbox.receivers) - len(mailbox.messages)
+                    missing = len(mailbox.receivers) - len(mailbox.claimed)
                     if missing > 0:
                         wanted[name] = missing
         return wanted
@@ -70,7 +75,7 @@ class AllMailboxes(Mailboxes):
         unwanted = []
         with self._lock:
             for name, mailbox in self._plain.items():
-                if mailbox.messages:
+                if mailbox.claimed:
                     self._receivers -= mailbox.forget_closed_loops()
                     while mailbox.messages and not mailbox.receivers:
                         unwanted.append((name, mailbox.claimed[mailbox.messages[0].id]))
