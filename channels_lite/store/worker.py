@@ -118,11 +118,12 @@ class Worker:
                     again_at = time.monotonic() + pause()
                 continue
             try:
-                attempt = self._queue.get_nowait() if line else self._queue.get(timeout=self._idle)
+                # Not `get` with a timeout that may have passed: on Python 3.10 it waits for ever.
+                idle = self._idle
+                attempt = self._queue.get(block=not line and idle != 0, timeout=idle)
             except Empty:
                 if not line:
                     return
-                # Not `get` with this timeout: if it passes before CPython waits, it waits for ever.
                 time.sleep(max(0.0, again_at - time.monotonic()))
                 continue
             if attempt is None:
