@@ -62,6 +62,10 @@ class Mailboxes:
 
     # Messages arrive
 
+    def put(self, channels: list[str], message: Message, now: float) -> list[str]:
+        """Adds a message sent in this process.  Returns the full channels, which miss it."""
+        return self.put_all([(channels, message, True)], now)
+
     def put_all(self, arrivals: Iterable[Arrival], now: float) -> list[str]:
         """Adds messages.  Returns the full members of groups, which miss theirs.
 

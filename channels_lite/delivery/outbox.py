@@ -119,12 +119,12 @@ class Outbox:
                 self._send()  # the loop may stop soon
             raise
 
-    async def write(self, operation: Operation[T], envelopes: Sequence[Envelope] = ()) -> T:
+    async def write(self, operation: Operation[T]) -> T:
         """Commits ``operation``, with others.  Raises what it raises, or ``StoreUnavailable``.
 
         If it is cancelled while it waits for a lock, it is not committed later.
         """
-        write = _Write(operation, self._loop.create_future(), envelopes)
+        write = _Write(operation, self._loop.create_future())
         self._waiting.append(write)
         if not self._is_open:
             self._is_open = True

@@ -12,9 +12,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
 
 from channels_lite.clock import Clock
 from channels_lite.delivery.backpressure import Admission
@@ -81,10 +80,9 @@ class Outgoing:
         missed = outbox.hand_over(envelopes)
         return await outbox.send(envelopes) if missed is None else missed
 
-    def insert(self, envelopes: list[sql.Envelope]) -> Coroutine[Any, Any, int]:
-        """Like `send`, as rows, possibly in the caller's transaction."""
-        envelopes = self.encrypted(envelopes)
-        return self.write(partial(sql.insert_all, envelopes=envelopes), envelopes=envelopes)
+    async def insert(self, envelopes: list[sql.Envelope]) -> int:
+        """Like `send`, as rows in the caller's transaction."""
+        return await self.write(partial(sql.insert_all, envelopes=self.encrypted(envelopes)))
 
     def encrypted(self, envelopes: list[sql.Envelope]) -> list[sql.Envelope]:
         """The envelopes of one message, encrypted if the layer has keys."""
@@ -95,19 +93,13 @@ class Outgoing:
         return envelopes
 
     async def write(
-        self,
-        operation: Operation[T],
-        and_then: Callable[[T], None] = lambda value: None,
-        envelopes: Sequence[sql.Envelope] = (),
+        self, operation: Operation[T], and_then: Callable[[T], None] = lambda value: None
     ) -> T:
-        """Runs ``operation`` in a transaction, possibly the caller's.  Then calls ``and_then``.
-
-        ``envelopes`` are those that it stores.
-        """
+        """Runs ``operation`` in a transaction, possibly the caller's.  Then calls ``and_then``."""
         alias = self._source.alias
         caller = transaction_of_caller(alias)
         if caller is None:
-            value = await self._outbox().write(operation, envelopes)
+            value = await self._outbox().write(operation)
             and_then(value)
             return value
 

@@ -52,11 +52,6 @@ class AllMailboxes(Mailboxes):
         with self._lock:
             return {name for name, mailbox in self._plain.items() if mailbox.receivers}
 
-    def is_wanted(self, channel: str) -> bool:
-        """Whether a receiver waits on this plain channel, as far as is known without the lock."""
-        mailbox = self._plain.get(channel)
-        return mailbox is not None and len(mailbox.receivers) > len(mailbox.claimed)
-
     def wanted(self, channels: Iterable[str]) -> dict[str, int]:
         """The number of messages for which each of these plain channels has a waiting receiver."""
         wanted = {}

@@ -58,12 +58,11 @@ class Sending:
         local = self._local
         if not is_callers and local.takes(name):
             message = Message(0, data, now + expiry, now)
-            full = local.put([channel], message, now)
+            full = local.put([channel], message)
             missed = await local.settle(full, message) if full or local.owes_turn else 0
         else:
             envelope = sql.Envelope(name, recipient, channel, data, now, now + expiry)
-            is_row = is_callers or not recipient  # of a plain channel
-            send = self._outgoing.insert if is_row else self._outgoing.send
+            send = self._outgoing.insert if is_callers else self._outgoing.send
             missed = await send([envelope])
         if missed:
             self._stats.full += 1
