@@ -37,8 +37,11 @@ class AllMailboxes(Mailboxes):
         super()._forget(channel)
         self._plain.pop(channel, None)
 
-    def put_claimed(self, name: str, claimed: Iterable[tuple[Claimed, bytes]]) -> None:
-        """Adds claimed rows, with their data decrypted, to a plain channel."""
+    def put_claimed(self, name: str, claimed: Iterable[tuple[Claimed, bytes]]) -> bool:
+        """Adds claimed rows, with their data decrypted, to a plain channel.
+
+        Returns whether a coroutine waits for each.
+        """
         running = running_loop()
         with self._lock:
             mailbox = self._mailboxes.get(name) or self._mailbox(name)
@@ -46,11 +49,18 @@ class AllMailboxes(Mailboxes):
                 mailbox.claimed[row.id] = row
                 mailbox.add(Message(row.id, data, row.expires_at), running)
                 self._messages += 1
+            self._receivers -= mailbox.forget_closed_loops()
+            return len(mailbox.claimed) <= len(mailbox.receivers)
 
     def plain_channels(self) -> set[str]:
         """The plain channels on which a coroutine waits."""
         with self._lock:
             return {name for name, mailbox in self._plain.items() if mailbox.receivers}
+
+    def is_wanted(self, channel: str) -> bool:
+        """Whether a coroutine waits for another message.  Without the lock, so only a guess."""
+        mailbox = self.get(channel)
+        return mailbox is not None and len(mailbox.receivers) > len(mailbox.claimed)
 
     def wanted(self, channels: Iterable[str]) -> dict[str, int]:
         """The number of messages for which each of these plain channels has a waiting receiver."""
