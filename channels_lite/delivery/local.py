@@ -66,7 +66,7 @@ class Local:
         """
         self._handed_over += len(channels)
         self.owes_turn = self._handed_over >= PER_ITERATION
-        full = self._mailboxes.put(channels, message, self._clock.now())
+        full = self._mailboxes.put(channels, message, message.created_at)
         if self._mailboxes.needs_clock:
             self._keep_time()
         return full

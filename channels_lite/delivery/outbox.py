@@ -166,7 +166,7 @@ class Outbox:
         self._blocked, self._to_send = [], []
         done = []
         full = self._hand_over(
-            envelope for write in writes for envelope in write.envelopes if not envelope.is_settled
+            [each for write in writes for each in write.envelopes if not each.is_settled]
         )
         for write in writes:
             missed = _missed(write.envelopes)

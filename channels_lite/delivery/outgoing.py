@@ -72,7 +72,9 @@ class Outgoing:
 
     def send(self, envelopes: list[sql.Envelope]) -> int | Awaitable[int]:
         """Sends these envelopes of one message.  See `Outbox.send`."""
-        return self._outbox().send(self.encrypted(envelopes))
+        if self._serializer.crypter is not None:
+            self.encrypted(envelopes)
+        return self._outbox().send(envelopes)
 
     async def insert(self, envelopes: list[sql.Envelope]) -> int:
         """Like `send`, as rows in the caller's transaction."""
@@ -165,8 +167,8 @@ class Outgoing:
             self._begin_generation(batch)
         batch.admission.committed()
         for name, row in batch.inserted.items():
-            self._frames.put_row(name, row)
-            if name.endswith("!"):
+            if "!" in name:
+                self._frames.put_row(name, row)
                 self._cursors.has_put(batch.generation or 0, row)
         self.wake(batch.inserted)
 

@@ -56,7 +56,7 @@ class Sending:
         is_callers = transaction_of_caller(self._database) is not None
         tell_committed()
         local = self._local
-        if not is_callers and local.takes(name):
+        if not is_callers and recipient and local.takes(name):
             message = Message(0, data, now + expiry, now)
             full = local.put([channel], message)
             missed = await local.settle(full, message) if full or local.owes_turn else 0

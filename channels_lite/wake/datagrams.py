@@ -100,6 +100,7 @@ class FrameReceiver:
 
     def __init__(self, sidecar: Path, token: str) -> None:
         self._names_end = f"{token}!"
+        self._length = len(self._names_end)
         self._path = sidecar / f"{token}{FRAMES}"
         making = sidecar / f".{token}{FRAMES}"
         self._socket = _socket()
@@ -125,8 +126,6 @@ class FrameReceiver:
         """The frames in the socket, in the order of sending; all, or about ``limit`` of them."""
         frames: list[Frame] = []
         for _ in range(READ_LIMIT):
-            if limit is not None and len(frames) >= limit:
-                break
             try:
                 datagram = self._socket.recv(MAX_DATAGRAM)
             except OSError as error:
@@ -137,10 +136,12 @@ class FrameReceiver:
                 break
             try:
                 for frame in _decoder.decode(datagram):
-                    if frame.name.endswith(self._names_end):
+                    if frame.name[-self._length :] == self._names_end:  # half of endswith's time
                         frames.append(frame)  # noqa: PERF401 - of a few frames, a list costs more
             except ValueError as error:  # msgspec's
                 logger.error("%d bytes that are not frames were dropped: %s", len(datagram), error)
+            if limit is not None and len(frames) >= limit:
+                break
         return frames
 
     def close(self) -> list[Frame]:
