@@ -50,12 +50,12 @@ class Message(msgspec.Struct, eq=False, gc=False):
 class Mailbox:
     """The messages of a channel, oldest first, and the coroutines that wait, longest first.
 
-    A coroutine waits for a future, which only tells it to take a message.
+    A coroutine waits for a future.  When it is called, its message is in its hand.  Until it has
+    its turn, the message can be taken back: then it checks the mailbox as if it came just now.
     """
 
     __slots__ = (
         "_amount",
-        "_called",
         "_is_bytes",
         "_load",
         "_share",
@@ -73,10 +73,10 @@ class Mailbox:
         self._is_bytes = limit is not None and limit.is_bytes
         #: The sum of what the messages count.
         self._load = 0
-        self.messages: deque[Message] = deque()
-        self.receivers: deque[asyncio.Future[None]] = deque()
-        #: Receivers on loops of other threads that were called and do not know it yet.
-        self._called: set[asyncio.Future[None]] = set()
+        #: Without those in hands.  Most mailboxes never have any: a coroutine waits.
+        self.messages: deque[Message] | tuple[()] = ()
+        #: With the message in the hand of each.
+        self.receivers: dict[asyncio.Future[None], Message | None] = {}
         #: The original claimed rows, for requeueing; only on plain channels.
         self.claimed: dict[int, Claimed] = {}
         #: Whether its capacity is used up.
@@ -92,79 +92,108 @@ class Mailbox:
         return self._load <= self._amount - self._share
 
     def add(self, message: Message, running: asyncio.AbstractEventLoop | None) -> None:
-        """Puts a message at the end, and calls a receiver.  ``running`` is the current loop."""
+        """Gives a message to a receiver, or puts it at the end.  ``running`` is our loop."""
+        if not self.messages:
+            if self.receivers and self._hand(message, running):
+                return
+            self.messages = deque()
         self.messages.append(message)
-        self._load += len(message.data) + OVERHEAD if self._is_bytes else 1
-        self.is_full = self._load >= self._amount
+        self._count(message, 1)
         if self.receivers:
             self.call(running)
 
+    def _count(self, message: Message, sign: int) -> None:
+        self._load += sign * (len(message.data) + OVERHEAD if self._is_bytes else 1)
+        self.is_full = self._load >= self._amount
+
     def pop(self) -> Message:
         """Takes the oldest message out."""
-        message = self.messages.popleft()
-        self._load -= len(message.data) + OVERHEAD if self._is_bytes else 1
-        self.is_full = self._load >= self._amount
+        message = self._shift()
         if self.claimed:
             self.claimed.pop(message.id, None)
         return message
 
+    def _shift(self) -> Message:
+        message = self.messages.popleft()  # type: ignore[union-attr]
+        if not self.messages:
+            self.messages = ()
+        self._count(message, -1)
+        return message
+
     def put_first(self, message: Message) -> None:
         """Moves one of its messages to the front."""
-        self.messages.remove(message)
-        self.messages.appendleft(message)
+        self.messages.remove(message)  # type: ignore[union-attr]
+        self.messages.appendleft(message)  # type: ignore[union-attr]
 
     def enter(self, loop: asyncio.AbstractEventLoop, *, keeps_place: bool) -> asyncio.Future[None]:
         """Lets the running coroutine, on ``loop``, wait; first in line with ``keeps_place``."""
         future = loop.create_future()
         self.is_served = True
         if keeps_place:
-            self.receivers.appendleft(future)
+            self.receivers = {future: None, **self.receivers}
         else:
-            self.receivers.append(future)
+            self.receivers[future] = None
         if self.messages:  # one has arrived since it checked
             self.call(loop)
         return future
 
-    def leave(self, future: asyncio.Future[None]) -> None:
-        """Ends the waiting of a receiver."""
-        self.receivers.remove(future)
-        if self._called:
-            self._called.discard(future)
+    def leave(
+        self, future: asyncio.Future[None], running: asyncio.AbstractEventLoop | None
+    ) -> None:
+        """Ends the waiting of a cancelled receiver.  Its message goes to another one."""
+        self.take_back()
+        del self.receivers[future]
+        self.call(running)
+
+    def take_back(self) -> None:
+        """Puts the messages in hands to the front.  Their receivers will check the mailbox."""
+        for future, message in reversed(self.receivers.items()):
+            if message is not None:
+                self.receivers[future] = None
+                self.messages = self.messages or deque()
+                self.messages.appendleft(message)
+                self._count(message, 1)
 
     def call(self, running: asyncio.AbstractEventLoop | None) -> None:
-        """Calls the receiver that has waited longest without a call; ``running`` is our loop.
+        """Gives the oldest message to a receiver that waits for one."""
+        if self.messages and self._hand(self.messages[0], running):
+            self._shift()
+
+    def _hand(self, message: Message, running: asyncio.AbstractEventLoop | None) -> bool:
+        """Gives ``message`` to the receiver that has waited longest, if there is one.
 
         A receiver on a stopped loop is called only if there is no other: it may never continue.
         """
         standing = []
-        for future in self.receivers:
-            if future.done() or (self._called and future in self._called):
+        for future, held in self.receivers.items():
+            if held is not None or future.done():
                 continue
             loop = future.get_loop()
             if loop is running:
+                self.receivers[future] = message
                 future.set_result(None)
-                return
+                return True
             if not loop.is_running():
                 standing.append(future)
-            elif self._call(future):
-                return
-        for future in standing:
-            if self._call(future):
-                return
+            elif self._call(future, message):
+                return True
+        return any(self._call(future, message) for future in standing)
 
-    def _call(self, future: asyncio.Future[None]) -> bool:
+    def _call(self, future: asyncio.Future[None], message: Message) -> bool:
         try:
             future.get_loop().call_soon_threadsafe(settle, future)
         except RuntimeError:
             return False  # closed
-        self._called.add(future)
+        self.receivers[future] = message
         return True
 
     def forget_closed_loops(self) -> int:
         """Drops receivers whose loop was closed.  Returns how many."""
         closed = [each for each in self.receivers if each.get_loop().is_closed()]
+        if closed:
+            self.take_back()
         for future in closed:
-            self.leave(future)
+            del self.receivers[future]
         return len(closed)
 
 

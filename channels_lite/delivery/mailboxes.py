@@ -2,9 +2,9 @@
 
 Messages arrive as rows that were read, as frames from other processes, and from this process.
 
-A message stays in its mailbox until the receiving coroutine takes it out.  A wake-up only tells a
-waiting coroutine to check the mailbox.  So a receiver can be cancelled at any point without losing
-a message.
+A message stays in its mailbox until the receiving coroutine takes it out.  A waiting coroutine is
+called for one, which is in its hand until its turn.  So a receiver can be cancelled at any point
+without losing a message, and whoever comes first takes the oldest one, from a hand if need be.
 
 A mailbox alone decides whether its channel is full.  A full one misses group messages.  It still
 accepts direct messages, because their senders were told that they are on their way.  Senders learn
@@ -130,23 +130,34 @@ class Mailboxes:
             mailboxes = (self._mailboxes.get(each) for each in channels)
             return any(mailbox is not None and mailbox.receivers for mailbox in mailboxes)
 
-    def take(
-        self, channel: str, now: float, receiver: asyncio.Future[None] | None = None
-    ) -> Message | None:
-        """Takes the oldest message out of the mailbox.  ``receiver`` stops waiting."""
+    def take(self, channel: str, now: float) -> Message | None:
+        """Takes the oldest message out of the mailbox, or out of the hand of a receiver."""
         with self._lock:
             mailbox = self._mailboxes.get(channel)
             if mailbox is None:
                 return None
-            if receiver is not None:
-                mailbox.leave(receiver)
-                self._receivers -= 1
+            mailbox.take_back()
             while mailbox.messages:
                 message = self._pop(channel, mailbox)
                 if message.expires_at > now:
                     return message
                 self._has_expired(channel, mailbox, message)
             return None
+
+    def take_from(self, channel: str, receiver: asyncio.Future[None]) -> Message | None:
+        """Takes the message for which ``receiver`` was called.  None: somebody was faster.
+
+        It was received, even if the loop was busy until it has expired.
+        """
+        with self._lock:
+            mailbox = self._mailboxes[channel]
+            self._receivers -= 1
+            message = mailbox.receivers.pop(receiver)
+            if message is not None:
+                self._messages -= 1
+                if mailbox.claimed:
+                    del mailbox.claimed[message.id]
+        return message
 
     def wait(
         self, channel: str, loop: asyncio.AbstractEventLoop, *, keeps_place: bool = False
@@ -173,10 +184,8 @@ class Mailboxes:
             return False
         with self._lock:
             mailbox = self._mailboxes[channel]
-            mailbox.leave(receiver)
+            mailbox.leave(receiver, running_loop())
             self._receivers -= 1
-            if mailbox.messages:
-                mailbox.call(running_loop())
         return True
 
     @property
@@ -241,7 +250,8 @@ class Mailboxes:
             shifted = {
                 id(message): message
                 for mailbox in self._mailboxes.values()
-                for message in mailbox.messages
+                for message in (*mailbox.messages, *mailbox.receivers.values())
+                if message is not None
             }
             for message in shifted.values():
                 message.expires_at += seconds
@@ -251,6 +261,7 @@ class Mailboxes:
         """Drops every message."""
         with self._lock:
             for channel, mailbox in self._mailboxes.items():
+                mailbox.take_back()
                 while mailbox.messages:
                     self._pop(channel, mailbox)
 
@@ -258,6 +269,7 @@ class Mailboxes:
         """Drops messages that were sent before the flush."""
         with self._lock:
             for channel, mailbox in self._mailboxes.items():
+                mailbox.take_back()
                 for message in list(mailbox.messages):
                     if flushed.voids(message.id, message.created_at):
                         mailbox.put_first(message)

@@ -70,7 +70,7 @@ class AllMailboxes(Mailboxes):
                 mailbox = self._plain.get(name)
                 if mailbox is not None:
                     self._receivers -= mailbox.forget_closed_loops()
-                    missing = len(mailbox.receivers) - len(mailbox.messages)
+                    missing = len(mailbox.receivers) - len(mailbox.claimed)
                     if missing > 0:
                         wanted[name] = missing
         return wanted
@@ -80,7 +80,7 @@ class AllMailboxes(Mailboxes):
         unwanted = []
         with self._lock:
             for name, mailbox in self._plain.items():
-                if mailbox.messages:
+                if mailbox.claimed:
                     self._receivers -= mailbox.forget_closed_loops()
                     while mailbox.messages and not mailbox.receivers:
                         unwanted.append((name, mailbox.claimed[mailbox.messages[0].id]))

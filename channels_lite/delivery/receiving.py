@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from channels_lite.clock import Clock
 from channels_lite.delivery.claims import Claims
@@ -20,8 +20,6 @@ from channels_lite.loops import PER_ITERATION
 from channels_lite.names import split
 
 __all__ = ["Receiving"]
-
-T = TypeVar("T")
 
 
 class Arm(Protocol):
@@ -54,6 +52,8 @@ class Receiving:
         self._clock = clock
         self._generations = generations
         self._mailboxes = mailboxes
+        #: Takes the message for which the coroutine was called; None: another one was faster.
+        self.take = mailboxes.take_from
         self._cursors = cursors
         self._claims = claims
         #: Makes sure that a coroutine which begins to wait is woken.
@@ -65,21 +65,36 @@ class Receiving:
         #: Messages taken since other coroutines had a turn.
         self._taken = 0
 
-    async def receive(
-        self,
-        channel: str,
-        require_valid: Callable[[str], object],
-        decode: Callable[[str, Message], T | None],
-    ) -> T:
-        """Returns the next message, decoded.  If ``decode`` returns None, waits for another one.
+    def stand_by(self, channel: str) -> asyncio.Future[None] | None:
+        """Lets the running coroutine wait for a future; then it must `take`, or `leave`.
 
-        Raises what ``require_valid`` raises.
+        None: something else comes first, which `receive` does.
+        """
+        mailboxes = self._mailboxes
+        mailbox = mailboxes.get(channel)
+        if (
+            mailbox is None
+            or not mailbox.is_served
+            or mailbox.messages
+            or mailbox.receivers
+            or mailboxes.changed
+            or self._clock.began_at is None
+        ):
+            return None
+        self._taken = 0
+        return self._wait(channel, asyncio.get_running_loop(), is_new_name=False)
+
+    async def receive(
+        self, channel: str, require_valid: Callable[[str], object], *, keeps_place: bool = False
+    ) -> Message:
+        """Returns the next message.  Raises what ``require_valid`` raises.
+
+        With ``keeps_place``, the coroutine was called, but another one was faster.
         """
         mailboxes = self._mailboxes
         mailbox = mailboxes.get(channel)
         is_new_name = False
         loop = asyncio.get_running_loop()
-        receiver = None
         if (
             mailbox is None
             or not mailbox.is_served
@@ -87,38 +102,59 @@ class Receiving:
             or self._taken >= PER_ITERATION
         ):
             is_new_name = await self._begin(channel, loop, require_valid)
-        while True:
-            message = None
             mailbox = mailboxes.get(channel)
-            if receiver is not None or (mailbox is not None and mailbox.messages):
-                if receiver is None and loop not in self.watched:
-                    self._arm(channel, loop, is_new_name=is_new_name)
-                    await self._generations.hear_of_flush()
-                    is_new_name = self._is_new(channel)
-                message = mailboxes.take(channel, self._clock.now(), receiver)
-            if mailboxes.changed:
-                self._mark()
-            if message is not None:
-                self._taken = self._taken + 1 if receiver is None else 0
-                decoded = decode(channel, message)
-                if decoded is not None:
-                    return decoded
-            receiver, is_first = mailboxes.wait(channel, loop, keeps_place=receiver is not None)
+        message = None
+        if mailbox is not None and (mailbox.messages or mailbox.receivers):
+            if loop not in self.watched:
+                self._arm(channel, loop, is_new_name=is_new_name)
+                await self._generations.hear_of_flush()
+                is_new_name = self._is_new(channel)
+            message = mailboxes.take(channel, self._clock.now())
+            self._taken += 1
+        if mailboxes.changed:
+            self._mark()
+        while message is None:
+            receiver = self._wait(channel, loop, is_new_name=is_new_name, keeps_place=keeps_place)
+            self._taken = 0
+            is_new_name, keeps_place = False, True
+            try:
+                await receiver
+            except BaseException:
+                self.leave(channel, receiver)
+                raise
+            message = mailboxes.take_from(channel, receiver)
+        return message
+
+    def _wait(
+        self,
+        channel: str,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        is_new_name: bool,
+        keeps_place: bool = False,
+    ) -> asyncio.Future[None]:
+        """Puts the running coroutine in line, and makes sure that it is called."""
+        receiver, is_first = self._mailboxes.wait(channel, loop, keeps_place=keeps_place)
+        if (
+            is_new_name
+            or is_first
+            or self._arms_always
+            or loop not in self.watched
+            or "!" not in channel
+        ):
             try:
                 # Until it was in line, the sweeper of another loop could forget the name.
                 is_new_name |= is_first and self._own(channel)
-                if (
-                    is_new_name
-                    or self._arms_always
-                    or loop not in self.watched
-                    or "!" not in channel
-                ):
-                    self._arm(channel, loop, is_new_name=is_new_name)
-                    is_new_name = False
-                await receiver
+                self._arm(channel, loop, is_new_name=is_new_name)
             except BaseException:
-                self._leave(channel, receiver)
+                self.leave(channel, receiver)
                 raise
+        return receiver
+
+    def leave(self, channel: str, receiver: asyncio.Future[None]) -> None:
+        """The coroutine was cancelled: another one may take its message."""
+        if self._mailboxes.leave(channel, receiver) and "!" not in channel:
+            self._claims.requeue()
 
     async def _begin(
         self,
@@ -139,10 +175,6 @@ class Receiving:
             self._arm(channel, loop, is_new_name=is_new_name)  # it may never have to wait
             is_new_name |= await self._yield_loop(channel)
         return is_new_name
-
-    def _leave(self, channel: str, receiver: asyncio.Future[None]) -> None:
-        if self._mailboxes.leave(channel, receiver) and "!" not in channel:
-            self._claims.requeue()
 
     async def _yield_loop(self, channel: str) -> bool:
         """Lets other coroutines run.  Returns whether the name is new after that."""

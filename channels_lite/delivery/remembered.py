@@ -89,6 +89,7 @@ class HistoryMailboxes(AllMailboxes):
         with self._lock:
             mailbox = self._mailboxes.get(channel)
             if mailbox is not None:
+                mailbox.take_back()
                 self._withdraw(channel, mailbox, group)
 
     def _has_expired(self, channel: str, mailbox: Mailbox, message: Message) -> None:

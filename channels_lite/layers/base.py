@@ -230,8 +230,23 @@ class BaseSQLiteChannelLayer(GroupMethods):
         of another process.
         """
         enter()
-        receive = self._engine.receiving.receive
-        return await receive(channel, self.require_valid_channel_name, self._decode)
+        receiving = self._engine.receiving
+        decoded = None
+        while decoded is None:
+            receiver = receiving.stand_by(channel)
+            if receiver is None:
+                message = await receiving.receive(channel, self.require_valid_channel_name)
+            else:
+                try:
+                    await receiver
+                except BaseException:
+                    receiving.leave(channel, receiver)
+                    raise
+                message = receiving.take(channel, receiver) or await receiving.receive(
+                    channel, self.require_valid_channel_name, keeps_place=True
+                )
+            decoded = self._decode(channel, message)
+        return decoded
 
     def _decode(self, channel: str, taken: Message) -> dict[str, Any] | None:
         stats = self._engine.stats

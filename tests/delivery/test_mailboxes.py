@@ -50,11 +50,32 @@ async def test_receiver_that_was_beaten_stays_first_in_line():
     first, second = (mailboxes.wait("p!a", loop)[0] for _ in range(2))
     put(mailboxes, "p!a")
     assert mailboxes.take("p!a", 0.0) is not None  # by one that came just now
-    assert mailboxes.take("p!a", 0.0, first) is None
+    assert mailboxes.take_from("p!a", first) is None
     first, _ = mailboxes.wait("p!a", loop, keeps_place=True)
     put(mailboxes, "p!a")
     assert first.done()
     assert not second.done()
+
+
+async def test_message_of_a_cancelled_receiver_comes_first():
+    """Those who were called for later messages, and did not have their turn, take earlier ones."""
+    mailboxes, loop = mailboxes_of(10), asyncio.get_running_loop()
+    receivers = [mailboxes.wait("p!a", loop)[0] for _ in range(3)]
+    for number in range(4):
+        put(mailboxes, "p!a", data=b"%d" % number)
+    mailboxes.leave("p!a", receivers[0])
+    assert [mailboxes.take_from("p!a", each) for each in receivers[1:]] == [None, None]
+    assert drain(mailboxes, "p!a") == [b"0", b"1", b"2", b"3"]
+
+
+async def test_flush_voids_what_is_in_a_hand():
+    """Its receiver waits for the next message."""
+    mailboxes, loop = mailboxes_of(10), asyncio.get_running_loop()
+    receiver, _ = mailboxes.wait("p!a", loop)
+    put(mailboxes, "p!a")
+    mailboxes.void(FlushMark(5, 0.0))
+    assert mailboxes.take_from("p!a", receiver) is None
+    assert mailboxes.is_empty
 
 
 def test_receiver_on_a_loop_that_stands_still_strands_nothing():
