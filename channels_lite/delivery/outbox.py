@@ -110,10 +110,11 @@ class Outbox:
             self._in_a_row += 1
             if self._in_a_row >= PER_ITERATION:
                 self._send_soon()
-            full = self._hand_over(envelopes)
-            missed = _missed(envelopes)
-            if missed is not None:
-                return missed
+            if envelopes[0].recipients or len(envelopes) > 1:  # else for a plain channel
+                full = self._hand_over(envelopes)
+                missed = _missed(envelopes)
+                if missed is not None:
+                    return missed
         write = _Write(partial(sql.insert_all, envelopes=envelopes), envelopes)
         if is_first and not full and not self._is_open:
             self._is_open = True
@@ -164,7 +165,6 @@ class Outbox:
     def _send_all(self) -> None:
         writes = [write for write in self._blocked + self._to_send if not write.is_cancelled]
         self._blocked, self._to_send = [], []
-        done = []
         full = self._hand_over(
             [each for write in writes for each in write.envelopes if not each.is_settled]
         )
@@ -172,16 +172,15 @@ class Outbox:
             missed = _missed(write.envelopes)
             if missed is not None:
                 write.outcome = Outcome(missed)
-                done.append(write)
+                self._done.append(write)
             elif full and write.waits_only_for(full):
                 self._blocked.append(write)
             else:
                 self._waiting.append(write)
         self._room.watch(full if self._blocked else set())
-        self._finish_later(done)
+        self._finish_later()
 
-    def _finish_later(self, writes: Iterable[_Write[Any]]) -> None:
-        self._done.extend(writes)
+    def _finish_later(self) -> None:
         if self._done and not self._is_finishing:
             self._finish()
 
@@ -221,7 +220,9 @@ class Outbox:
         values = [None] * len(writes) if outcome.value is None else outcome.value[0]
         for write, value in zip(writes, values, strict=True):
             write.outcome = Outcome(value, outcome.error)
-        self._finish_later(writes)
+            if write.future is not None:
+                self._done.append(write)
+        self._finish_later()
         self._is_open = bool(self._waiting)
         if self._waiting:
             self._loop.call_soon(self._commit)

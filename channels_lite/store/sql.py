@@ -224,7 +224,7 @@ def insert(execute: Execute, batch: Batch, envelope: Envelope) -> bool:
         envelope.expires_at,
         envelope.name,
         envelope.recipients,
-        not envelope.channel,
+        0 if envelope.channel else 1,  # sqlite3 would look for an adapter of bool
         envelope.data,
     )
     if "!" in envelope.name:
