@@ -48,8 +48,7 @@ class AllMailboxes(Mailboxes):
             for row, data in claimed:
                 mailbox.claimed[row.id] = row
                 mailbox.add(Message(row.id, data, row.expires_at), running)
-                self._messages += 1
-            self._receivers -= mailbox.forget_closed_loops()
+            mailbox.forget_closed_loops()
             return len(mailbox.claimed) <= len(mailbox.receivers)
 
     def plain_channels(self) -> set[str]:
@@ -58,8 +57,8 @@ class AllMailboxes(Mailboxes):
             return {name for name, mailbox in self._plain.items() if mailbox.receivers}
 
     def is_wanted(self, channel: str) -> bool:
-        """Whether a coroutine waits for another message.  Without the lock, so only a guess."""
-        mailbox = self.get(channel)
+        """Whether a receiver waits on this plain channel, as far as is known without the lock."""
+        mailbox = self._plain.get(channel)
         return mailbox is not None and len(mailbox.receivers) > len(mailbox.claimed)
 
     def wanted(self, channels: Iterable[str]) -> dict[str, int]:
@@ -69,7 +68,7 @@ class AllMailboxes(Mailboxes):
             for name in channels:
                 mailbox = self._plain.get(name)
                 if mailbox is not None:
-                    self._receivers -= mailbox.forget_closed_loops()
+                    mailbox.forget_closed_loops()
                     missing = len(mailbox.receivers) - len(mailbox.claimed)
                     if missing > 0:
                         wanted[name] = missing
@@ -81,7 +80,7 @@ class AllMailboxes(Mailboxes):
         with self._lock:
             for name, mailbox in self._plain.items():
                 if mailbox.claimed:
-                    self._receivers -= mailbox.forget_closed_loops()
+                    mailbox.forget_closed_loops()
                     while mailbox.messages and not mailbox.receivers:
                         unwanted.append((name, mailbox.claimed[mailbox.messages[0].id]))
                         self._pop(name, mailbox)

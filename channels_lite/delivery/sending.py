@@ -58,7 +58,7 @@ class Sending:
         local = self._local
         if not is_callers and recipient and local.takes(name):
             message = Message(0, data, now + expiry, now)
-            full = local.put([channel], message)
+            full = local.put([channel], message, now)
             missed = await local.settle(full, message) if full or local.owes_turn else 0
         else:
             envelopes = [sql.Envelope(name, recipient, channel, data, now, now + expiry)]
