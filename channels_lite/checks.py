@@ -8,7 +8,8 @@ With ``check --deploy``, which may read the database and never writes to it: ``W
 tables; ``W004`` a rollback journal; ``W005`` each message waits for the disk; ``W006``
 ATOMIC_REQUESTS; ``W007`` CONN_MAX_AGE under ASGI; ``W008`` two copies of SQLite; ``W009`` a notify
 layer that polls; ``W010`` an ``init_command`` that conflicts with the layers; ``W011`` a relay
-whose engine is unavailable; ``I001`` a SQLite version that may corrupt a database.
+whose engine is unavailable; ``W012`` rows of histories that are not read because of a relay;
+``I001`` a SQLite version that may corrupt a database.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from channels_lite.wake.hooks import hooks
 __all__ = [
     "check_databases",
     "check_file_systems",
+    "check_histories",
     "check_init_command",
     "check_journal",
     "check_layers",
@@ -388,6 +390,36 @@ def check_relay(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
                     hint="Fix it, or start the engine. Until then, messages on this machine are "
                     "delivered, and no message reaches another machine.",
                     id="channels_lite.W011",
+                )
+            )
+    return found
+
+
+@register(TAG, deploy=True)
+def check_histories(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
+    """W012: rows of before the relay, or of code that inserts them."""
+    found: list[CheckMessage] = []
+    for alias in our_layers():
+        try:
+            config = channel_layers[alias].config
+            if config.relay is None or not config.group_history or is_in_memory(config.database):
+                continue
+            if not Source(config.database).path.exists():
+                continue  # a connection would create it
+            with connections[config.database].cursor() as cursor:
+                cursor.execute("SELECT count(*) FROM channels_lite_groupmessage")
+                [count] = cursor.fetchone()
+        except (ImproperlyConfigured, TypeError, DatabaseError, OSError):
+            continue  # E001 and W003 say so
+        if count:
+            found.append(
+                Warning(
+                    f"The database {config.database!r} has {count} messages of histories, which "
+                    f"no process reads: with a relay, the histories of layer {alias!r} are in its "
+                    "engine.",
+                    hint="Send with group_send(), not with GroupMessage.objects.create() or SQL. "
+                    "Rows of before the relay can be deleted in the admin.",
+                    id="channels_lite.W012",
                 )
             )
     return found

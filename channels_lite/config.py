@@ -85,7 +85,7 @@ class Config:
     group_expiry: float = _key(86400, _SECONDS)
     #: The groups that keep a history.  Each key is a glob or a compiled pattern for the group's
     #: name; the first match applies.  Each value is ``{"messages": n, "seconds": s}``: a group
-    #: keeps its last n messages for s seconds.  Not together with ``relay``.
+    #: keeps its last n messages for s seconds.
     group_history: Mapping[str | re.Pattern[str], Mapping[str, float]] | None = _key(None, _HISTORY)
     #: Seconds between two reads of the table.  If this is ``None``, a layer that polls reads every
     #: 0.1 s.  The notify layer reads when it is woken, and as a fallback every 5 s.
@@ -129,11 +129,6 @@ class Config:
                     f"{layer}: CONFIG[{name!r}] must be {what}, but is {value!r}."
                 )
         config = cls(**values)
-        if config.group_history and config.relay is not None:
-            raise ImproperlyConfigured(
-                f"{layer}: CONFIG['group_history'] does not work with CONFIG['relay'] yet; remove "
-                "one of them."
-            )
         config._check_database(layer)
         return config
 

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 from channels_lite.errors import InvalidPosition
 
-__all__ = ["History", "Joined", "Limit", "Limits", "Position", "limits_of", "parse"]
+__all__ = ["MOST", "History", "Joined", "Limit", "Limits", "Position", "limits_of", "parse"]
 
 # SQLite's integers have at most 19 digits.
 POSITION = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
+#: The largest integer of SQLite.
 MOST = 2**63 - 1
 
 

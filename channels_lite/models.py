@@ -149,6 +149,8 @@ class GroupMembership(models.Model):
 class GroupMessage(models.Model):
     """A message in the history of a group, which members receive from here.
 
+    With a relay, histories are in its engine, and rows are not read.
+
     ``id`` grows in the order of commits, and is never reused.  A row is deleted when the group has
     enough newer ones, or when it is too old (``group_history``).  Do not delete single rows: the
     layer could not tell clients that they are gone.

@@ -34,10 +34,6 @@ from tests.conftest import TIMEOUT, use_database
         ({"group_history": {"a*": {"messages": 1, "seconds": 0}}}, "both positive"),
         ({"group_history": {"a*": {"messages": 1}}}, "both positive"),
         ({"group_history": ["a*"]}, "both positive"),
-        (
-            {"group_history": {"a*": {"messages": 1, "seconds": 1}}, "relay": "redis://localhost"},
-            "does not work with CONFIG",
-        ),
         ({"symmetric_encryption_keys": "secret"}, "must be a list of strings or bytes"),
         ({"database": "elsewhere"}, "which is not in DATABASES; its aliases: channels, default"),
         ({"serializer_format": "pickle"}, "no serializer 'pickle'; there are json, msgpack"),

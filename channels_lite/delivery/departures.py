@@ -12,9 +12,9 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from channels.exceptions import MessageTooLarge
 
@@ -22,15 +22,18 @@ from channels_lite.delivery.capacity import Capacities
 from channels_lite.delivery.missed import Missed
 from channels_lite.delivery.stats import Stats
 from channels_lite.errors import StoreUnavailable
+from channels_lite.history import Limit
+from channels_lite.relay import Link
 from channels_lite.relay.posts import Post
 from channels_lite.relay.relay import Relay
-from channels_lite.relay.wire import Entry
+from channels_lite.relay.wire import Appended, Entry, encode
 from channels_lite.store.django import after_commit_of, tell_committed, transaction_of_caller
 
 __all__ = ["Departures"]
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Work = Callable[[], Coroutine[Any, Any, None]]
 
 # Seconds between two warnings.
@@ -73,24 +76,49 @@ class Departures:
 
     async def put(self, entry: Entry) -> bool:
         """Puts a job.  False: its channel is full.  Raises the same."""
+        work = partial(self._put, entry), partial(self._put_committed, entry)
+        return await self._request(entry, f"a job for {entry.name}", *work) is not False
+
+    async def _put(self, entry: Entry) -> bool:
+        capacity = self._capacities.messages(entry.name)
+        return await self._do(entry, lambda link: link.put(*entry, capacity))
+
+    async def append(self, entry: Entry, limit: Limit) -> None:
+        """Appends to the history of a group.  Raises the same."""
+        work = partial(self._append, entry, limit)
+        await self._request(entry, f"a message to the history of {entry.name}", work, work)
+
+    async def _append(self, entry: Entry, limit: Limit) -> None:
+        told = self._relay.subjects.group(entry.name), encode(Appended())
+        members = await self._do(entry, lambda link: link.append(*entry[:2], limit, told))
+        self._stats.relayed += 1
+        if members:
+            await self.put_each(entry, members)
+
+    async def _request(
+        self,
+        entry: Entry,
+        what: str,
+        now: Callable[[], Coroutine[Any, Any, T]],
+        after_commit: Work,
+    ) -> T | None:
+        """Does ``now``; or ``after_commit`` after the commit of the caller, and returns None."""
         self._relay.publisher.require_room(entry)
         caller = transaction_of_caller(self._database)
         tell_committed()
         if caller is not None:
-            work = partial(self._put_committed, entry)
-            await self.after(caller, f"a job for {entry.name}", work, len(entry.data))
-            return True
+            await self.after(caller, what, after_commit, len(entry.data))
+            return None
         await self.catch_up()
-        return await self._relay.call(self._put, entry)
+        return await self._relay.call(now)
 
-    async def _put(self, entry: Entry) -> bool:
+    async def _do(self, entry: Entry, verb: Callable[[Link], Awaitable[T]]) -> T:
         relay = self._relay
         await relay.connection.wait()
         relay.publisher.require_room(entry)  # before, the limit may not have been known
-        capacity = self._capacities.messages(entry.name)
         relay.budget.take(len(entry.data))
         try:
-            return await relay.connection.do(lambda link: link.put(*entry, capacity))
+            return await relay.connection.do(verb)
         finally:
             relay.budget.give_back(len(entry.data))
 

@@ -274,12 +274,12 @@ class Histories:
             call_on(loop, self.feed, channel)
 
     def feed(self, channel: str) -> None:
-        """Reads the next messages of a member that is behind, if its mailbox is empty.
+        """Reads the next messages of a member that is behind, if all in its mailbox have receivers.
 
         Call it on a running loop.
         """
         mailbox = self._mailboxes.get(channel)
-        if mailbox is not None and mailbox.messages:
+        if mailbox is not None and mailbox.messages and not mailbox.receivers:
             return
         loop = asyncio.get_running_loop()
         with self._lock:

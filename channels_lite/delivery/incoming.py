@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from django.core.exceptions import ImproperlyConfigured
@@ -15,7 +15,7 @@ from django.core.exceptions import ImproperlyConfigured
 from channels_lite.delivery.imports import Imports
 from channels_lite.delivery.jobs import Jobs
 from channels_lite.delivery.neighbours import Neighbours
-from channels_lite.delivery.relayed import RelayedSending
+from channels_lite.delivery.relayed import Begins, RelayedSending
 from channels_lite.delivery.roster import Roster
 from channels_lite.errors import StoreUnavailable
 from channels_lite.names import token_of
@@ -59,6 +59,8 @@ class Incoming:
         sending: RelayedSending,
         neighbours: Neighbours,
         table: Table,
+        appended: Callable[[], None],
+        came_back: Callable[[], None],
     ) -> None:
         self._token = token
         self._roster = roster
@@ -66,6 +68,8 @@ class Incoming:
         self._neighbours = neighbours
         self._table = table
         self._has_connected = False
+        self.appended = appended
+        self.came_back = came_back
         self.take = imports.take
         self.take_job = jobs.take
         self.groups = roster.groups
@@ -93,7 +97,8 @@ class Incoming:
             return f"{asked.channel} is not a channel of this process"
         try:
             if asked.expiry > 0:
-                await self._sending.join(asked.group, asked.channel, asked.expiry)
+                begins = None if asked.after is None else Begins(asked.after, asked.is_anew)
+                await self._sending.join(asked.group, asked.channel, asked.expiry, begins=begins)
             else:
                 await self._sending.leave(asked.group, asked.channel)
         except (StoreUnavailable, ImproperlyConfigured) as error:

@@ -2,7 +2,7 @@
 
 Everything that knows where the log is, is here and in `store.history`: `histories` only asks for
 what is new and for what is after an id.  Here it is a table.  A process that has appended wakes the
-processes with members, as for a row.
+processes with members, as for a row.  With a relay, `relayed_log` puts it into the engine.
 
 Thread: the caller's loop.  The counts of appended messages may be slightly wrong, so no lock.
 """
@@ -29,13 +29,13 @@ from channels_lite.serializers import BaseMessageSerializer
 from channels_lite.store import Done, Execute, Outcome, Store, history, sql, trimming
 from channels_lite.store.django import tell_committed, transaction_of_caller
 
-__all__ = ["Log"]
+__all__ = ["CHUNK", "Log", "without_history"]
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-# Rows that one read returns to a member that catches up.
+#: Rows that one read returns to a member that catches up.
 CHUNK = 250
 # A process that appends more than this, and more than an eighth of what the group keeps, trims the
 # group itself, because the next sweep may be far.
@@ -197,30 +197,36 @@ class Log:
 
         Without a known position, the last messages.
         """
-        if not self._clock.now():
-            await self._generations.ask()
-
-        is_complete = position is None or await self._query(
-            partial(history.is_known, group=group, position=position)
-        )
-        row = 0
+        is_complete, end = await self._place(group, position)
         if position is not None and is_complete:
-            row, end = position.id, position
+            row = position.id
         else:
-            here = await self._query(partial(history.last, group=group))
-            end = await self._begin(group) if here is None else here
-            if limit is not None:
-                row = await self._query(partial(history.before, group=group, most=limit))
+            row = await self._before(group, limit)
         rows: list[history.Remembered] = []
         is_all = False
         while not is_all and (limit is None or len(rows) < limit):
             most = CHUNK if limit is None else min(CHUNK, limit - len(rows))
-            found = await self._query(partial(history.after, group=group, row=row, most=most))
+            found = await self._page(group, row, most)
             if found.trimmed > row and (rows or (position is not None and row == position.id)):
                 is_complete = False
             rows += found.rows
             row, is_all = (rows[-1].id if rows else row), found.is_all
         return rows, is_complete, rows[-1].position if rows else end
+
+    async def _place(self, group: str, position: Position | None) -> tuple[bool, Position]:
+        """Whether everything after ``position`` is there, and from where to read then.
+
+        Without a position, or if it is unknown, that is the end.
+        """
+        if not self._clock.now():
+            await self._generations.ask()
+        is_complete = position is None or await self._query(
+            partial(history.is_known, group=group, position=position)
+        )
+        if position is not None and is_complete:
+            return True, position
+        here = await self._query(partial(history.last, group=group))
+        return is_complete, await self._begin(group) if here is None else here
 
     async def _begin(self, group: str) -> Position:
         def operation(execute: Execute, batch: sql.Batch) -> Position:
@@ -228,6 +234,15 @@ class Log:
                 return history.here(execute, group, batch.now)
 
         return await self._outgoing.write(operation)
+
+    async def _before(self, group: str, most: int | None) -> int:
+        """The id after which the last ``most`` messages are; None: all of them."""
+        if most is None:
+            return 0
+        return await self._query(partial(history.before, group=group, most=most))
+
+    async def _page(self, group: str, row: int, most: int) -> history.After:
+        return await self._query(partial(history.after, group=group, row=row, most=most))
 
     async def _query(self, query: Callable[[Execute], T]) -> T:
         if transaction_of_caller(self._database) is not None:

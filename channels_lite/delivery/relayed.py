@@ -13,21 +13,31 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from channels_lite import signals
 from channels_lite.delivery.departures import Departures
 from channels_lite.delivery.roster import Roster
 from channels_lite.delivery.sending import Sending
 from channels_lite.errors import StoreUnavailable
-from channels_lite.names import token_of
+from channels_lite.names import split, token_of
 from channels_lite.relay import Link
 from channels_lite.relay.relay import Relay
 from channels_lite.relay.wire import Entry, Membership
 from channels_lite.serializers import BaseMessageSerializer
+from channels_lite.store import Execute, history, sql
 from channels_lite.store.django import tell_committed, transaction_of_caller
 
-__all__ = ["RelayedSending"]
+__all__ = ["Begins", "RelayedSending"]
+
+
+class Begins(NamedTuple):
+    """From where a membership in a group with a history gets messages."""
+
+    #: The id after which they are.
+    after: int
+    #: Whether an existing membership begins there, too.
+    is_anew: bool
 
 
 class RelayedSending(Sending):
@@ -47,6 +57,8 @@ class RelayedSending(Sending):
         self._roster = roster
         self._departures = departures
         self._serializer = serializer
+        #: Called with the id of a new membership in a group with a history.
+        self.entered: Callable[[str, str, int], None] = lambda *_: None
 
     def _is_here(self, channel: str) -> bool:
         """Whether a process-local channel belongs to this node, or to none."""
@@ -107,19 +119,58 @@ class RelayedSending(Sending):
         channel: str,
         expiry: float,
         and_then: Callable[[None], None] = lambda _: None,
+        begins: Begins | None = None,
     ) -> None:
-        """See `Sending.join`.  When it returns, messages from other nodes to the group arrive."""
+        """See `Sending.join`.  When it returns, messages from other nodes to the group arrive.
+
+        ``begins`` is for groups with a history.
+        """
         if "!" not in channel:
             await self._in_engine(lambda link: link.join(group, channel, expiry))
         elif token_of(channel) == self._relay.token:
-            await self._join_own(group, channel, expiry)
+            await self._join_own(group, channel, expiry, begins)
         elif self._is_here(channel):
-            await super().join(group, channel, expiry, and_then)
+            await self._join_row(group, channel, expiry, and_then, begins)
             await self._tell_neighbour(group, channel, expiry)
         else:
-            await self._ask(group, channel, expiry)
+            await self._ask(group, channel, expiry, begins)
 
-    async def _join_own(self, group: str, channel: str, expiry: float) -> None:
+    async def _join_row(
+        self,
+        group: str,
+        channel: str,
+        expiry: float,
+        and_then: Callable[[None], None],
+        begins: Begins | None,
+    ) -> None:
+        """Writes the membership."""
+        if begins is None:
+            await super().join(group, channel, expiry, and_then)
+            return
+        now = self._clock.now() or await self._generations.ask()
+
+        def operation(execute: Execute, batch: sql.Batch) -> int:
+            with batch.transaction(execute):
+                return history.enter(
+                    execute,
+                    group,
+                    channel,
+                    now=batch.now,
+                    expires_at=now + expiry,
+                    after=begins.after,
+                    is_anew=begins.is_anew,
+                )
+
+        def tell(membership: int) -> None:
+            and_then(None)
+            self.entered(group, channel, membership)
+            self._outgoing.wake([split(channel)[0]])
+
+        await self._outgoing.write(operation, tell)
+
+    async def _join_own(
+        self, group: str, channel: str, expiry: float, begins: Begins | None
+    ) -> None:
         relay, roster = self._relay, self._roster
         if not relay.groups.is_subscribed(group, enters=True):
             with suppress(StoreUnavailable):  # `Relay` subscribes when the engine is back
@@ -127,8 +178,8 @@ class RelayedSending(Sending):
         is_callers = transaction_of_caller(self._database) is not None
         now = self._clock.now() or await self._generations.ask()
         try:
-            await super().join(
-                group, channel, expiry, lambda _: roster.add(group, channel, now + expiry)
+            await self._join_row(
+                group, channel, expiry, lambda _: roster.add(group, channel, now + expiry), begins
             )
         finally:
             (relay.groups.hold if is_callers else relay.groups.entered)(group)
@@ -157,9 +208,11 @@ class RelayedSending(Sending):
         with suppress(StoreUnavailable):
             await self._ask(group, channel, expiry)
 
-    async def _ask(self, group: str, channel: str, expiry: float) -> None:
+    async def _ask(
+        self, group: str, channel: str, expiry: float, begins: Begins | None = None
+    ) -> None:
         """Changes a membership in the process of a channel."""
-        asked = Membership(self._relay.node, group, channel, expiry)
+        asked = Membership(self._relay.node, group, channel, expiry, *(begins or ()))
         await self._elsewhere(self._relay.envelopes.ask, asked, token_of(channel))
 
     async def _in_engine(self, verb: Callable[[Link], Awaitable[None]]) -> None:

@@ -196,7 +196,8 @@ class BaseSQLiteChannelLayer(GroupMethods):
         ``history_is_complete``, which members find in it.
 
         Raises what ``send`` raises, except ``ChannelFull``.  After ``StoreUnavailable``, members
-        that need no row have received the message.
+        that need no row have received the message.  With a relay, a history is in its engine: if
+        that does not answer, the message may be in the history all the same.
         """
         enter()
         self.require_valid_group_name(group)

@@ -233,7 +233,7 @@ class Parts:
         )
 
     def _start_histories(self, mailboxes: HistoryMailboxes) -> None:
-        self.log = Log(
+        self.log = self._make_log(
             database=self.config.database,
             limits=self.limits or (lambda _: None),
             store=self.store,
@@ -271,6 +271,9 @@ class Parts:
 
     def _make_claims(self, **parts: Any) -> Claims:
         return Claims(**parts)
+
+    def _make_log(self, **parts: Any) -> Log:
+        return Log(**parts)
 
     def relay_report(self) -> RelayReport | None:
         """The state of the relay; None if there is no relay."""

@@ -25,8 +25,10 @@ from channels_lite.delivery.departures import Departures
 from channels_lite.delivery.imports import Imports
 from channels_lite.delivery.incoming import Incoming
 from channels_lite.delivery.jobs import Jobs
+from channels_lite.delivery.log import Log
 from channels_lite.delivery.neighbours import Neighbours
 from channels_lite.delivery.relayed import RelayedSending
+from channels_lite.delivery.relayed_log import RelayedLog
 from channels_lite.delivery.roster import Roster
 from channels_lite.delivery.sending import Sending
 from channels_lite.errors import StoreUnavailable
@@ -77,16 +79,23 @@ class RelayedEngine(Engine):
 
     def _make_sending(self, **parts: Any) -> Sending:
         self.relay = Relay(self._relay_settings.of(self.token), self._relay_link)
+        self._departures = Departures(
+            self.relay, self.config.database, self._capacities, self.missed, self.stats
+        )
         self._relayed = RelayedSending(
             relay=self.relay,
             roster=self.roster,
-            departures=Departures(
-                self.relay, self.config.database, self._capacities, self.missed, self.stats
-            ),
+            departures=self._departures,
             serializer=self.serializer,
             **parts,
         )
         return self._relayed
+
+    def _make_log(self, **parts: Any) -> Log:
+        self._relayed.entered = self.forget_membership
+        return RelayedLog(
+            relay=self.relay, departures=self._departures, sending=self._relayed, **parts
+        )
 
     def _make_claims(self, **parts: Any) -> Claims:
         jobs = Jobs(relay=self.relay, capacities=self._capacities, stats=self.stats, **parts)
@@ -108,6 +117,8 @@ class RelayedEngine(Engine):
             sending=self._relayed,
             neighbours=Neighbours(self.presence, lambda: self.source.sidecar),
             table=self,
+            appended=self._look_at_histories,
+            came_back=self._came_back,
         )
         return jobs
 
@@ -119,6 +130,25 @@ class RelayedEngine(Engine):
         self.reader.deliver()
         if not loops and self.mailboxes.needs_clock:
             self._keep_time()
+
+    def forget_membership(self, group: str, channel: str, but: int) -> None:
+        """See `Engine.forget_membership`.  Also looks, because it may be another loop's."""
+        super().forget_membership(group, channel, but)
+        self._look_at_histories()
+
+    def _look_at_histories(self) -> None:
+        """Looks on a receiving loop; a stopped one looks when it runs again."""
+        if self.histories is not None:
+            self._on_receiving_loop(self.histories.look)
+
+    def _came_back(self) -> None:
+        self._look_at_histories()
+        if self.histories is not None:
+            self._on_receiving_loop(self.histories.feed_all)
+
+    def _on_receiving_loop(self, callback: Callable[[], None]) -> None:
+        loops = sorted(self.waiter.watched, key=lambda loop: not loop.is_running())
+        any(soon(loop, callback) for loop in loops)
 
     # The table, for what other processes ask.  See `delivery.incoming.Table`.
 

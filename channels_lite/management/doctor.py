@@ -97,6 +97,8 @@ def _relay(layer: BaseSQLiteChannelLayer) -> Finding:
     said = f"node {node}, {tried.engine or 'no engine'} at {tried.url}"
     if tried.engine:
         said += f", round trip {1000 * tried.seconds:.2f} ms"
+    if tried.kept is not None:
+        said += f", histories with {tried.kept[0]} messages of {tried.kept[1]} groups"
     return Finding("relay", f"{said}{': ' if tried.fault else ''}{tried.fault}",
                    "as it says" if tried.fault else "")  # fmt: skip
 

@@ -68,7 +68,9 @@ def draw(alias: str, taken: Snapshot, before: Snapshot | None = None) -> Rendera
     totals.add_row("processes", said)
     totals.add_row("rows", f"{taken.waiting} waiting, {taken.expired} expired, {stored}")
     totals.add_row("groups", f"{taken.group_count}, {taken.memberships} memberships")
-    if taken.remembered:
+    if taken.is_engine_remembering:
+        totals.add_row("histories", "in the relay's engine")
+    elif taken.remembered:
         totals.add_row("histories", f"{taken.remembered} messages")
     totals.add_row(
         "file",

@@ -30,6 +30,8 @@ class Tried:
     seconds: float
     #: What is wrong and how to fix it; "" if nothing is.
     fault: str
+    #: Messages in all histories, and their groups; None: no group has one.
+    kept: tuple[int, int] | None = None
 
 
 class _Nobody:
@@ -52,7 +54,10 @@ async def try_out(config: Config) -> Tried:
         await asyncio.wait_for(link.open(()), TIMEOUT)
         began = time.perf_counter()
         await asyncio.wait_for(link.ping(), TIMEOUT)
-        return Tried(settings.shown, link.engine, time.perf_counter() - began, link.lack)
+        seconds = time.perf_counter() - began
+        must_count = config.group_history and not link.lack
+        kept = await asyncio.wait_for(link.kept(), TIMEOUT) if must_count else None
+        return Tried(settings.shown, link.engine, seconds, link.lack, kept)
     except StoreUnavailable as error:
         return Tried(settings.shown, "", 0.0, str(error))
     except (TimeoutError, asyncio.TimeoutError):

@@ -132,6 +132,8 @@ class DatabaseCollector(Collector):
                 continue
             for name, gauge in gauges.items():
                 value = getattr(taken, name)
+                if name == "remembered" and taken.is_engine_remembering:
+                    continue  # it would be the same for all nodes
                 if name == "processes":
                     value = sum(each.is_alive for each in value)
                 gauge.add_metric([alias], value)

@@ -166,6 +166,8 @@ class Snapshot:
     #: The name of this node, and the relay's URL; "" if there is none.
     node: str = ""
     relay: str = ""
+    #: Whether histories are there, and so not in the database.
+    is_engine_remembering: bool = False
 
 
 def take(layer: BaseSQLiteChannelLayer, after: int = 0) -> Snapshot:
@@ -193,7 +195,13 @@ def _with_relay(layer: BaseSQLiteChannelLayer, taken: Snapshot) -> Snapshot:
     if config.relay is None:
         return taken
     shown = settings_of("", config.relay, config.relay_options, 1, 1).shown
-    return replace(taken, node=known_name(Path(taken.path)), relay=shown)
+    taken = replace(taken, node=known_name(Path(taken.path)), relay=shown)
+    # Rows of before the relay are not read any more.
+    return (
+        replace(taken, is_engine_remembering=True, remembered=0, histories=[])
+        if config.group_history
+        else taken
+    )
 
 
 def require_file(source: Source) -> None:

@@ -16,13 +16,25 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from django.core.exceptions import ImproperlyConfigured
 
 from channels_lite.errors import StoreUnavailable
+from channels_lite.history import Limit, Limits
 
-__all__ = ["InDoubt", "Link", "Listener", "Settings", "link_class", "settings_of"]
+__all__ = [
+    "Head",
+    "InDoubt",
+    "Link",
+    "Listener",
+    "Page",
+    "Recent",
+    "Settings",
+    "link_class",
+    "most_of",
+    "settings_of",
+]
 
 #: For each scheme: module, class, the package it needs, and the extra that installs it.
 ADAPTERS = {
@@ -31,6 +43,9 @@ ADAPTERS = {
         ("redis", "rediss", "valkey", "valkeys", "unix"), ("redis", "RedisLink", "redis", "redis")
     ),
 }
+
+# Messages that a group has in the engine beyond its limit, or an eighth of that.
+FLOOD = 1000
 
 
 class InDoubt(StoreUnavailable):
@@ -61,6 +76,51 @@ class Settings:
     def shown(self) -> str:
         """The URL without secrets."""
         return re.sub(r"(?<=//)[^/]*@|(?<=,)[^/,]*@", "", self.url)
+
+
+class Head(NamedTuple):
+    """The log of all histories: one order, and one sequence of ids, for all groups."""
+
+    #: A number that differs after a flush, or after a loss of the data.  Ids grow all the same.
+    epoch: int
+    #: The id of the last message of all groups.
+    last: int
+
+
+class Page(NamedTuple):
+    """Messages of one group after an id."""
+
+    head: Head
+    #: Each with its id, oldest first.
+    rows: list[tuple[int, bytes]]
+    #: Whether there were no more.
+    is_all: bool
+    #: If this is above that id, messages of the group up to this one are gone.
+    trimmed: int
+    #: The last message of the group; 0: none is known.
+    newest: int
+
+
+class Recent(NamedTuple):
+    """Messages of several groups after an id."""
+
+    head: Head
+    #: The id up to which these are all.
+    through: int
+    #: Each with its group and id, in the order of ids.
+    rows: list[tuple[str, int, bytes]]
+    #: By group, like `Page.trimmed`.
+    trimmed: dict[str, int]
+    #: The same for all groups.
+    floor: int = 0
+
+
+def most_of(limit: Limit) -> int:
+    """The number of messages at which an engine begins to delete the oldest.
+
+    It is above the limit, so that members whose process is busy for a moment miss nothing.
+    """
+    return limit.messages + max(FLOOD, limit.messages // 8)
 
 
 class Listener(Protocol):
@@ -142,8 +202,31 @@ class Link(Protocol):
     async def members(self, group: str) -> list[str]:
         """The plain channels in the group."""
 
+    async def append(
+        self, group: str, data: bytes, limit: Limit, told: tuple[str, bytes]
+    ) -> list[str]:
+        """Adds a message to a history, and then publishes ``told``, a subject and its payload.
+
+        Returns the plain channels in the group.
+        """
+
+    async def recent(self, row: int | None, age: float, limit_of: Limits) -> Recent:
+        """The first messages after the id ``row`` of all groups with a limit; None: no messages.
+
+        They were appended within the last ``age`` seconds.
+        """
+
+    async def after(self, group: str, row: int, most: int, limit: Limit) -> Page:
+        """The first messages of ``group`` after this id, at most ``most``; they may be fewer."""
+
+    async def before(self, group: str, most: int, limit: Limit) -> int:
+        """An id after which there are the last ``most`` messages of ``group``."""
+
+    async def kept(self) -> tuple[int, int]:
+        """The number of messages in all histories, and of their groups."""
+
     async def clear(self) -> None:
-        """Deletes all jobs, and the memberships of all plain channels."""
+        """Deletes all jobs, all histories, and the memberships of all plain channels."""
 
     async def ping(self) -> None:
         """Returns when the engine has answered."""

@@ -14,6 +14,7 @@ from channels_lite.relay.flushes import Flushes
 from channels_lite.relay.host import Host
 from channels_lite.relay.wire import (
     Answer,
+    Appended,
     Copied,
     Flushed,
     Heard,
@@ -52,6 +53,8 @@ class Envelopes:
             group = host.subjects.group_of(subject)
             if not group or message.node != host.node:  # otherwise this node has it already
                 host.receiver.take(group, message.entries)
+        elif isinstance(message, Appended):
+            host.receiver.appended()
         else:
             host.keep(self._came(message, reply))
 

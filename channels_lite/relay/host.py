@@ -31,6 +31,12 @@ class Receiver(Protocol):
     def take(self, group: str, entries: list[Entry]) -> None:
         """Messages from another node to a group, or, with "", to channels of this process."""
 
+    def appended(self) -> None:
+        """A history of a group with members here has a new message."""
+
+    def came_back(self) -> None:
+        """There is a new connection, before which messages of histories may have come."""
+
     def take_job(self, channel: str, data: bytes, ttl: float) -> None:
         """See `Listener.job_came`."""
 

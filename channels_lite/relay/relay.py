@@ -193,6 +193,7 @@ class Relay:
     def has_come(self, link: Link) -> None:
         """See `connection.Owner`."""
         self.jobs.tell_all()
+        self.receiver.came_back()
         if self._says_hello:
             self.envelopes.greet(link)
 

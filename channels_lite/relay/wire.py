@@ -12,6 +12,7 @@ import msgspec
 
 __all__ = [
     "Answer",
+    "Appended",
     "Ask",
     "Copied",
     "Entry",
@@ -53,6 +54,9 @@ class Membership(msgspec.Struct, array_like=True, tag=1):
     group: str
     channel: str
     expiry: float
+    #: In a group with a history: from where it gets messages, and whether it begins anew there.
+    after: int | None = None
+    is_anew: bool = False
 
 
 class Answer(msgspec.Struct, array_like=True, tag=2):
@@ -91,6 +95,10 @@ class Copied(msgspec.Struct, array_like=True, tag=5):
     token: str
 
 
+class Appended(msgspec.Struct, array_like=True, tag=7):
+    """The history of the group of this subject has a new message."""
+
+
 class Ask(msgspec.Struct, array_like=True):
     """A request or its answer, for an engine that has no requests."""
 
@@ -102,7 +110,7 @@ class Ask(msgspec.Struct, array_like=True):
     payload: bytes
 
 
-Message = Messages | Membership | Answer | Flushed | Heard | Hello | Copied
+Message = Messages | Membership | Answer | Flushed | Heard | Hello | Copied | Appended
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Message)

@@ -32,10 +32,13 @@ __all__ = [
     "after",
     "append",
     "before",
+    "enter",
     "here",
     "is_known",
+    "is_member",
     "join",
     "last",
+    "members",
     "news",
 ]
 
@@ -103,6 +106,10 @@ MEMBERS = """
 SIZES = """
     SELECT length(data) FROM channels_lite_groupmessage
     WHERE group_name = ? AND id > ? ORDER BY id LIMIT ?
+"""
+IS_MEMBER = """
+    SELECT EXISTS (SELECT 1 FROM channels_lite_groupmembership
+                   WHERE id = ? AND group_name = ? AND expires_at + 0.0 > ?)
 """
 # One statement, so that its parts belong to one moment.
 AFTER = f"""
@@ -188,11 +195,41 @@ def join(
     Without a position, an existing membership is only renewed.  Returns also its id.
     """
     is_complete = position is None or is_known(execute, group, position)
-    execute(END, (group, channel, now, position is not None))
     begins = position if position is not None and is_complete else None
-    first = None if begins is None else begins.id
-    [(membership,)] = execute(JOIN, (group, channel, expires_at, now, first))
+    membership = enter(
+        execute,
+        group,
+        channel,
+        now=now,
+        expires_at=expires_at,
+        after=None if begins is None else begins.id,
+        is_anew=position is not None,
+    )
     return Joined(is_complete, str(begins or here(execute, group, now))), membership
+
+
+def enter(
+    execute: Execute,
+    group: str,
+    channel: str,
+    *,
+    now: float,
+    expires_at: float,
+    after: int | None,
+    is_anew: bool,
+) -> int:
+    """Makes the channel a member that gets messages after this id; None: after the last one.
+
+    An existing membership is only renewed, unless it ``is_anew``.  Call it in a transaction.
+    """
+    execute(END, (group, channel, now, is_anew))
+    [(membership,)] = execute(JOIN, (group, channel, expires_at, now, after))
+    return int(membership)
+
+
+def is_member(execute: Execute, group: str, membership: int, now: float) -> bool:
+    """Whether this membership still exists."""
+    return bool(execute(IS_MEMBER, (membership, group, now))[0][0])
 
 
 class Known(NamedTuple):
@@ -281,9 +318,16 @@ def news(execute: Execute, asked: Asked) -> News:
     if asked.has_members:
         found.row = asked.row
         _choose(execute, asked, found, rows)
-    if found.membership > asked.membership:
-        new = execute(NEW_MEMBERS, (asked.membership, f".{asked.token}!", asked.now))
-        found.joined = [Membership(*row) for row in new]
+    _read_members(execute, asked, found)
+    return found
+
+
+def members(execute: Execute, asked: Asked, rows: list[New], last: int, *, is_all: bool) -> News:
+    """The same with rows that were read elsewhere, up to the id ``last``."""
+    generation, _, membership = _state(execute)
+    if asked.is_void(generation, last, membership):
+        return News(generation, last, membership, is_new=True)
+    found = News(generation, last, membership, is_all=is_all, rows=rows)
     _read_members(execute, asked, found)
     return found
 
@@ -318,6 +362,9 @@ def _choose(execute: Execute, asked: Asked, found: News, rows: list[Any]) -> Non
 
 
 def _read_members(execute: Execute, asked: Asked, found: News) -> None:
+    if found.membership > asked.membership:
+        new = execute(NEW_MEMBERS, (asked.membership, f".{asked.token}!", asked.now))
+        found.joined = [Membership(*row) for row in new]
     for group in {each.group for each in found.rows} | set(asked.to_check):
         known = asked.known(group)
         # First the version, so that a change in between is noticed the next time.

@@ -6,7 +6,7 @@ import asyncio
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -30,21 +30,26 @@ class LayersMachine(RuleBasedStateMachine):
 
     kind: str
     migrated: bytes
+    #: The alias of each process's database.
+    aliases: tuple[str, str] = ("channels", "channels")
     #: CONFIG besides the database.
-    config: ClassVar[dict[str, Any]]
+    config: dict[str, Any]
 
     def begin_layers(self) -> None:
         # A layer that is collected may still write its last words.
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        self.database = Path(self._folder.name) / "channels.sqlite3"
-        self.database.write_bytes(self.migrated)
-        use_database("channels", self.database)
+        for alias in set(self.aliases):
+            self.database = Path(self._folder.name) / f"{alias}.sqlite3"
+            self.database.write_bytes(self.migrated)
+            use_database(alias, self.database)
         self.loop = asyncio.new_event_loop()
-        self.layers = [self.make_layer(), self.make_layer()]
+        self.layers = [self.make_layer(process) for process in (0, 1)]
 
-    def make_layer(self) -> Any:
+    def make_layer(self, process: int) -> Any:
         interval = 60 if self.kind == "notify" else 0.01
-        return LAYERS[self.kind](database="channels", polling_interval=interval, **self.config)
+        return LAYERS[self.kind](
+            database=self.aliases[process], polling_interval=interval, **self.config
+        )
 
     def run(self, coroutine: Any) -> Any:
         return self.loop.run_until_complete(asyncio.wait_for(coroutine, TIMEOUT))
@@ -56,13 +61,12 @@ class LayersMachine(RuleBasedStateMachine):
         self._folder.cleanup()
 
 
-def run_machine(machine: type[LayersMachine], kind: str, migrated: bytes) -> None:
-    """Plays it with a layer of this kind."""
+def run_machine(machine: type[LayersMachine], *, examples: int | None = None, **what: Any) -> None:
+    """Plays it, with these attributes; ``examples`` is for ``make test``."""
+    amount = THOROUGH if "CHAOS_SCALE" in os.environ else QUICK
+    if examples is not None:
+        amount = amount | {"max_examples": examples}
     run_state_machine_as_test(
-        type("Machine", (machine,), {"kind": kind, "migrated": migrated}),
-        settings=settings(
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-            **(THOROUGH if "CHAOS_SCALE" in os.environ else QUICK),
-        ),
+        type("Machine", (machine,), what),
+        settings=settings(deadline=None, suppress_health_check=list(HealthCheck), **amount),
     )

@@ -45,6 +45,9 @@ class Machine(LayersMachine):
     @initialize()
     def begin(self):
         self.begin_layers()
+        self.begin_clients()
+
+    def begin_clients(self):
         self.numbers = itertools.count()
         self.clients = []
         #: Positions of clients that have gone, with their group and what they have missed.
@@ -165,7 +168,7 @@ class Machine(LayersMachine):
         """A process is gone, and with it the channels of its clients."""
         if does:
             self.run(self.layers[process].close())
-            self.layers[process] = self.make_layer()
+            self.layers[process] = self.make_layer(process)
             gone = [client for client in self.clients if client.process == process]
             self.clients = [client for client in self.clients if client.process != process]
             self.away += gone
@@ -193,4 +196,4 @@ class Machine(LayersMachine):
 
 def test_whatever_happens(kind, database, migrated):
     """Nothing is missed without a word, nothing comes twice, and all in one order."""
-    run_machine(Machine, kind, migrated)
+    run_machine(Machine, kind=kind, migrated=migrated)

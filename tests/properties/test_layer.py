@@ -232,4 +232,4 @@ class Machine(LayersMachine):
 
 def test_whatever_happens(kind, database, migrated):
     """Nothing is lost, nothing comes twice, each sender's messages come in order."""
-    run_machine(Machine, kind, migrated)
+    run_machine(Machine, kind=kind, migrated=migrated)

@@ -17,6 +17,7 @@ from tests.conftest import until
 from tests.relay.conftest import needs
 from tests.relay.engines import NatsServer, free_port
 from tests.relay.test_faults import is_up, sent
+from tests.relay.test_history_faults import listen
 
 
 @pytest.fixture
@@ -107,3 +108,49 @@ async def test_server_of_a_cluster_is_killed(make_node, cluster, victim):
     assert len(found) == len(set(found))
     assert set(found) - {-1} <= taken | in_doubt
     assert len(taken - set(found)) <= 10  # in hands that were cut off with their server
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("victim", ["leader", "any"])
+async def test_histories_while_a_server_of_a_cluster_is_killed(make_node, cluster, victim):
+    """What was confirmed comes once, in one order, to members on both nodes; nobody is told."""
+    url = "nats://" + ",".join(f"127.0.0.1:{each.port}" for each in cluster)
+    config = {"group_history": {"chat": {"messages": 100_000, "seconds": 3600}}}
+    layers = [make_node(node, url, polling_interval=0.5, **config) for node in ("here", "there")]
+    here, there = layers
+    await sent(here.group_history, "chat")
+    heard = [[], []]
+    listening = [await listen(*each) for each in zip(layers, heard, strict=True)]
+    confirmed, number, ends = set(), 0, asyncio.Event()
+
+    async def send(layer):
+        nonlocal number
+        while not ends.is_set():
+            mine = number = number + 1
+            try:
+                await layer.group_send("chat", {"number": mine})
+            except StoreUnavailable:
+                await asyncio.sleep(0.02)
+            else:
+                confirmed.add(mine)
+
+    sending = [asyncio.create_task(send(layer)) for layer in layers * 2]
+    await until(lambda: len(confirmed) > 50)
+    leader = await asyncio.to_thread(leader_of, "_histories", cluster)
+    other = next(each for each in cluster if each is not leader)
+    (leader if victim == "leader" else other).kill()
+    before = len(confirmed)
+    await until(lambda: len(confirmed) > before + 200)
+    ends.set()
+    await asyncio.gather(*sending)
+    await is_up(*layers)
+    await sent(there.group_send, "chat", {"number": -1})
+    for each in heard:
+        await until(lambda: each[-1]["number"] == -1)  # noqa: B023
+    for task in listening:
+        task.cancel()
+    assert heard[0] == heard[1]
+    got = [message["number"] for message in heard[0]][:-1]
+    assert len(set(got)) == len(got)
+    assert confirmed <= set(got)
+    assert all("history_is_complete" not in message for message in heard[0])

@@ -28,9 +28,9 @@ def engine_name():
 def run(folders, engine, tmp_path):  # noqa: F811
     """Runs a program on the node "here", and returns what it said."""
 
-    def run(*arguments, relay=engine.url, fails=False):
+    def run(*arguments, relay=engine.url, fails=False, **config):
         options = {"prefix": f"test-{tmp_path.name[-20:]}"}
-        environment = configured(LAYERS[2], relay=relay, relay_options=options)
+        environment = configured(LAYERS[2], relay=relay, relay_options=options, **config)
         done = subprocess.run(
             [sys.executable, *arguments],
             env=child_environment(folders["here"], TEST_LAYER=LAYERS[2], **environment),
@@ -98,6 +98,30 @@ def test_check_tries_to_connect(run):
     assert "W011" not in run("-m", "django", "check", relay=AWAY)
     assert "nothing listens at 127.0.0.1:1" in run("-m", "django", "check", "--deploy", relay=AWAY)
     assert "W011" not in run("-m", "django", "check", "--deploy")
+
+
+INSERT = """
+import django; django.setup()
+from channels_lite.models import GroupMessage
+GroupMessage.objects.create(group_name="room", data=b"x")
+"""
+HISTORY = {"group_history": {"room*": {"messages": 10, "seconds": 3600}}}
+
+
+@pytest.mark.parametrize("engine_name", ["nats", "redis"])
+def test_histories_in_the_engine(run, start, engine_name):  # noqa: F811
+    """They are counted where they are; rows of the table, which nobody reads, are reported."""
+    here = start("here", **HISTORY)
+    for number in range(3):
+        here.do("group_send", group="room", message={"number": number})
+    doctor = run("-m", "django", "channels_lite", "doctor", **HISTORY)
+    assert "histories with 3 messages of 1 groups" in doctor
+    assert "a message came, and again" in doctor
+    assert "in the relay's engine" in run("-m", "django", "channels_lite", "status", **HISTORY)
+    assert "channels_lite_history_messages{" not in run("-c", HEALTH, **HISTORY)
+    assert "W012" not in run("-m", "django", "check", "--deploy", **HISTORY)
+    run("-c", INSERT, **HISTORY)
+    assert "W012" in run("-m", "django", "check", "--deploy", **HISTORY)
 
 
 HEALTH = """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,6 +14,7 @@ from tests.chaos.conftest import query
 from tests.processes.conftest import (
     TIMEOUT,
     Child,
+    configured,
     empty_database,
     folder,
     start,
@@ -32,12 +32,9 @@ SETTINGS = {"DJANGO_SETTINGS_MODULE": "tests.resume.settings"}
 class Site:
     """One process of a server, on a port of its own, which stays over its restarts."""
 
-    def __init__(self, run: Run, layer: str, interval: float | None) -> None:
+    def __init__(self, run: Run, layer: str, **environment: str) -> None:
         self._run = run
-        self._environment = SETTINGS | {
-            "TEST_LAYER": layer,
-            "TEST_CONFIG": json.dumps({"polling_interval": interval}),
-        }
+        self._environment = SETTINGS | {"TEST_LAYER": layer} | configured(layer) | environment
         self.port = free_port()
         self.server: Server
         self.start()
@@ -62,7 +59,7 @@ def make_site(run: Run, write_ahead_log: None) -> Callable[..., Site]:
     """Starts a server; it may not answer yet."""
 
     def make(layer: str = "notify.NotifyChannelLayer") -> Site:
-        return Site(run, layer, 60 if layer.startswith("notify") else 0.05)
+        return Site(run, layer)
 
     return make
 

@@ -34,7 +34,7 @@ from channels_lite.relay.nats.requests import (
 from channels_lite.relay.nats.streams import Streams
 from channels_lite.relay.wire import escape, unescape
 
-__all__ = ["Jobs"]
+__all__ = ["Delivery", "Jobs"]
 
 # Seconds for which a job is asked for; it is asked for again then.
 PULL = 20.0
@@ -50,6 +50,7 @@ class Delivery(NamedTuple):
     """What a subject for acknowledgements says."""
 
     stream: str
+    consumer: str
     sequence: int
     #: When the job was put, by the server's clock.
     at: float
@@ -59,7 +60,7 @@ class Delivery(NamedTuple):
         """``$JS.ACK.stream.consumer.delivered.sequence...``; two parts more where there are
         domains."""
         parts = reply.split(".")[2 if len(reply.split(".")) == 9 else 4 :]
-        return cls(parts[0], int(parts[3]), int(parts[5]) / 1e9)
+        return cls(parts[0], parts[1], int(parts[3]), int(parts[5]) / 1e9)
 
 
 class Jobs:

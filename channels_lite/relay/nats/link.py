@@ -13,9 +13,11 @@ from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
 from channels_lite.errors import StoreUnavailable
-from channels_lite.relay import Listener, Settings
+from channels_lite.history import Limit, Limits
+from channels_lite.relay import Listener, Page, Recent, Settings
 from channels_lite.relay.nats import servers
 from channels_lite.relay.nats.client import STEP, OrderedClient, pub
+from channels_lite.relay.nats.histories import Histories
 from channels_lite.relay.nats.jobs import Jobs
 from channels_lite.relay.nats.members import Asked, Members
 from channels_lite.relay.nats.requests import NO_RESPONDERS, Requests
@@ -46,6 +48,7 @@ class NatsLink:
         streams = self._streams = Streams(settings, self._requests)
         self._jobs = Jobs(settings, self._requests, streams, listener.job_came, self._keep)
         self._members = Members(settings, self._requests, streams)
+        self._histories = Histories(settings, self._requests, streams)
 
     @classmethod
     def check(cls, settings: Settings) -> None:
@@ -206,7 +209,8 @@ class NatsLink:
             if not self._requests.answered(number, data, status):
                 self._jobs.ended(number, status)  # of a pull request, if it is one
         elif reply.startswith("$JS.ACK."):
-            self._jobs.take(subject, reply, data)
+            if not self._histories.take(subject, reply, data):
+                self._jobs.take(subject, reply, data)
         else:
             self._listener.came(subject, data, reply)
 
@@ -236,7 +240,31 @@ class NatsLink:
         """See `Link`."""
         return await self._members.of(group)
 
+    async def append(
+        self, group: str, data: bytes, limit: Limit, told: tuple[str, bytes]
+    ) -> list[str]:
+        """By a request; what is published then asks for the plain channels, too."""
+        await self._histories.append(group, data, limit)
+        return (await self.publish([told], [group])).get(group, [])
+
+    async def recent(self, row: int | None, age: float, limit_of: Limits) -> Recent:
+        """See `Link`."""
+        return await self._histories.recent(row, age, limit_of)
+
+    async def after(self, group: str, row: int, most: int, limit: Limit) -> Page:
+        """See `Link`."""
+        return await self._histories.after(group, row, most, limit)
+
+    async def before(self, group: str, most: int, limit: Limit) -> int:
+        """See `Link`."""
+        return await self._histories.before(group, most, limit)
+
+    async def kept(self) -> tuple[int, int]:
+        """See `Link`."""
+        return await self._histories.kept()
+
     async def clear(self) -> None:
-        """Purges all streams of ours."""
+        """Purges all streams of ours, and deletes that of the histories."""
         if not self.lack:
+            await self._histories.clear()
             await self._streams.clear()

@@ -19,12 +19,14 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import RedisError
 
 from channels_lite.errors import StoreUnavailable
-from channels_lite.relay import Listener, Settings
+from channels_lite.history import Limit, Limits
+from channels_lite.relay import Listener, Page, Recent, Settings
 from channels_lite.relay.redis.client import STEP, connect, field_of, pool_of, say
 from channels_lite.relay.redis.feed import Feed
+from channels_lite.relay.redis.histories import AFTER, APPEND, CHANGED, Histories
 from channels_lite.relay.redis.jobs import Jobs
 from channels_lite.relay.redis.pipeline import Pipeline
-from channels_lite.relay.redis.scripts import JOIN, MEMBERS, SCRIPTS
+from channels_lite.relay.redis.scripts import JOIN, MEMBERS, PUT, TAKE
 from channels_lite.relay.sockets import cut, let_go
 from channels_lite.relay.wire import Ask, Unreadable, decode_ask, encode_ask
 
@@ -32,6 +34,7 @@ __all__ = ["RedisLink"]
 
 # Bytes of one publish; Redis takes 512 MiB, and every reader has to hold it.
 MAX_PAYLOAD = 64 * 1024 * 1024 + 4096
+SCRIPTS = PUT, TAKE, JOIN, MEMBERS, APPEND, CHANGED, AFTER
 #: The first version whose scripts may ask for the time and then write.
 OLDEST = 5
 
@@ -52,6 +55,7 @@ class RedisLink:
         self._pipeline = Pipeline(self._lose)
         self._feed = Feed(self._came, self._lose)
         self._jobs = Jobs(settings, self._pipeline, listener.job_came)
+        self._histories = Histories(settings, self._pipeline, self._group)
         #: By the number in it, who has asked another process.
         self._asked: dict[int, asyncio.Future[bytes]] = {}
         self._last_asked = 0
@@ -81,7 +85,7 @@ class RedisLink:
         self.engine = f"{'Valkey' if b'valkey_version' in info else 'Redis'} {version}"
         if int(version.partition(".")[0]) < OLDEST:
             raise StoreUnavailable(f"it is {self.engine}; take 5 or later")
-        for script in SCRIPTS.values():
+        for script in SCRIPTS:
             await say(asking, "SCRIPT", "LOAD", script)
         self._feed.use(await self._connect())
         work = self._pipeline.write(asking), self._pipeline.read(asking), self._feed.read()
@@ -229,9 +233,34 @@ class RedisLink:
         found = await self._pipeline.run(MEMBERS, [self._group(group)])
         return sorted(each.decode() for each in found)
 
+    # Histories
+
+    async def append(
+        self, group: str, data: bytes, limit: Limit, told: tuple[str, bytes]
+    ) -> list[str]:
+        """See `Link`."""
+        return await self._histories.append(group, data, limit, told)
+
+    async def recent(self, row: int | None, age: float, limit_of: Limits) -> Recent:
+        """See `Link`."""
+        return await self._histories.recent(row, limit_of)
+
+    async def after(self, group: str, row: int, most: int, limit: Limit) -> Page:
+        """See `Link`."""
+        return await self._histories.after(group, row, most, limit)
+
+    async def before(self, group: str, most: int, limit: Limit) -> int:
+        """See `Link`."""
+        return await self._histories.before(group, most)
+
+    async def kept(self) -> tuple[int, int]:
+        """See `Link`."""
+        return await self._histories.kept()
+
     async def clear(self) -> None:
-        """Deletes the lists of jobs and the sets.  Waiting processes keep waiting."""
-        for kind in "qg":
+        """Deletes the histories, lists of jobs and sets.  Waiting processes keep waiting."""
+        await self._histories.clear()
+        for kind in ("q", "g", self._histories.KIND):
             cursor = b"0"
             while True:
                 pattern = f"{self._keys}{kind}:*"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-__all__ = ["JOIN", "MEMBERS", "PUT", "SCRIPTS", "TAKE", "sha_of"]
+__all__ = ["JOIN", "MEMBERS", "PUT", "TAKE", "sha_of"]
 
 # Expired jobs do not count.  "now" is Redis's time in milliseconds.
 _HEAD = """
@@ -94,6 +94,3 @@ return redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf')
 
 def sha_of(script: str) -> str:
     return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
-
-
-SCRIPTS = {sha_of(script): script for script in (PUT, TAKE, JOIN, MEMBERS)}
