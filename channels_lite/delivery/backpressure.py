@@ -21,7 +21,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 
-from channels_lite.delivery.capacity import OVERHEAD, Limit
+from channels_lite.delivery.capacity import Limit
 from channels_lite.names import token_of
 from channels_lite.store.sql import Envelope
 
@@ -55,11 +55,10 @@ class Half:
 class Window:
     """What was sent to one destination and may be unread, in an older and a newer half."""
 
-    __slots__ = ("_unchecked", "credit", "is_bytes", "is_marked", "limit", "newer", "older")
+    __slots__ = ("_unchecked", "credit", "is_marked", "limit", "newer", "older")
 
     def __init__(self, limit: Limit) -> None:
         self.limit = limit
-        self.is_bytes = limit.is_bytes
         self.older, self.newer = Half(), Half()
         #: How much more may be sent without a check.
         self.credit = 0
@@ -171,7 +170,7 @@ class Backpressure:
         window = self._channels.get(envelope.channel) or self._window(envelope.channel)
         if window is None:
             return True
-        weight = len(envelope.data) + OVERHEAD if window.is_bytes else 1  # limit.weight, faster
+        weight = window.limit.weight(envelope.data)
         if window.credit >= weight:
             half = window.newer
             half.weight += weight

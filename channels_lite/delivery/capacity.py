@@ -20,7 +20,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["OVERHEAD", "Capacities", "Limit"]
+__all__ = ["Capacities", "Limit"]
 
 #: Messages that may wait on a plain channel, if CONFIG does not set a number.
 PLAIN = 100

@@ -166,7 +166,7 @@ class FrameSender:
                     data,
                     envelope.created_at,
                     envelope.expires_at,
-                    self.last_row(name) if self._last_rows else 0,
+                    self._last_rows.get(name, 0),
                     self._clock.generation,
                     not envelope.channel,
                 )

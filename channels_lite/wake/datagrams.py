@@ -100,7 +100,6 @@ class FrameReceiver:
 
     def __init__(self, sidecar: Path, token: str) -> None:
         self._names_end = f"{token}!"
-        self._length = len(self._names_end)
         self._path = sidecar / f"{token}{FRAMES}"
         making = sidecar / f".{token}{FRAMES}"
         self._socket = _socket()
@@ -136,7 +135,7 @@ class FrameReceiver:
                 break
             try:
                 for frame in _decoder.decode(datagram):
-                    if frame.name[-self._length :] == self._names_end:  # half of endswith's time
+                    if frame.name.endswith(self._names_end):
                         frames.append(frame)  # noqa: PERF401 - of a few frames, a list costs more
             except ValueError as error:  # msgspec's
                 logger.error("%d bytes that are not frames were dropped: %s", len(datagram), error)
