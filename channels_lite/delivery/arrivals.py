@@ -189,7 +189,7 @@ class Arrivals:
     def _is_due(self, frame: Frame, rows: Mapping[str, list[Row]] | None = None) -> bool:
         """Whether the row that it comes after was read, or is among ``rows``."""
         generation, now = frame.generation, self._cursors.generation
-        if generation is not None and generation != now:
+        if generation != now and generation is not None:
             # A frame of an earlier generation comes before all rows of this one.
             return generation < now
         if not frame.after:
@@ -208,9 +208,8 @@ class Arrivals:
         data = frame.data if self._decrypt is None else self._decrypt(frame.data)
         if data is None:
             return
-        recipients, is_group = frame.recipients, frame.is_group
-        channels = channels_of(frame.name, recipients)
-        is_group = len(channels) > 1 if is_group is None else is_group
+        channels = channels_of(frame.name, frame.recipients)
+        is_group = len(channels) > 1 if frame.is_group is None else frame.is_group
         self._ready.append((channels, Message(0, data, expires_at, created_at), is_group))
 
     def _add_row(self, name: str, row: Row, now: float) -> None:

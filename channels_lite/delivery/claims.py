@@ -92,7 +92,8 @@ class Claims:
             self._claiming = loop
             due, self._due = self._due, set()
         wanted = self._mailboxes.wanted(due)
-        self._pass_on(due - wanted.keys())
+        if len(wanted) < len(due):
+            self._pass_on(due - wanted.keys())
         if not wanted:
             self._claiming = None
             self._availability.has_no_error(CLAIMS)
@@ -111,18 +112,19 @@ class Claims:
         loop: asyncio.AbstractEventLoop,
         outcome: Outcome[tuple[dict[str, list[Claimed]], set[str]]],
     ) -> None:
+        are_wanted = True
         try:
             claimed, left = outcome.value or ({}, set())
-            self._pass_on(left)
+            if left:
+                self._pass_on(left)
             if claimed:
                 reach("after_claim")
             for name, rows in claimed.items():
-                opened = [(row, self._decrypt(row.data)) for row in rows]
-                whole = [(row, data) for row, data in opened if data is not None]
+                whole = self._opened(rows)
                 if len(whole) < len(rows):
                     with self._lock:
                         self._due.add(name)  # a dropped message serves no receiver
-                self._mailboxes.put_claimed(name, whole)
+                are_wanted &= self._mailboxes.put_claimed(name, whole)
             if outcome.error is not None:
                 self._availability.failed(CLAIMS, outcome.error)
             else:
@@ -133,9 +135,19 @@ class Claims:
                     self._claiming = None
                 # After an error, the timer asks again, for all channels.
                 again = bool(self._due) and outcome.error is None
-        self.requeue()
+        if not are_wanted or self._unwanted:
+            self.requeue()
         if again:
             soon(loop, partial(self.ask, ()))
+
+    def _opened(self, rows: Iterable[Claimed]) -> list[tuple[Claimed, bytes]]:
+        """The rows with their data decrypted, without those that are to be dropped."""
+        opened = []
+        for row in rows:
+            data = self._decrypt(row.data)
+            if data is not None:
+                opened.append((row, data))
+        return opened
 
     def requeue(self, done: Callable[[], object] = lambda: None) -> None:
         """Requeues claimed rows for which no coroutine waits any more.  Then calls ``done``."""

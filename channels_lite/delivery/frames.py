@@ -17,7 +17,7 @@ import os
 import random
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 
 from channels_lite.clock import Clock
 from channels_lite.delivery.backpressure import Backpressure
@@ -67,12 +67,11 @@ class FrameSender:
 
     def put_row(self, name: str, row: int) -> None:
         """Remembers a committed row: later frames to ``name`` come after it."""
-        if name.endswith("!"):
-            with self._lock:  # two loops may report their commits in another order
-                self._last_rows[name] = max(row, self._last_rows.get(name, 0))
-                self._last_rows.move_to_end(name)
-                if len(self._last_rows) > MAX_NAMES:
-                    self._last_rows.popitem(last=False)
+        with self._lock:  # two loops may report their commits in another order
+            self._last_rows[name] = max(row, self._last_rows.get(name, 0))
+            self._last_rows.move_to_end(name)
+            if len(self._last_rows) > MAX_NAMES:
+                self._last_rows.popitem(last=False)
 
     def last_row(self, name: str) -> int:
         """The id of the last row that this process has written for ``name``; 0: none."""
@@ -84,7 +83,7 @@ class FrameSender:
             self._last_rows.clear()
             self.backpressure.forget()
 
-    def send(self, envelopes: Iterable[Envelope]) -> set[str]:
+    def send(self, envelopes: Collection[Envelope]) -> set[str]:
         """Hands over what it can, one datagram for each process, and marks these as settled.
 
         Marks envelopes to full channels as refused.  Returns the tokens of processes whose sockets
@@ -96,17 +95,23 @@ class FrameSender:
             by_peer: dict[Peer, list[Envelope]] = {}
             for envelope in envelopes:
                 peer = self._by_name.get(envelope.name) or self._find(envelope.name)
-                if peer is not None:
-                    by_peer.setdefault(peer, []).append(envelope)
+                if peer is None:
+                    continue
+                if peer in by_peer:
+                    by_peer[peer].append(envelope)
+                else:
+                    by_peer[peer] = [envelope]
             for peer, those in by_peer.items():
-                if self._send_to(peer, those):
+                if not self._send_to(peer, those):
                     full.add(peer.token)
         return full
 
     def _find(self, name: str) -> Peer | None:
         """The process that receives on this non-local name, if it listens and is another one."""
+        if "!" not in name:
+            return None
         token = token_of(name)
-        if token == self._token or not name.endswith("!"):
+        if token == self._token:
             return None
         peer = self._peers.get(token) or self._connect(token)
         if peer is not None:
@@ -116,42 +121,37 @@ class FrameSender:
         return peer
 
     def _send_to(self, peer: Peer, envelopes: list[Envelope]) -> bool:
-        """Whether the process may soon have room for the remaining envelopes."""
+        """False: the socket is full, and may soon have room for the remaining envelopes."""
         number = self._last + 1
-        admitted, frames = self._admit(envelopes, number)
-        if not admitted:
-            return False
+        frames, admitted = self._admit(envelopes, number)
+        if not frames:
+            return True
         try:
             peer.send(frames, number)
         except OSError as error:
             self.backpressure.withdraw(admitted)
             if error.errno == errno.EAGAIN:
-                return not peer.stands_still
+                return peer.stands_still
             if error.errno not in (errno.ENOBUFS, errno.EMSGSIZE):
                 self._forget(peer.token)  # the process is gone
-            return False
+            return True
         self._last = number
         peer.stands_still = False
         for envelope in admitted:
             envelope.is_settled = True
-        return False
+        return True
 
-    def _admit(self, envelopes: list[Envelope], number: int) -> tuple[list[Envelope], list[Frame]]:
-        """The envelopes that go into this one datagram.  Marks the refused ones."""
-        admitted: list[Envelope] = []
+    def _admit(self, envelopes: list[Envelope], number: int) -> tuple[list[Frame], list[Envelope]]:
+        """The frames of this one datagram, and their envelopes.  Marks the refused ones."""
         frames: list[Frame] = []
-        size, last_rows, generation = 0, self._last_rows, self._clock.generation
+        admitted: list[Envelope] = []
+        size = 0
         for envelope in envelopes:
-            name, recipients, channel, data = (
-                envelope.name,
-                envelope.recipients,
-                envelope.channel,
-                envelope.data,
-            )
+            name, recipients, data = envelope.name, envelope.recipients, envelope.data
             size += len(data) + len(recipients) + len(name) + OVERHEAD
             if size > MAX_DATAGRAM:
                 break
-            if channel:
+            if envelope.channel:
                 is_admitted = self.backpressure.admit(envelope, number)
                 if is_admitted is None:
                     break  # later messages must not overtake it
@@ -166,12 +166,12 @@ class FrameSender:
                     data,
                     envelope.created_at,
                     envelope.expires_at,
-                    last_rows.get(name, 0),
-                    generation,
-                    not channel,
+                    self._last_rows.get(name, 0),
+                    self._clock.generation,
+                    not envelope.channel,
                 )
             )
-        return admitted, frames
+        return frames, admitted
 
     def hold(self, token: str) -> Peer | None:
         """The socket to a process, kept open until `let_go`; None if there is none."""

@@ -59,14 +59,14 @@ class Local:
             self._arrivals.deliver(None)  # earlier messages are on their way into the mailbox
         return True
 
-    def put(self, channels: list[str], message: Message) -> list[str]:
+    def put(self, channels: list[str], message: Message, now: float) -> list[str]:
         """Puts the message into these mailboxes, at most `SLICE`.  Returns the full channels.
 
         If there are any, or with ``owes_turn``, await `settle` next.
         """
         self._handed_over += len(channels)
         self.owes_turn = self._handed_over >= PER_ITERATION
-        full = self._mailboxes.put(channels, message, self._clock.now())
+        full = self._mailboxes.put_all(((channels, message, True),), now)
         if self._mailboxes.needs_clock:
             self._keep_time()
         return full
@@ -76,7 +76,7 @@ class Local:
         if full and self._mailboxes.have_receivers(full):
             # Waiting receivers have been called, and make room when they have their turn.
             await self.yield_loop()
-            full = self.put(full, message)
+            full = self.put(full, message, self._clock.now())
         if self.owes_turn:
             await self.yield_loop()
         return len(full)
@@ -85,8 +85,9 @@ class Local:
         """Puts the message into all these mailboxes.  Returns how many are full and miss it."""
         missed = 0
         while channels:
-            now, channels = channels[:SLICE], channels[SLICE:]
-            missed += await self.settle(self.put(now, message), message)
+            first, channels = channels[:SLICE], channels[SLICE:]
+            full = self.put(first, message, self._clock.now())
+            missed += await self.settle(full, message)
         return missed
 
     async def yield_loop(self) -> None:

@@ -91,6 +91,11 @@ class Mailbox:
         """Whether enough of its capacity is free to accept messages again."""
         return self._load <= self._amount - self._share
 
+    @property
+    def has_messages(self) -> bool:
+        """Whether it has any, or a receiver has one in its hand."""
+        return bool(self.messages) or any(self.receivers.values())
+
     def add(self, message: Message, running: asyncio.AbstractEventLoop | None) -> None:
         """Gives a message to a receiver, or puts it at the end.  ``running`` is our loop."""
         if not self.messages:
@@ -187,14 +192,13 @@ class Mailbox:
         self.receivers[future] = message
         return True
 
-    def forget_closed_loops(self) -> int:
-        """Drops receivers whose loop was closed.  Returns how many."""
+    def forget_closed_loops(self) -> None:
+        """Drops receivers whose loop was closed."""
         closed = [each for each in self.receivers if each.get_loop().is_closed()]
         if closed:
             self.take_back()
         for future in closed:
             del self.receivers[future]
-        return len(closed)
 
 
 def fail(future: asyncio.Future[None], error: Exception) -> None:

@@ -36,7 +36,7 @@ Arrival = tuple[list[str], Message, bool]
 
 
 class Mailboxes:
-    """All mailboxes of a layer in this process, and their totals."""
+    """All mailboxes of a layer in this process."""
 
     def __init__(self, limit: Callable[[str], Limit | None], stats: Stats) -> None:
         self._limit = limit
@@ -50,8 +50,6 @@ class Mailboxes:
         #: Full channels; and channels whose state has changed since senders were told.
         self.full: set[str] = set()
         self.changed: set[str] = set()
-        #: The numbers of messages, and of waiting coroutines.
-        self._messages = self._receivers = 0
         #: The context of the coroutine that came last.
         self._context: contextvars.Context | None = None
         #: Whether a timer may have to be started, which drops expired messages and notices
@@ -61,10 +59,6 @@ class Mailboxes:
         self._to_sweep: list[str] = []
 
     # Messages arrive
-
-    def put(self, channels: list[str], message: Message, now: float) -> list[str]:
-        """Adds a message sent in this process.  Returns the full channels, which miss it."""
-        return self.put_all([(channels, message, True)], now)
 
     def put_all(self, arrivals: Iterable[Arrival], now: float) -> list[str]:
         """Adds messages.  Returns the full members of groups, which miss theirs.
@@ -82,7 +76,9 @@ class Mailboxes:
                     if mailbox.is_full and self._has_no_room(channel, mailbox, now) and is_group:
                         missed.append(channel)
                         continue
-                    self._add(channel, mailbox, message, running)
+                    mailbox.add(message, running)
+                    if mailbox.is_full:
+                        self._mark_full(channel, mailbox)
         return missed
 
     def _add(
@@ -93,8 +89,7 @@ class Mailboxes:
         running: asyncio.AbstractEventLoop | None,
     ) -> None:
         mailbox.add(message, running)
-        self._messages += 1
-        if mailbox.is_full and not mailbox.is_marked:
+        if mailbox.is_full:
             self._mark_full(channel, mailbox)
 
     def _has_no_room(self, channel: str, mailbox: Mailbox, now: float) -> bool:
@@ -102,7 +97,8 @@ class Mailboxes:
         return mailbox.is_full
 
     def _mark_full(self, channel: str, mailbox: Mailbox) -> None:
-        if "!" in channel:  # plain channels have no mark: see `store.occupancy`
+        # Plain channels have no mark: see `store.occupancy`.
+        if not mailbox.is_marked and "!" in channel:
             mailbox.is_marked = True
             self.full.add(channel)
             self.changed.add(channel)
@@ -149,15 +145,15 @@ class Mailboxes:
 
         It was received, even if the loop was busy until it has expired.
         """
-        with self._lock:
+        self._lock.acquire()  # half of the cost of "with", here and in `wait`, for each member
+        try:
             mailbox = self._mailboxes[channel]
-            self._receivers -= 1
             message = mailbox.receivers.pop(receiver)
-            if message is not None:
-                self._messages -= 1
-                if mailbox.claimed:
-                    del mailbox.claimed[message.id]
-        return message
+            if message is not None and mailbox.claimed:
+                del mailbox.claimed[message.id]
+            return message
+        finally:
+            self._lock.release()
 
     def wait(
         self, channel: str, loop: asyncio.AbstractEventLoop, *, keeps_place: bool = False
@@ -167,12 +163,14 @@ class Mailboxes:
         With ``keeps_place`` it is first in line: it was called, but another one was faster.
         Returns its future, and whether it is the first since the mailbox was created.
         """
-        with self._lock:
-            self._receivers += 1
+        self._lock.acquire()
+        try:
             self._context = contextvars.copy_context()
             mailbox = self._mailboxes.get(channel) or self._mailbox(channel)
             is_first = not mailbox.is_served
             return mailbox.enter(loop, keeps_place=keeps_place), is_first
+        finally:
+            self._lock.release()
 
     def leave(self, channel: str, receiver: asyncio.Future[None]) -> bool:
         """Removes a cancelled receiver.  Another one is called for its message, if there is one.
@@ -185,13 +183,13 @@ class Mailboxes:
         with self._lock:
             mailbox = self._mailboxes[channel]
             mailbox.leave(receiver, running_loop())
-            self._receivers -= 1
         return True
 
     @property
     def is_empty(self) -> bool:
         """Whether no message waits in memory."""
-        return not self._messages
+        with self._lock:
+            return not any(mailbox.has_messages for mailbox in self._mailboxes.values())
 
     def loops(self) -> set[asyncio.AbstractEventLoop]:
         """The running loops on which a coroutine waits."""
@@ -201,7 +199,9 @@ class Mailboxes:
 
     def context_of_a_receiver(self) -> contextvars.Context | None:
         """The context of the coroutine that came last; None if none waits."""
-        return self._context if self._receivers else None
+        with self._lock:
+            is_awaited = any(mailbox.receivers for mailbox in self._mailboxes.values())
+        return self._context if is_awaited else None
 
     def fail(self, error: Exception) -> None:
         """Raises ``error`` in every receiver: waiting longer cannot help."""
@@ -232,7 +232,7 @@ class Mailboxes:
                 if mailbox is None:
                     continue
                 self._drop_expired(name, mailbox, now)
-                self._receivers -= mailbox.forget_closed_loops()
+                mailbox.forget_closed_loops()
                 if not mailbox.messages and not mailbox.receivers:
                     self._forget(name)
             del self._to_sweep[-most:]
@@ -284,7 +284,6 @@ class Mailboxes:
         self._stats.expired += 1
 
     def _pop(self, channel: str, mailbox: Mailbox) -> Message:
-        self._messages -= 1
         message = mailbox.pop()
         if mailbox.is_marked and mailbox.is_open_again:
             mailbox.is_marked = False

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
 from channels_lite.clock import Clock
@@ -70,15 +70,11 @@ class Outgoing:
         self._lock = threading.Lock()
         self._outboxes: dict[asyncio.AbstractEventLoop, Outbox] = {}
 
-    async def send(self, envelopes: list[sql.Envelope]) -> int:
-        """Sends these envelopes of one message.  Returns how many channels and members missed it.
-
-        Raises ``StoreUnavailable`` if those that need a row cannot be stored.
-        """
-        outbox = self._outbox()
-        envelopes = self.encrypted(envelopes)
-        missed = outbox.hand_over(envelopes)
-        return await outbox.send(envelopes) if missed is None else missed
+    def send(self, envelopes: list[sql.Envelope]) -> int | Awaitable[int]:
+        """Sends these envelopes of one message.  See `Outbox.send`."""
+        if self._serializer.crypter is not None:
+            self.encrypted(envelopes)
+        return self._outbox().send(envelopes)
 
     async def insert(self, envelopes: list[sql.Envelope]) -> int:
         """Like `send`, as rows in the caller's transaction."""
@@ -171,8 +167,8 @@ class Outgoing:
             self._begin_generation(batch)
         batch.admission.committed()
         for name, row in batch.inserted.items():
-            self._frames.put_row(name, row)
-            if name.endswith("!"):
+            if "!" in name:
+                self._frames.put_row(name, row)
                 self._cursors.has_put(batch.generation or 0, row)
         self.wake(batch.inserted)
 

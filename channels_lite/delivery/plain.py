@@ -37,20 +37,29 @@ class AllMailboxes(Mailboxes):
         super()._forget(channel)
         self._plain.pop(channel, None)
 
-    def put_claimed(self, name: str, claimed: Iterable[tuple[Claimed, bytes]]) -> None:
-        """Adds claimed rows, with their data decrypted, to a plain channel."""
+    def put_claimed(self, name: str, claimed: Iterable[tuple[Claimed, bytes]]) -> bool:
+        """Adds claimed rows, with their data decrypted, to a plain channel.
+
+        Returns whether a coroutine waits for each.
+        """
         running = running_loop()
         with self._lock:
             mailbox = self._mailboxes.get(name) or self._mailbox(name)
             for row, data in claimed:
                 mailbox.claimed[row.id] = row
                 mailbox.add(Message(row.id, data, row.expires_at), running)
-                self._messages += 1
+            mailbox.forget_closed_loops()
+            return len(mailbox.claimed) <= len(mailbox.receivers)
 
     def plain_channels(self) -> set[str]:
         """The plain channels on which a coroutine waits."""
         with self._lock:
             return {name for name, mailbox in self._plain.items() if mailbox.receivers}
+
+    def is_wanted(self, channel: str) -> bool:
+        """Whether a receiver waits on this plain channel, as far as is known without the lock."""
+        mailbox = self._plain.get(channel)
+        return mailbox is not None and len(mailbox.receivers) > len(mailbox.claimed)
 
     def wanted(self, channels: Iterable[str]) -> dict[str, int]:
         """The number of messages for which each of these plain channels has a waiting receiver."""
@@ -59,7 +68,7 @@ class AllMailboxes(Mailboxes):
             for name in channels:
                 mailbox = self._plain.get(name)
                 if mailbox is not None:
-                    self._receivers -= mailbox.forget_closed_loops()
+                    mailbox.forget_closed_loops()
                     missing = len(mailbox.receivers) - len(mailbox.claimed)
                     if missing > 0:
                         wanted[name] = missing
@@ -71,7 +80,7 @@ class AllMailboxes(Mailboxes):
         with self._lock:
             for name, mailbox in self._plain.items():
                 if mailbox.claimed:
-                    self._receivers -= mailbox.forget_closed_loops()
+                    mailbox.forget_closed_loops()
                     while mailbox.messages and not mailbox.receivers:
                         unwanted.append((name, mailbox.claimed[mailbox.messages[0].id]))
                         self._pop(name, mailbox)

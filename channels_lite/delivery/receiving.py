@@ -82,7 +82,11 @@ class Receiving:
         ):
             return None
         self._taken = 0
-        return self._wait(channel, asyncio.get_running_loop(), is_new_name=False)
+        loop = asyncio.get_running_loop()
+        receiver, is_first = mailboxes.wait(channel, loop)
+        if is_first or self._arms_always or loop not in self.watched or "!" not in channel:
+            self._prepare(channel, loop, receiver, is_new_name=False, is_first=is_first)
+        return receiver
 
     async def receive(
         self, channel: str, require_valid: Callable[[str], object], *, keeps_place: bool = False
@@ -114,7 +118,8 @@ class Receiving:
         if mailboxes.changed:
             self._mark()
         while message is None:
-            receiver = self._wait(channel, loop, is_new_name=is_new_name, keeps_place=keeps_place)
+            receiver, is_first = mailboxes.wait(channel, loop, keeps_place=keeps_place)
+            self._prepare(channel, loop, receiver, is_new_name=is_new_name, is_first=is_first)
             self._taken = 0
             is_new_name, keeps_place = False, True
             try:
@@ -125,31 +130,24 @@ class Receiving:
             message = mailboxes.take_from(channel, receiver)
         return message
 
-    def _wait(
+    def _prepare(
         self,
         channel: str,
         loop: asyncio.AbstractEventLoop,
+        receiver: asyncio.Future[None],
         *,
         is_new_name: bool,
-        keeps_place: bool = False,
-    ) -> asyncio.Future[None]:
-        """Puts the running coroutine in line, and makes sure that it is called."""
-        receiver, is_first = self._mailboxes.wait(channel, loop, keeps_place=keeps_place)
-        if (
-            is_new_name
-            or is_first
-            or self._arms_always
-            or loop not in self.watched
-            or "!" not in channel
-        ):
-            try:
-                # Until it was in line, the sweeper of another loop could forget the name.
-                is_new_name |= is_first and self._own(channel)
+        is_first: bool,
+    ) -> None:
+        """Makes sure that the running coroutine, which is in line, is called."""
+        try:
+            # Until it was in line, the sweeper of another loop could forget the name.
+            is_new_name |= is_first and self._own(channel)
+            if is_new_name or self._arms_always or loop not in self.watched or "!" not in channel:
                 self._arm(channel, loop, is_new_name=is_new_name)
-            except BaseException:
-                self.leave(channel, receiver)
-                raise
-        return receiver
+        except BaseException:
+            self.leave(channel, receiver)
+            raise
 
     def leave(self, channel: str, receiver: asyncio.Future[None]) -> None:
         """The coroutine was cancelled: another one may take its message."""

@@ -56,14 +56,15 @@ class Sending:
         is_callers = transaction_of_caller(self._database) is not None
         tell_committed()
         local = self._local
-        if not is_callers and local.takes(name):
+        if not is_callers and recipient and local.takes(name):
             message = Message(0, data, now + expiry, now)
-            full = local.put([channel], message)
+            full = local.put([channel], message, now)
             missed = await local.settle(full, message) if full or local.owes_turn else 0
         else:
-            envelope = sql.Envelope(name, recipient, channel, data, now, now + expiry)
-            send = self._outgoing.insert if is_callers else self._outgoing.send
-            missed = await send([envelope])
+            envelopes = [sql.Envelope(name, recipient, channel, data, now, now + expiry)]
+            outgoing = self._outgoing
+            sent = outgoing.insert(envelopes) if is_callers else outgoing.send(envelopes)
+            missed = sent if isinstance(sent, int) else await sent
         if missed:
             self._stats.full += 1
             signals.send(signals.channel_full, self._database, channel=channel, group=None, count=1)
@@ -104,7 +105,8 @@ class Sending:
                 else:
                     away.append(member)
             if away:
-                missed += await outgoing.send(address(away))
+                sent = outgoing.send(address(away))
+                missed += sent if isinstance(sent, int) else await sent
         self._stats.group_sent += 1
         if missed:
             self._missed.by_group(group, missed, members[0].name)

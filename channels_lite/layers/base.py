@@ -250,28 +250,28 @@ class BaseSQLiteChannelLayer(GroupMethods):
         return decoded
 
     def _decode(self, channel: str, taken: Message) -> dict[str, Any] | None:
-        stats = self._engine.stats
+        engine = self._engine
+        log, stats = engine.log, engine.stats
+        remembered = taken if log is not None and isinstance(taken, HistoryMessage) else None
         try:
             message = taken.decode(self.serializer.decode)
         except UndecodableMessage as error:
-            if self._engine.log is not None and isinstance(taken, HistoryMessage):
-                self._engine.log.drop(taken.group, taken.position, error)
+            if log is not None and remembered is not None:
+                log.drop(remembered.group, remembered.position, error)
             else:
                 stats.undecodable += 1
                 logger.error("a message to %s was dropped: %s", channel, error)
             return None
         # Even if this process does not trace: the sender's process may.
-        is_live = True
-        if self._engine.log is not None and isinstance(taken, HistoryMessage):
-            tell_position(message, taken)
-            is_live = taken.is_live
+        if remembered is not None:
+            tell_position(message, remembered)
         carrier = message.pop(TRACE, None)
         if carrier is not None and self.traced is not None:
             message = self.traced(channel, message, carrier)
         stats.received += 1
-        if stats.observe is not None and is_live:
+        if stats.observe is not None and (remembered is None or remembered.is_live):
             sent_at = taken.expires_at - self.expiry
-            stats.observe(max(0.0, self._engine.clock.now() - sent_at))
+            stats.observe(max(0.0, engine.clock.now() - sent_at))
         return message
 
     # The rest

@@ -37,7 +37,7 @@ class NotifyChannelLayer(BaseSQLiteChannelLayer):
             parts.interval,
             parts.presence,
             take_frames=parts.reader.take_frames,
-            is_wanted=lambda channel: bool(parts.mailboxes.wanted((channel,))),
+            is_wanted=parts.mailboxes.is_wanted,
             claim=parts.has_turn,
             journal=lambda: parts.store.journal,
             is_woken_in_vain=lambda: parts.availability.is_woken_in_vain,

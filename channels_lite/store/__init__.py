@@ -16,9 +16,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+import msgspec
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, connections
@@ -49,8 +49,7 @@ Execute = Callable[[str, Sequence[Any]], list[Any]]
 Work = Callable[[Execute], T]
 
 
-@dataclass(slots=True)
-class Outcome(Generic[T]):
+class Outcome(msgspec.Struct, Generic[T], eq=False):
     """The result of a ``Work``: its value, or the error."""
 
     value: T | None = None
@@ -225,9 +224,8 @@ def refuse(error: Exception, alias: str, *, is_reading: bool = False) -> Outcome
 
 def is_locked(outcome: Outcome[Any]) -> bool:
     """Whether a retry can help: another connection holds the lock."""
-    return isinstance(outcome.error, StoreUnavailable) and "is locked" in str(
-        outcome.error.__cause__
-    )
+    error = outcome.error
+    return isinstance(error, StoreUnavailable) and "is locked" in str(error.__cause__)
 
 
 def is_in_memory(alias: str) -> bool:

@@ -13,8 +13,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from dataclasses import dataclass
 from typing import Any, Generic
+
+import msgspec
 
 from channels_lite.store import Done, Outcome, T, Work, is_locked
 
@@ -36,8 +37,7 @@ def pause() -> float:
     return _last - now
 
 
-@dataclass(eq=False, slots=True)
-class Attempt(Generic[T]):
+class Attempt(msgspec.Struct, Generic[T], eq=False):
     """One request to a store."""
 
     work: Work[T]

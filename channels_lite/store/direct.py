@@ -23,7 +23,7 @@ from collections.abc import Hashable
 from typing import Any
 
 from channels_lite.loops import call_on, is_ending, running_loop
-from channels_lite.store import Done, Outcome, T, Work, perform, refuse, writing
+from channels_lite.store import Done, Outcome, T, Work, is_locked, perform, refuse, writing
 from channels_lite.store.attempt import Attempt, pause
 from channels_lite.store.checkpoint import Checkpointer
 from channels_lite.store.connection import Source
@@ -79,17 +79,17 @@ class DirectStore:
         Calls ``done`` on the same thread.  If the loop is closed before its timer fires, the next
         call of this store, on any loop, reports this to ``done``.
         """
-        self._submit(self._attempt(work, done, running_loop(), size))
+        self._submit(work, done, running_loop(), size)
 
     def transact(self, work: Work[T], done: Done[T], *, size: int = 0) -> None:
         """Like `submit`.  Later writes of the same loop queue behind one that waits for a lock."""
-        self._submit(self._attempt(work, done, running_loop(), size, write=True))
+        self._submit(work, done, running_loop(), size, write=True)
 
     def persist(self, work: Work[T], done: Done[T]) -> None:
         """Runs ``work`` now if possible, otherwise in the thread."""
-        self._submit(self._attempt(work, done, write=True))
+        self._submit(work, done, write=True)
 
-    def _attempt(
+    def _submit(
         self,
         work: Work[T],
         done: Done[T],
@@ -97,29 +97,28 @@ class DirectStore:
         size: int = 0,
         *,
         write: bool = False,
-    ) -> Attempt[T]:
-        deadline = time.monotonic() + self._timeout
-        return Attempt(work, done, write, deadline, loop, size > LARGE)
-
-    def _submit(self, attempt: Attempt[Any]) -> None:
+    ) -> None:
         self._fail_closed_loops()
-        loop = attempt.loop
-        line = self._lines.get(loop) if loop is not None else None
-        if line and attempt.write:  # the writes of a loop stay in order
+        # The writes of a loop stay in order.
+        line = self._lines.get(loop) if write and loop is not None else None
+        outcome = None
+        if not line and size <= LARGE and not self._worker.unfinished:
+            outcome = self._do(work, write)
+            if outcome is not None and not is_locked(outcome):
+                done(outcome)
+                return
+        deadline = time.monotonic() + self._timeout
+        attempt = Attempt(work, done, write, deadline, loop, size > LARGE)
+        if line:
             line.append(attempt)
-            return
-        if loop is None and is_ending():
+        elif loop is None and is_ending():
             self._do_blocking(attempt)
-            return
-        outcome = None if attempt.is_large else self._do_now(attempt)
-        if outcome is None:
+        elif outcome is None or loop is None:
             self._worker.put(attempt)
-        elif not attempt.must_wait(outcome):
-            attempt.finish(outcome)
-        elif loop is None:
-            self._worker.put(attempt)
-        else:
+        elif attempt.must_wait(outcome):
             self._wait(loop, attempt)
+        else:
+            attempt.finish(outcome)
 
     # Locks of other processes: retried by timers
 
@@ -161,7 +160,8 @@ class DirectStore:
     # The connection in use by this process: in the thread
 
     def _do_in_thread(self, attempt: Attempt[T]) -> Outcome[T]:
-        outcome = self._do(attempt, max(0.0, attempt.deadline - time.monotonic()))
+        timeout = max(0.0, attempt.deadline - time.monotonic())
+        outcome = self._do(attempt.work, attempt.write, timeout)
         return outcome or self._fail("the connection is locked by another thread")
 
     def _refused(self, attempt: Attempt[Any], error: RuntimeError) -> None:
@@ -186,15 +186,15 @@ class DirectStore:
 
     def _do_now(self, attempt: Attempt[T]) -> Outcome[T] | None:
         """None if other work is queued first."""
-        return None if self._worker.is_busy else self._do(attempt)
+        return None if self._worker.unfinished else self._do(attempt.work, attempt.write)
 
-    def _do(self, attempt: Attempt[T], timeout: float = 0) -> Outcome[T] | None:
+    def _do(self, work: Work[T], write: bool, timeout: float = 0) -> Outcome[T] | None:
         """None if the connection stays in use for ``timeout`` seconds."""
         if not self._keeper.acquire(timeout):
             return None
         try:
-            transaction = writing(self._execute) if attempt.write else None
-            return perform(attempt.work, self._execute, self._source.alias, transaction)
+            transaction = writing(self._execute) if write else None
+            return perform(work, self._execute, self._source.alias, transaction)
         finally:
             self._checkpointer.after_work()
             self._keeper.release()

@@ -24,7 +24,7 @@ class Keeper:
 
     def acquire(self, timeout: float = 0) -> bool:
         """Takes the lock, if it is free within ``timeout`` seconds; -1: waits for it."""
-        return self._lock.acquire(timeout=timeout)
+        return self._lock.acquire(True, timeout) if timeout else self._lock.acquire(False)
 
     def release(self) -> None:
         """Releases the lock, and the resources, if a thread has asked for that meanwhile."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -100,21 +100,20 @@ READ = """
 """
 OLDEST = "SELECT min(id) FROM channels_lite_event WHERE channel_name = ?"
 WAITING = """
-    SELECT count(*) FROM
-        (SELECT 1 FROM channels_lite_event WHERE channel_name = ? AND expires_at > ? LIMIT ?)
+    SELECT EXISTS (SELECT 1 FROM channels_lite_event WHERE channel_name = ? AND expires_at > ?)
 """
-WAITING_SIZES = """
-    SELECT length(data) FROM channels_lite_event
-    WHERE channel_name = ? AND expires_at > ? ORDER BY id LIMIT ?
-"""
-# The inner SELECT chooses, the DELETE claims: of two processes only one gets the row.
+# The inner SELECT chooses, the DELETE claims: of two processes only one gets the row.  The last
+# column is the size of the next row; NULL: none is left.  A list of ids instead of one, even with
+# one id, would be a temporary table.
 CLAIM = """
-    DELETE FROM channels_lite_event WHERE id IN
+    DELETE FROM channels_lite_event WHERE id =
         (SELECT id FROM channels_lite_event WHERE channel_name = ? AND expires_at > ?
-         ORDER BY id LIMIT ?)
+         ORDER BY id LIMIT 1)
     RETURNING id, CAST(data AS BLOB), coalesce(expires_at + 0.0, 0),
         coalesce(created_at + 0.0, 0),
-        coalesce((SELECT generation FROM channels_lite_boot), 0)
+        coalesce((SELECT generation FROM channels_lite_boot), 0),
+        (SELECT length(CAST(data AS BLOB)) FROM channels_lite_event
+         WHERE channel_name = ? AND expires_at > ? ORDER BY id LIMIT 1)
 """
 RENEW = "UPDATE channels_lite_boot SET generation = max(?, generation + 1) WHERE generation = ?"
 DELETE_READ = "DELETE FROM channels_lite_event WHERE channel_name = ? AND id <= ?"
@@ -187,8 +186,7 @@ class Admission(Protocol):
         """The batch is committed."""
 
 
-@dataclass(slots=True)
-class Batch:
+class Batch(msgspec.Struct, eq=False):
     """The common data of writes that are committed together."""
 
     now: float
@@ -203,13 +201,13 @@ class Batch:
     #: Whether a row got an id that is not higher, in a table without a generation.
     is_rewound: bool = False
     #: Non-local names that got a row, with its id.  The commit wakes their readers.
-    inserted: dict[str, int] = field(default_factory=dict)
+    inserted: dict[str, int] = {}
     #: Non-local names whose processes have members of a group that has got a message.
-    woken: set[str] = field(default_factory=set)
+    woken: set[str] = set()
     #: Whether all processes are woken, because the members have just changed.
     wakes_all: bool = False
     #: The members of such groups, and their versions.
-    members: dict[str, tuple[list[Member], int | None]] = field(default_factory=dict)
+    members: dict[str, tuple[list[Member], int | None]] = {}
     #: The generation of the table with these rows; None: there are no rows.
     generation: int | None = None
 
@@ -226,10 +224,10 @@ def insert(execute: Execute, batch: Batch, envelope: Envelope) -> bool:
         envelope.expires_at,
         envelope.name,
         envelope.recipients,
-        not envelope.channel,
+        0 if envelope.channel else 1,  # sqlite3 would look for an adapter of bool
         envelope.data,
     )
-    if envelope.name.endswith("!"):
+    if "!" in envelope.name:
         if not batch.admission.admits(envelope, partial(oldest, execute)):
             return False
         is_in = execute(INSERT, row)
@@ -464,23 +462,37 @@ def claim(
     """Takes up to the wanted number of rows of each of these plain channels.
 
     Takes the write lock only if a row waits.  Adds the channels of which more rows wait to
-    ``left``.  It counts before it takes: a statement that failed after that would lose the rows.
+    ``left``.  The statement that takes a row tells it: if a later one failed, the row would be
+    lost.
     """
-    found = {name: execute(WAITING, (name, now, wanted[name] + 1))[0][0] for name in wanted}
-    found = {name: count for name, count in found.items() if count}
+    waiting = [name for name in wanted if execute(WAITING, (name, now))[0][0]]
     claimed = {}
-    is_lone = is_in_transaction or len(found) < 2  # a statement is a transaction
+    # A lone statement is a transaction.
+    is_lone = is_in_transaction or sum(wanted[name] for name in waiting) < 2
     with nullcontext() if is_lone else writing(execute):
-        for name in found:
-            count = wanted[name]
-            if count > 1:
-                count = within(READ_BYTES, execute(WAITING_SIZES, (name, now, count)))
-            if left is not None and found[name] > count:
+        for name in waiting:
+            claimed[name], is_left = _claim(execute, name, wanted[name], now)
+            if is_left and left is not None:
                 left.add(name)
-            taken = execute(CLAIM, (name, now, count))
-            # RETURNING promises no order (sqlite.org/lang_returning.html).
-            claimed[name] = sorted(Claimed(*columns) for columns in taken)
     return claimed
+
+
+def _claim(execute: Execute, name: str, wanted: int, now: float) -> tuple[list[Claimed], bool]:
+    """The rows, and whether more wait."""
+    rows: list[Claimed] = []
+    room = READ_BYTES
+    while len(rows) < wanted:
+        found = execute(CLAIM, (name, now, name, now))
+        if not found:  # another process was faster
+            return rows, False
+        *columns, next_size = found[0]
+        rows.append(Claimed(*columns))
+        if next_size is None:
+            return rows, False
+        room -= len(rows[-1].data)
+        if next_size > room:
+            break
+    return rows, True
 
 
 @dataclass(slots=True)

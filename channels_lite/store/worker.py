@@ -48,17 +48,13 @@ class Worker:
         #: None wakes the thread, so that it notices that it must end.
         self._queue: SimpleQueue[Attempt[Any] | None] = SimpleQueue()
         self._serving = threading.Lock()
-        self._unfinished: set[Attempt[Any]] = set()
+        #: Work that is queued, waits for a lock or runs.
+        self.unfinished: set[Attempt[Any]] = set()
         self._thread: threading.Thread | None = None
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether any work is queued, waits for a lock or runs."""
-        return bool(self._unfinished)
 
     def put(self, attempt: Attempt[Any]) -> None:
         """Queues ``attempt``.  May be called from any thread."""
-        self._unfinished.add(attempt)
+        self.unfinished.add(attempt)
         self._queue.put(attempt)
         while not self._queue.empty() and self._serving.acquire(blocking=False):
             thread = threading.Thread(target=self._run, name=self._name, daemon=True)
@@ -68,7 +64,7 @@ class Worker:
                 left = self._take_all()
                 self._serving.release()
                 for each in left:
-                    self._unfinished.discard(each)
+                    self.unfinished.discard(each)
                     self._refused(each, error)
             else:
                 self._thread = thread
@@ -138,7 +134,7 @@ class Worker:
         outcome = self._do(attempt)
         if attempt.must_wait(outcome):
             return False
-        self._unfinished.discard(attempt)
+        self.unfinished.discard(attempt)
         try:
             attempt.finish(outcome)
         except Exception:

@@ -125,8 +125,6 @@ class FrameReceiver:
         """The frames in the socket, in the order of sending; all, or about ``limit`` of them."""
         frames: list[Frame] = []
         for _ in range(READ_LIMIT):
-            if limit is not None and len(frames) >= limit:
-                break
             try:
                 datagram = self._socket.recv(MAX_DATAGRAM)
             except OSError as error:
@@ -141,6 +139,8 @@ class FrameReceiver:
                         frames.append(frame)  # noqa: PERF401 - of a few frames, a list costs more
             except ValueError as error:  # msgspec's
                 logger.error("%d bytes that are not frames were dropped: %s", len(datagram), error)
+            if limit is not None and len(frames) >= limit:
+                break
         return frames
 
     def close(self) -> list[Frame]:

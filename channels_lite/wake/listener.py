@@ -163,6 +163,8 @@ class Listener:
 
     def listen(self, channel: str, loop: asyncio.AbstractEventLoop) -> bool:
         """R1 for a plain channel: adds a name to the FIFO, and watches the channel's queue."""
+        if self._queues.watches(channel, loop):
+            return False  # the next turn wakes it
         if not self.reason and not self._presence.listen(channel):
             self._fall_back(NO_FIFO + self._presence.reason)
         if not self.reason:
@@ -213,7 +215,8 @@ class Listener:
             with self._lock:
                 left, self._left = self._left, []
         frames = self._frames
-        return left + frames.drain(limit) if frames is not None else left
+        new = [] if frames is None else frames.drain(limit)
+        return left + new if left else new
 
     def stop_frames(self) -> None:
         """Stops reading the socket."""

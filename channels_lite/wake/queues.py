@@ -61,6 +61,10 @@ class Queues:
         self._watched: set[int] = set()
         self._retired: set[tuple[asyncio.AbstractEventLoop, int]] = set()
 
+    def watches(self, channel: str, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether a turn at the channel already wakes ``loop``."""
+        return self._open.get((loop, channel)) in self._watched
+
     def listen(self, channel: str, loop: asyncio.AbstractEventLoop) -> bool:
         """R1: watches the channel on ``loop``, the running one.  Whether to claim now.
 

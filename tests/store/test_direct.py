@@ -170,7 +170,7 @@ async def test_large_work_is_done_in_a_thread(direct, monkeypatch):
     await behind.value()
     assert asked.thread == behind.thread != threading.get_ident()
     assert await Asked(direct, marks).value() == ["large", "behind"]
-    await until(lambda: not direct._worker.is_busy)
+    await until(lambda: not direct._worker.unfinished)
     small = Asked(direct, marks, size=direct_module.LARGE)
     assert small.thread == threading.get_ident()
     monkeypatch.setattr(threading.Thread, "start", fail_to_start)

@@ -32,7 +32,7 @@ def test_put_in_as_the_thread_ends(database):
     assert is_done.wait(TIMEOUT)
     worker.join(TIMEOUT)
     assert done == ["first", "second"]
-    assert not worker.is_busy
+    assert not worker.unfinished
 
 
 class Stalled(SimpleQueue):

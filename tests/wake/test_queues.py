@@ -28,6 +28,9 @@ class Process:
     def claim(self, channel):
         self.turns += 1
 
+    def watches(self):
+        return self.queues.watches("jobs", asyncio.get_running_loop())
+
     def listen(self):
         return self.queues.listen("jobs", asyncio.get_running_loop())
 
@@ -70,7 +73,9 @@ async def test_turn_is_passed_on(processes, tmp_path):
         await asyncio.sleep(0)
     assert not any(each.turns for each in others)
     others[0].is_wanted = True
+    assert not others[0].watches()  # so it must ask for turns
     assert others[0].listen()  # it takes the turn
+    assert others[0].watches()
 
 
 @pytest.mark.parametrize(("pause", "turns"), [(600.0, 1), (0.0, 2)])
