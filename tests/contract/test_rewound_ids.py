@@ -52,7 +52,7 @@ def test_messages_arrive_after_manage_flush_of_a_flushed_layer(make_layer_sync):
 
 async def test_generation_is_over_before_who_asked_goes_on(make_layer, database, monkeypatch):
     """As by a look that finds that the table was emptied: nobody works with no clock."""
-    layer = make_layer()
+    layer = make_layer(polling_interval=60)  # nobody else asks
     engine, channel = layer._engine, await layer.new_channel()
     ask, asked = engine.generations._ask, []
 
