@@ -159,7 +159,9 @@ class BaseSQLiteChannelLayer(GroupMethods):
     def _require_valid(self, kind: str, name: object, valid: re.Pattern[str]) -> None:
         limit = self.MAX_NAME_LENGTH
         if not (isinstance(name, str) and is_valid(name, valid.pattern, limit)):
-            raise TypeError(f"{self.invalid_name_error.format(kind)} {fault_of(name, limit)}")
+            # Channels 4.1 goes on with ", not" and the name, which is in our own sentence.
+            said = self.invalid_name_error.format(kind, "anything else:")
+            raise TypeError(f"{said} {fault_of(name, limit)}")
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """A channel that only this process receives on: ``prefix.<process>!<number>``."""

@@ -84,8 +84,12 @@ def purge(sql):
     trimming.purge(lambda statement, values: sql(statement, *values), b"chat", clock.now())
 
 
+async def taken(layer, channel, count):
+    return [await received(layer, channel) for _ in range(count)]
+
+
 async def numbers(layer, channel, count):
-    return [(await received(layer, channel))["number"] for _ in range(count)]
+    return [message["number"] for message in await taken(layer, channel, count)]
 
 
 async def test_members_of_all_processes_get_one_order(make):
@@ -93,7 +97,7 @@ async def test_members_of_all_processes_get_one_order(make):
     here, there = make(), make()
     channels = [(here, await member(here)), (there, await member(there))]
     await asyncio.gather(*(send(layer, *range(20)) for layer in (here, there)))
-    got = [[await received(layer, channel) for _ in range(40)] for layer, channel in channels]
+    got = [await taken(layer, channel, 40) for layer, channel in channels]
     assert got[0] == got[1]
     ids = [int(message["history_id"].partition("-")[0]) for message in got[0]]
     assert ids == sorted(set(ids))
