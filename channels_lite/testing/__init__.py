@@ -247,7 +247,12 @@ class _OnTestDatabases:
     def __init__(self, process: Callable[..., Any]) -> None:
         self._process = process
 
-    def __call__(self, *args: Any, setup: Callable[[], object], **kwargs: Any) -> Any:
+    def __call__(
+        self,
+        *args: Any,
+        setup: Callable[[], object] = bool,  # Channels 4.1 passes none
+        **kwargs: Any,
+    ) -> Any:
         names = {alias: str(connections.settings[alias]["NAME"]) for alias in connections}
         return self._process(*args, setup=partial(_use_databases, names, setup), **kwargs)
 
