@@ -72,9 +72,7 @@ class Outgoing:
 
     def send(self, envelopes: list[sql.Envelope]) -> int | Awaitable[int]:
         """Sends these envelopes of one message.  See `Outbox.send`."""
-        if self._serializer.crypter is not None:
-            self.encrypted(envelopes)
-        return self._outbox().send(envelopes)
+        return self._outbox().send(self.encrypted(envelopes))
 
     async def insert(self, envelopes: list[sql.Envelope]) -> int:
         """Like `send`, as rows in the caller's transaction."""
