@@ -4,16 +4,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.c csrc/*.h csrc/*.py)
 
+# The tests start some thousand processes, which would each compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test docs lint bench bench-smoke chaos soak model clean
 
 help:
 	@echo "make demo    the chat of example/ on http://127.0.0.1:8000/ (PORT=8001 make demo);"
 	@echo "             NODES=2 make demo: on two nodes, through an installed NATS or Redis"
 	@echo "make test    the tests; ARGS goes to pytest: make test ARGS='-k worker example'"
-	@echo "make chaos   the fault tests in full, half an hour"
+	@echo "make chaos   the fault tests in full, more than an hour"
 	@echo "make soak    eight processes, on one node and on two, with faults at random for an hour"
 	@echo "make model   the model of the wake-up, by spin"
-	@echo "make bench   every benchmark, ten minutes; writes benchmarks/results and docs/images"
+	@echo "make bench   every benchmark, twenty minutes; writes benchmarks/results and docs/images"
 	@echo "make docs    the documentation as a site, in build/site"
 	@echo "make lint    ruff, mypy, and pyright"
 	@echo "make clean   removes .venv and everything that was built"
@@ -28,7 +31,8 @@ test: .venv/.test
 
 # All amounts of the fault matrix, and what takes too long for `make test`.
 chaos: .venv/.test
-	CHAOS_SCALE=1 $(BIN)/pytest -m "chaos or not chaos" --ignore-glob '*/test_soak*' \
+	CHAOS_SCALE=1 $(BIN)/pytest --numprocesses 3 --dist loadgroup -m "chaos or not chaos" \
+	    --ignore-glob '*/test_soak*' \
 	    tests/chaos tests/native tests/properties tests/processes tests/relay tests/resume \
 	    tests/servers tests/test_packaging.py $(ARGS)
 

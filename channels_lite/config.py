@@ -90,7 +90,8 @@ class Config:
     #: Seconds between two reads of the table.  If this is ``None``, a layer that polls reads every
     #: 0.1 s.  The notify layer reads when it is woken, and as a fallback every 5 s.
     polling_interval: float | None = _key(None, _SECONDS)
-    #: Seconds without a message after which the layer polls ten times less often.
+    #: Seconds without a message after which the layer polls ten times less often.  The notify
+    #: layer's fallback is also less frequent then: every 50 s.
     polling_idle_timeout: float = _key(1800, _SECONDS)
     #: Whether receivers delete expired messages.
     auto_trim: bool = _key(True, _FLAG)

@@ -22,6 +22,8 @@ from channels_lite.layers.aio import AIOSQLiteChannelLayer
 from channels_lite.layers.base import BaseSQLiteChannelLayer
 from channels_lite.layers.core import SQLiteChannelLayer
 from channels_lite.layers.notify import NotifyChannelLayer
+from channels_lite.wake import datagrams
+from channels_lite.wake.datagrams import MAX_DATAGRAM
 from channels_lite.wake.hooks import Hooks, hooks
 
 LAYERS: dict[str, type[BaseSQLiteChannelLayer]] = {
@@ -121,6 +123,13 @@ def make_layer_sync(database: Path, kind: str) -> Iterator[MakeLayer]:
             return made[-1]
 
         yield make
+
+
+@pytest.fixture
+def large_as_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages that are too large for a datagram become rows, as without memory files."""
+    monkeypatch.setattr(datagrams, "LARGEST", MAX_DATAGRAM)
+    monkeypatch.setenv("TEST_LARGEST", str(MAX_DATAGRAM))
 
 
 @pytest.fixture

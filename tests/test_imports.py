@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,6 +99,21 @@ def test_there_is_no_circle():
         for module in leaves:
             del graph[module]
     assert not graph
+
+
+def test_start_imports_only_what_is_used():
+    """Each process and each command pays for it: nothing for tests, and no extra."""
+    code = (
+        "import sys, django; from django.conf import settings; settings.configure("
+        "INSTALLED_APPS=['channels_lite'], CHANNEL_LAYERS={'default': {'BACKEND': "
+        "'channels_lite.layers.notify.NotifyChannelLayer'}}, DATABASES={'default': {'ENGINE': "
+        "'django.db.backends.sqlite3', 'NAME': 'db.sqlite3'}}); django.setup(); "
+        "from channels.layers import get_channel_layer; assert get_channel_layer(); "
+        "print(*sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    unused = "django.test unittest cryptography nats redis prometheus_client opentelemetry"
+    assert set(unused.split()) & set(ran.stdout.split()) == set()
 
 
 @pytest.mark.parametrize(("module", "names"), PUBLIC)

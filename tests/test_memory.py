@@ -60,6 +60,21 @@ def test_frozen_time_changes_no_interval(layer):
         assert layer.look_interval == interval
 
 
+def test_loop_may_end_as_a_look_begins(layer):
+    """No task stays behind, which Python would report when it collects it."""
+
+    async def test():
+        channel = await layer.new_channel()
+        await layer.send(channel, {"type": "x"})
+        await received(layer, channel)
+        layer._engine.reader.look()
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(test())
+    assert asyncio.all_tasks(loop) == set()
+    loop.close()
+
+
 def flush(layer):
     """Flushes as between two TransactionTestCases with ``reset_sequences``."""
     read_rows(layer)

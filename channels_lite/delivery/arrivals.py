@@ -73,10 +73,13 @@ class Arrivals:
         """Whether `deliver` has more to do."""
         return bool(self._ready)
 
-    def mark(self) -> int:
-        """For a look that begins now: it finds every row that the frames up to here wait for."""
+    def mark(self) -> tuple[int, set[str]]:
+        """For a look that begins now: the number of the last held frame, and their names.
+
+        If it reads these names, it finds every row that these frames wait for.
+        """
         with self._lock:
-            return self._numbered
+            return self._numbered, {frame.name for _, frame in self._held}
 
     def take_frames(self, receive: Callable[[int | None], list[Frame]]) -> bool:
         """Takes in frames of other processes, a limited number at a time.

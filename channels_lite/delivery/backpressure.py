@@ -10,8 +10,8 @@ sender follows two rules:
   not fill the disk.  This limit is no channel's capacity.
 
 A message counts as read when the socket holds only later datagrams, when the table has no row as
-old, or when it has expired.  The sender checks this only after it has sent half of what may be on
-its way.  So a message to a channel that is not full costs a look-up and an addition.
+old, or when it has expired.  The sender checks this only when all that may be on its way was sent.
+So a message to a channel that is not full costs a look-up and an addition.
 
 Thread: any.  The lock of the frame sender also guards all windows.
 """
@@ -32,6 +32,9 @@ __all__ = ["Admission", "Backpressure"]
 TRANSPORT = Limit(64 * 1024 * 1024, is_bytes=True)
 # Checks for a mark for each capacity sent.
 MARK_SHARE = 16
+# What is on its way is read in parts of this share of the capacity, at least.  With two halves,
+# half a capacity counted as unread because of its last message.
+PART_SHARE = 16
 # The maximum number of remembered channels and processes.
 MAX_WINDOWS = 10_000
 
@@ -39,7 +42,7 @@ MAX_WINDOWS = 10_000
 Oldest = Callable[[str], "int | None"]
 
 
-class Half:
+class Part:
     """A part of what was sent to one destination, and its last message."""
 
     __slots__ = ("datagram", "expires_at", "name", "row", "weight")
@@ -53,13 +56,15 @@ class Half:
 
 
 class Window:
-    """What was sent to one destination and may be unread, in an older and a newer half."""
+    """What was sent to one destination and may be unread, in parts."""
 
-    __slots__ = ("_unchecked", "credit", "is_marked", "limit", "newer", "older")
+    __slots__ = ("_older", "_unchecked", "credit", "is_marked", "limit", "newest")
 
     def __init__(self, limit: Limit) -> None:
         self.limit = limit
-        self.older, self.newer = Half(), Half()
+        #: The parts before the newest one, the oldest first.
+        self._older: list[Part] = []
+        self.newest = Part()
         #: How much more may be sent without a check.
         self.credit = 0
         #: Whether the last check found a mark; and how much may have been sent since that check;
@@ -67,56 +72,57 @@ class Window:
         self.is_marked = False
         self._unchecked = -1
 
-    def has_room(self, weight: int, beside: int, is_read: Callable[[Half], bool]) -> bool:
+    def has_room(self, weight: int, beside: int, is_read: Callable[[Part], bool]) -> bool:
         """Whether ``weight`` more may be on its way, in addition to ``beside`` of the same batch.
 
         The first message always may.
         """
-        amount = self.limit.amount
-        if self.newer.weight * 2 >= amount and is_read(self.older):
-            self.older, self.newer = self.newer, Half()
-            self._unchecked = -1
-        if 0 < self._on_its_way <= amount < self._on_its_way + beside + weight:
-            for half in (self.newer, self.older):
-                if half.weight and is_read(half):
-                    self.older = Half()
-                    if half is self.newer:
-                        self.newer = Half()
-                    self._unchecked = -1
-                    break
-        on_its_way = self._on_its_way + beside
+        amount, on_its_way = self.limit.amount, self._on_its_way
+        if 0 < on_its_way <= amount < on_its_way + beside + weight:
+            self._forget_read(is_read)
+            on_its_way = self._on_its_way
+        on_its_way += beside
         return on_its_way + weight <= amount or not on_its_way
+
+    def _forget_read(self, is_read: Callable[[Part], bool]) -> None:
+        """Any part: a row is deleted some time after it was read, later than frames after it."""
+        parts = [*self._older, self.newest]
+        unread = [part for part in parts if part.weight and not is_read(part)]
+        if len(unread) < len(parts):
+            self._unchecked = -1
+        self.newest = unread.pop() if unread else Part()
+        self._older = unread
 
     @property
     def _on_its_way(self) -> int:
-        return self.older.weight + self.newer.weight
+        return self.newest.weight + sum(part.weight for part in self._older)
 
     def add(self, weight: int, envelope: Envelope, datagram: int, row: int) -> None:
         """Records what was sent."""
-        if self.newer.weight and not self.older.weight:
-            self.older, self.newer = self.newer, Half()  # so that it counts as read first
-        half = self.newer
-        half.weight += weight
+        if self.newest.weight and self.newest.weight * PART_SHARE >= self.limit.amount:
+            self._older.append(self.newest)
+            self.newest = Part()
+        part = self.newest
+        part.weight += weight
         if row:
-            half.name, half.row = envelope.name, row
+            part.name, part.row = envelope.name, row
         else:
-            half.datagram = datagram
-        half.expires_at = max(half.expires_at, envelope.expires_at)
+            part.datagram = datagram
+        part.expires_at = max(part.expires_at, envelope.expires_at)
         self.credit -= weight
 
     def withdraw(self, weight: int) -> None:
         """``weight`` of what was added last was not sent after all."""
         self.credit += weight
-        self.newer.weight -= weight
-        if self.newer.weight < 0:  # the first of it is in the older half
-            self.older.weight += self.newer.weight
-            self.newer.weight = 0
+        self.newest.weight -= weight
+        while self.newest.weight < 0 and self._older:  # some of it is in an older part
+            rest, self.newest = self.newest.weight, self._older.pop()
+            self.newest.weight += rest
 
     def give_credit(self) -> None:
-        """Allows sends without a check, until half is sent, or the mark must be checked again."""
+        """Allows sends without a check, until all is sent, or the mark must be checked again."""
         amount = self.limit.amount
-        until_half = (amount + 1) // 2 - self.newer.weight
-        self.credit = max(0, min(amount - self._on_its_way, until_half, amount // MARK_SHARE))
+        self.credit = max(0, min(amount - self._on_its_way, amount // MARK_SHARE))
         self._unchecked += max(1, self.credit)
 
     @property
@@ -132,8 +138,8 @@ class Window:
         """Records the result of the check.  True: the mailbox was full, and has room again."""
         is_open_again = self.is_marked and not is_marked
         if is_open_again:
-            self.older, self.newer = self.newer, Half()
-            self.older.weight = self.limit.amount - self.limit.share
+            self.newest.weight = self.limit.amount - self.limit.share
+            self._older, self.newest = [self.newest], Part()
         self.is_marked, self._unchecked = is_marked, 0
         return is_open_again
 
@@ -172,10 +178,10 @@ class Backpressure:
             return True
         weight = window.limit.weight(envelope.data)
         if window.credit >= weight:
-            half = window.newer
-            half.weight += weight
-            half.datagram = datagram
-            half.expires_at = envelope.expires_at
+            part = window.newest
+            part.weight += weight
+            part.datagram = datagram
+            part.expires_at = envelope.expires_at
             window.credit -= weight
             return True
         is_admitted = self._admits(
@@ -204,7 +210,7 @@ class Backpressure:
             )
 
     def _admits(
-        self, window: Window, envelope: Envelope, beside: int, is_read: Callable[[Half], bool]
+        self, window: Window, envelope: Envelope, beside: int, is_read: Callable[[Part], bool]
     ) -> bool | None:
         has_room = window.has_room(window.limit.weight(envelope.data), beside, is_read)
         # Check the mark after that: messages that were read are in the mailbox, which may be full.
@@ -261,18 +267,27 @@ class Backpressure:
             del windows[next(iter(windows))]
         windows[key] = window
 
-    def _reads(self, name: str, now: float, oldest: Oldest | None) -> Callable[[Half], bool]:
-        def is_read(half: Half) -> bool:
-            if half.expires_at <= now:
+    def _reads(self, name: str, now: float, oldest: Oldest | None) -> Callable[[Part], bool]:
+        token = token_of(name)
+        # Asked once for all parts.
+        read_up_to: int | None = None
+        first: dict[str, int | None] = {}
+
+        def is_read(part: Part) -> bool:
+            nonlocal read_up_to
+            if part.expires_at <= now:
                 return True
-            if half.datagram > self._read_up_to(token_of(name)):
+            if read_up_to is None:
+                read_up_to = self._read_up_to(token)
+            if part.datagram > read_up_to:
                 return False
-            if half.row and oldest is not None and self._oldest.get(half.name, 0) <= half.row:
-                first = oldest(half.name)
+            if part.row and oldest is not None and self._oldest.get(part.name, 0) <= part.row:
+                if part.name not in first:
+                    first[part.name] = oldest(part.name)
                 if len(self._oldest) >= MAX_WINDOWS:
                     self._oldest.clear()
-                self._oldest[half.name] = half.row + 1 if first is None else first
-            return not half.row or self._oldest.get(half.name, 0) > half.row
+                self._oldest[part.name] = first[part.name] or part.row + 1
+            return not part.row or self._oldest.get(part.name, 0) > part.row
 
         return is_read
 

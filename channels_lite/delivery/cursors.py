@@ -13,7 +13,7 @@ Thread: any.  One lock guards it all.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from channels_lite.store.sql import Acknowledgement, FlushMark, Look, Looked, Row
 
@@ -42,11 +42,10 @@ class Cursors:
         self.reached = (0, 0)
         #: The last id of the table after the last look.
         self._committed = 0
-        #: The id of the last row to delete of each name; and the number of these rows.
-        self._read: dict[str, int] = {}
-        self.unacknowledged = 0
         #: The generation of the cursors.
         self.generation = 0
+        #: What was read, and is to be deleted.
+        self._unacknowledged = Acknowledgement(0, {})
         #: The last flush that this process knows of.
         self.flushed = FlushMark(0, 0.0)
 
@@ -61,9 +60,13 @@ class Cursors:
         """The id up to which this process has read rows of ``name``, or knows there are none."""
         return self._seen.get(name, 0)
 
-    def ask(self, now: float, *, deletes: bool) -> Look:
-        """The next look: what to read, and whether to delete what it reads."""
+    def ask(self, now: float, held: Collection[str] = (), *, deletes: bool) -> Look:
+        """The next look: what to read, and whether to delete what it reads.
+
+        ``held`` are names for which frames are held.  They may have been forgotten.
+        """
         with self._lock:
+            self._names.update(held)
             names = None if len(self._names) > NAMES else tuple(self._names)
             return Look(
                 now,
@@ -82,8 +85,8 @@ class Cursors:
             self.generation = generation
             self._cursors.clear()
             self._seen.clear()
-            self._read.clear()
-            self._last = self._committed = self.unacknowledged = 0
+            self._unacknowledged = Acknowledgement(generation, {})
+            self._last = self._committed = 0
             self.reached = (0, generation)
             self.flushed = FlushMark(0, 0.0)  # its ids and times belong to the other generation
 
@@ -105,8 +108,9 @@ class Cursors:
                 self._last = max(self._last, last)
                 self._reach(last)
                 if not asked.deletes and last > cursor:
-                    self._cursors[name] = self._read[name] = last
-                    self.unacknowledged += len(found)
+                    self._cursors[name] = self._unacknowledged.read[name] = last
+                    self._unacknowledged.rows += len(found)
+                    self._unacknowledged.size += sum(len(row.data) for row in found)
                 if new:
                     rows[name] = new
         return rows
@@ -126,11 +130,16 @@ class Cursors:
         if row > self.reached[0]:
             self.reached = (row, self.generation)
 
+    @property
+    def unacknowledged(self) -> int:
+        """The number of rows to acknowledge."""
+        return self._unacknowledged.rows
+
     def to_acknowledge(self) -> Acknowledgement:
         """The rows to acknowledge.  `restore` them if that fails."""
         with self._lock:
-            through = Acknowledgement(self.generation, self._read)
-            self._read, self.unacknowledged = {}, 0
+            through = self._unacknowledged
+            self._unacknowledged = Acknowledgement(self.generation, {})
         return through
 
     def acknowledged(self, through: Acknowledgement) -> None:
@@ -145,7 +154,8 @@ class Cursors:
         """Puts back rows that could not be acknowledged."""
         with self._lock:
             if through.generation == self.generation:
-                self._read = through.read | self._read
+                self._unacknowledged.read = through.read | self._unacknowledged.read
+                self._unacknowledged.size += through.size
 
     def flush(self, flushed: FlushMark) -> bool:
         """Remembers a flush.  True if this process did not know of it."""
@@ -154,7 +164,7 @@ class Cursors:
                 return False
             self.flushed = flushed
             self._cursors.clear()
-            self._read.clear()
+            self._unacknowledged = Acknowledgement(self.generation, {})
             return True
 
     def keep(self, in_use: Callable[[], set[str]]) -> None:

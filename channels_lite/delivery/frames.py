@@ -24,7 +24,7 @@ from channels_lite.delivery.backpressure import Backpressure
 from channels_lite.delivery.capacity import Limit
 from channels_lite.names import FRAMES, mark_path, token_of
 from channels_lite.store.sql import Envelope
-from channels_lite.wake.datagrams import MAX_DATAGRAM, Frame, Peer, connect
+from channels_lite.wake.datagrams import Frame, Peer, connect
 
 __all__ = ["FrameSender"]
 
@@ -123,7 +123,7 @@ class FrameSender:
     def _send_to(self, peer: Peer, envelopes: list[Envelope]) -> bool:
         """False: the socket is full, and may soon have room for the remaining envelopes."""
         number = self._last + 1
-        frames, admitted = self._admit(envelopes, number)
+        frames, admitted = self._admit(peer, envelopes, number)
         if not frames:
             return True
         try:
@@ -132,7 +132,7 @@ class FrameSender:
             self.backpressure.withdraw(admitted)
             if error.errno == errno.EAGAIN:
                 return peer.stands_still
-            if error.errno not in (errno.ENOBUFS, errno.EMSGSIZE):
+            if error.errno not in (errno.ENOBUFS, errno.EMSGSIZE, errno.ETOOMANYREFS):
                 self._forget(peer.token)  # the process is gone
             return True
         self._last = number
@@ -141,7 +141,9 @@ class FrameSender:
             envelope.is_settled = True
         return True
 
-    def _admit(self, envelopes: list[Envelope], number: int) -> tuple[list[Frame], list[Envelope]]:
+    def _admit(
+        self, peer: Peer, envelopes: list[Envelope], number: int
+    ) -> tuple[list[Frame], list[Envelope]]:
         """The frames of this one datagram, and their envelopes.  Marks the refused ones."""
         frames: list[Frame] = []
         admitted: list[Envelope] = []
@@ -149,7 +151,7 @@ class FrameSender:
         for envelope in envelopes:
             name, recipients, data = envelope.name, envelope.recipients, envelope.data
             size += len(data) + len(recipients) + len(name) + OVERHEAD
-            if size > MAX_DATAGRAM:
+            if size > peer.largest:
                 break
             if envelope.channel:
                 is_admitted = self.backpressure.admit(envelope, number)

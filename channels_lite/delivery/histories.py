@@ -147,7 +147,7 @@ class Histories:
     def _begin_again(self, news: News) -> None:
         """Ids have started again.  Members get what is sent from now on."""
         self._ready.clear()
-        self._roll.begin_again()
+        self._roll.begin_again(news.row)
         self._generation, self._row, self._membership = news.generation, news.row, 0
 
     def _worked(self, *, has_found: bool) -> None:
@@ -177,6 +177,7 @@ class Histories:
                 behind.append(member.channel)
                 # It gets these again, if they are after its position.
                 self._mailboxes.withdraw(member.channel, member.group)
+        self._roll.has_begun()
         return behind
 
     def _messages(self, rows: Iterable[New]) -> Iterator[HistoryMessage | None]:

@@ -69,10 +69,11 @@ class Jobs(Claims):
             return
         now = self._clock.now_or_origin()
         row = Claimed(next(self._numbers), data, now + ttl, now)
-        self._mailboxes.put_claimed(channel, [(row, opened)])
+        is_wanted = self._mailboxes.put_claimed(channel, [(row, opened)])
         self._stats.relay_received += 1
         self._availability.worked(CLAIMS, has_found=True)
-        self.requeue()
+        if not is_wanted:
+            self.requeue()
 
     def requeue(self, done: Callable[[], object] = lambda: None) -> None:
         """Requeues jobs that no coroutine waits for, and asks for no more than needed."""

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from channels_lite.delivery.capacity import OVERHEAD, Limit
-from channels_lite.loops import settle
+from channels_lite.loops import running_loop, settle
 from channels_lite.store.sql import Claimed
 
 __all__ = ["Mailbox", "Message", "fail"]
@@ -160,8 +160,11 @@ class Mailbox:
                 self._count(message, 1)
 
     def call(self, running: asyncio.AbstractEventLoop | None) -> None:
-        """Gives the oldest message to a receiver that waits for one."""
-        if self.messages and self._hand(self.messages[0], running):
+        """Gives messages, oldest first, to the receivers that wait for one.
+
+        Not only one: a receiver may be called for the second time before its turn.
+        """
+        while self.messages and self._hand(self.messages[0], running):
             self._shift()
 
     def _hand(self, message: Message, running: asyncio.AbstractEventLoop | None) -> bool:
@@ -193,12 +196,14 @@ class Mailbox:
         return True
 
     def forget_closed_loops(self) -> None:
-        """Drops receivers whose loop was closed."""
+        """Drops receivers whose loop was closed.  Their messages go to others."""
         closed = [each for each in self.receivers if each.get_loop().is_closed()]
-        if closed:
-            self.take_back()
+        if not closed:
+            return
+        self.take_back()
         for future in closed:
             del self.receivers[future]
+        self.call(running_loop())
 
 
 def fail(future: asyncio.Future[None], error: Exception) -> None:

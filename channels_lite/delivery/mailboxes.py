@@ -227,12 +227,17 @@ class Mailboxes:
         with self._lock:
             if not self._to_sweep:
                 self._to_sweep = list(self._mailboxes)
+            running = running_loop()
             for name in self._to_sweep[-most:]:
                 mailbox = self._mailboxes.get(name)
                 if mailbox is None:
                     continue
-                self._drop_expired(name, mailbox, now)
-                mailbox.forget_closed_loops()
+                if mailbox.messages:
+                    self._drop_expired(name, mailbox, now)
+                for receiver in mailbox.receivers:
+                    if receiver.get_loop() is not running:  # which is not closed
+                        mailbox.forget_closed_loops()
+                        break
                 if not mailbox.messages and not mailbox.receivers:
                     self._forget(name)
             del self._to_sweep[-most:]
@@ -263,7 +268,10 @@ class Mailboxes:
             for channel, mailbox in self._mailboxes.items():
                 mailbox.take_back()
                 while mailbox.messages:
-                    self._pop(channel, mailbox)
+                    self._was_dropped(channel, self._pop(channel, mailbox))
+
+    def _was_dropped(self, channel: str, message: Message) -> None:
+        """``message`` was taken out by `clear`."""
 
     def void(self, flushed: FlushMark) -> None:
         """Drops messages that were sent before the flush."""

@@ -105,8 +105,8 @@ class Reader:
                 return
             self._looking = loop
             self._looks += 1
-        mark = self._arrivals.mark()
-        asked = self._cursors.ask(self._clock.now(), deletes=self._is_in_memory)
+        mark, held = self._arrivals.mark()
+        asked = self._cursors.ask(self._clock.now(), held, deletes=self._is_in_memory)
         done = partial(self._looked, loop, asked, mark)
         self._store.submit(partial(sql.look, asked=asked), done)
 
@@ -210,7 +210,8 @@ class Reader:
             done()
             return
         work = partial(sql.acknowledge, through=through)
-        self._store.transact(work, partial(self._acknowledged, through, done))
+        # To delete large rows, SQLite reads and writes each of their pages.
+        self._store.transact(work, partial(self._acknowledged, through, done), size=through.size)
 
     def _acknowledged(
         self, through: sql.Acknowledgement, done: Callable[[], object], outcome: Outcome[None]

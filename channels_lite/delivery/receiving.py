@@ -88,13 +88,8 @@ class Receiving:
             self._prepare(channel, loop, receiver, is_new_name=False, is_first=is_first)
         return receiver
 
-    async def receive(
-        self, channel: str, require_valid: Callable[[str], object], *, keeps_place: bool = False
-    ) -> Message:
-        """Returns the next message.  Raises what ``require_valid`` raises.
-
-        With ``keeps_place``, the coroutine was called, but another one was faster.
-        """
+    async def receive(self, channel: str, require_valid: Callable[[str], object]) -> Message:
+        """Returns the next message.  Raises what ``require_valid`` raises."""
         mailboxes = self._mailboxes
         mailbox = mailboxes.get(channel)
         is_new_name = False
@@ -113,10 +108,28 @@ class Receiving:
                 self._arm(channel, loop, is_new_name=is_new_name)
                 await self._generations.hear_of_flush()
                 is_new_name = self._is_new(channel)
-            message = mailboxes.take(channel, self._clock.now())
+            # A look that has just begun another generation has forgotten the clock.
+            now = self._clock.now() or await self._generations.ask()
+            message = mailboxes.take(channel, now)
             self._taken += 1
+            if is_new_name and message is not None:
+                self._arm(channel, loop, is_new_name=True)  # rows may wait, too
         if mailboxes.changed:
             self._mark()
+        return message or await self.wait(channel, is_new_name=is_new_name)
+
+    async def wait(
+        self, channel: str, *, is_new_name: bool = False, keeps_place: bool = False
+    ) -> Message:
+        """Waits for the next message.
+
+        With ``keeps_place``, the coroutine was called, but another one was faster, or looked into
+        its hand.  It is in line again at once: while it did anything else, its message would have
+        no receiver, and nobody would be called for it if the coroutine was cancelled.
+        """
+        mailboxes = self._mailboxes
+        loop = asyncio.get_running_loop()
+        message = None
         while message is None:
             receiver, is_first = mailboxes.wait(channel, loop, keeps_place=keeps_place)
             self._prepare(channel, loop, receiver, is_new_name=is_new_name, is_first=is_first)

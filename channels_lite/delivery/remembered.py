@@ -100,6 +100,11 @@ class HistoryMailboxes(AllMailboxes):
         # Those behind it must not come before it.
         self._withdraw(channel, mailbox, message.group)
 
+    def _was_dropped(self, channel: str, message: Message) -> None:
+        # A member that has joined since the flush gets it again.
+        if isinstance(message, HistoryMessage):
+            self.lapsed.setdefault((channel, message.group), message)
+
     def _withdraw(self, channel: str, mailbox: Mailbox, group: str) -> None:
         for each in list(mailbox.messages):
             if isinstance(each, HistoryMessage) and each.group == group:

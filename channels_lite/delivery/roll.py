@@ -50,8 +50,10 @@ class Roll:
         self._groups: dict[str, Group] = {}
         #: Those that are behind, by channel and group.
         self.behind: dict[str, dict[str, Member]] = {}
-        #: Groups and channels whose positions were lost when ids started again.
+        #: The groups and channels of members whose positions were lost when ids started again.
         self._lost: set[tuple[str, str]] = set()
+        #: The last id then: they get the messages after it.
+        self._begins = 0
         self._unchecked: set[str] = set()
         self._to_check: list[str] = []
 
@@ -87,8 +89,7 @@ class Roll:
         position = row if membership.after is None else membership.after
         member = Member(name, channel, membership.id, position)
         if (name, channel) in self._lost:
-            self._lost.discard((name, channel))
-            member.position, member.has_gap = row, True
+            member.position, member.has_gap = self._begins, True
         group.members[channel] = member
         until = min(group.known.until, membership.expires_at)
         group.known = group.known._replace(until=until)
@@ -132,12 +133,20 @@ class Roll:
             if not groups:
                 del self.behind[member.channel]
 
-    def begin_again(self) -> None:
-        """Ids have started again: positions mean nothing any more."""
+    def begin_again(self, row: int) -> None:
+        """Ids have started again, and ``row`` is the last: positions mean nothing any more.
+
+        The next look adds all members again.
+        """
         for name, group in self._groups.items():
             self._lost.update((name, channel) for channel in group.members)
+        self._begins = row
         self._groups.clear()
         self.behind.clear()
+
+    def has_begun(self) -> None:
+        """All members were added again."""
+        self._lost.clear()
 
     def check_some(self) -> None:
         """Lets the next look read the members of some groups again, in turn."""

@@ -245,8 +245,8 @@ class BaseSQLiteChannelLayer(GroupMethods):
                 except BaseException:
                     receiving.leave(channel, receiver)
                     raise
-                message = receiving.take(channel, receiver) or await receiving.receive(
-                    channel, self.require_valid_channel_name, keeps_place=True
+                message = receiving.take(channel, receiver) or await receiving.wait(
+                    channel, keeps_place=True
                 )
             decoded = self._decode(channel, message)
         return decoded

@@ -159,6 +159,8 @@ class Engine(Parts):
         """In a forked child: abandons the parent's resources, and starts again."""
         self.frames.abandon()
         self.store.abandon()
+        if open_connections(self.config.database):  # of the application
+            self.source.hold_log()
         self.waiter.abandon()
         if self.presence is not None:
             self.presence.abandon()

@@ -187,8 +187,11 @@ class Link(Protocol):
     async def put(self, channel: str, data: bytes, ttl: float, capacity: int | None) -> bool:
         """Puts a job into a plain channel's queue.  False: it is full."""
 
-    async def want(self, channel: str, capacity: int | None, total: int) -> None:
-        """Requests jobs, so that ``total`` are requested, including earlier requests."""
+    def want(self, channel: str, capacity: int | None, total: int) -> asyncio.Future[Any] | None:
+        """Requests jobs, so that ``total`` are requested, including earlier requests.
+
+        None: it has.  Otherwise, what it returns may fail with ``StoreUnavailable``.
+        """
 
     async def put_back(self, channel: str, data: bytes, ttl: float, capacity: int | None) -> bool:
         """Requeues a job that no coroutine waits for.  False: there is no room now."""

@@ -34,8 +34,9 @@ FIRST_RETRY, LAST_RETRY = 0.1, 0.5
 # Seconds to wait after reconnecting.  In this time, the other processes reconnect, too, so that
 # they receive what is sent afterwards.
 GRACE = LAST_RETRY + 0.1
-#: Why it is unavailable, at first.
+#: Why it is unavailable, at first; and while it does not answer.
 NEVER = "it was not connected to yet"
+LATE = f"it has not answered within {DEADLINE:.0f} s"
 
 
 class Owner(Protocol):
@@ -112,9 +113,18 @@ class Connection:
             finally:
                 self.link = None
                 self._has_tried(tried)
-                await link.close()
+                await self._close(link)
             await asyncio.sleep(retry)
             retry = min(2 * retry, LAST_RETRY)
+
+    async def _close(self, link: Link) -> None:
+        """Closes a link to its end, also if this is cancelled meanwhile."""
+        closing = asyncio.ensure_future(link.close())
+        try:
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            await asyncio.wait([closing])
+            raise
 
     async def _open(self, link: Link) -> bool:
         """Connects, and makes all subscriptions.  False if it cannot."""
@@ -123,7 +133,11 @@ class Connection:
             if self.reason != NEVER:
                 await asyncio.wait([link.lost], timeout=GRACE)
             # Groups that were joined in the meantime are subscribed before any send succeeds.
-            await self._owner.complete(link)
+            async with Deadline():
+                await self._owner.complete(link)
+        except TimeoutError:
+            self._is_away(LATE)
+            return False
         except StoreUnavailable as error:
             self._is_away(str(error))
             return False
@@ -238,7 +252,7 @@ class Connection:
 
     def away(self) -> StoreUnavailable:
         """The error of a request that was not sent."""
-        reason = self.reason or f"it has not answered within {DEADLINE:.0f} s"
+        reason = self.reason or LATE
         return StoreUnavailable(
             f"the relay's engine at {self._settings.shown} is away: {reason}; messages on this "
             "node are still delivered"

@@ -5,8 +5,11 @@ Thread: the relay's loop, except where a docstring says "any thread".  One lock 
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from channels_lite.errors import StoreUnavailable
 from channels_lite.relay.host import Host
@@ -57,14 +60,17 @@ class Wanted:
 
     def tell(self) -> None:
         """Tells the engine about changes, if it is available."""
-        if not self._host.connection.is_up:
+        link = self._host.connection.link
+        if link is None or not self._host.connection.is_up:
             return
         with self._lock:
             untold, self._untold = self._untold, set()
             told = [(channel, *self._count(channel)) for channel in untold]
         for channel, capacity, total, was_told in told:
             if total or was_told:
-                self._host.keep(self._tell(channel, capacity, total))
+                wanting = link.want(channel, capacity, total)
+                if wanting is not None:
+                    wanting.add_done_callback(partial(self._was_told, channel))
 
     def _count(self, channel: str) -> tuple[int | None, int, bool]:
         """Its capacity, the number, and whether the engine knows of one above zero."""
@@ -77,10 +83,10 @@ class Wanted:
             del self._wanted[channel]
         return capacity, total, was_told
 
-    async def _tell(self, channel: str, capacity: int | None, total: int) -> None:
+    def _was_told(self, channel: str, wanting: asyncio.Future[Any]) -> None:
         try:
-            await self._host.connection.do(lambda link: link.want(channel, capacity, total))
-        except StoreUnavailable:
+            wanting.result()
+        except (StoreUnavailable, asyncio.CancelledError):
             with self._lock:
                 if channel in self._wanted:
                     self._untold.add(channel)  # the relay tells it again with the next ping

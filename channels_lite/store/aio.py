@@ -14,6 +14,7 @@ import asyncio
 import sqlite3
 import threading
 import time
+import weakref
 from concurrent.futures import Future
 from contextlib import closing
 from functools import partial
@@ -37,20 +38,32 @@ except ImportError:
 __all__ = ["AioStore"]
 
 
+# The pools of a parent process, kept forever: collecting one would close the parent's loop.
+_abandoned: list[Any] = []
+
+
 class WorkConnection(sqlite3.Connection):
     """A connection whose ``execute`` also takes a callable, and runs it on its thread."""
 
-    def __init__(self, *args: Any, gate: Gate, **kwargs: Any) -> None:
-        self._gate = gate
+    def __init__(
+        self, *args: Any, gate: Gate, opened: weakref.WeakSet[WorkConnection], **kwargs: Any
+    ) -> None:
+        self.gate = gate
         with gate:
             super().__init__(*args, **kwargs)
+            opened.add(self)
 
     def execute(self, sql: Any, parameters: Any = ()) -> Any:
         """Like ``sqlite3``'s; or calls ``sql`` with the connection."""
         if not callable(sql):
             return super().execute(sql, parameters)
-        with self._gate:
+        with self.gate:
             return sql(self)
+
+    def close(self) -> None:
+        """Like ``sqlite3``'s."""
+        with self.gate:
+            super().close()
 
 
 def run(connection: sqlite3.Connection, work: Work[T], alias: str, *, write: bool) -> Outcome[T]:
@@ -65,9 +78,12 @@ def run(connection: sqlite3.Connection, work: Work[T], alias: str, *, write: boo
 class _Pool:
     """Connections to one file, on a loop in a separate thread."""
 
-    def __init__(self, source: Source, gate: Gate, size: int) -> None:
+    def __init__(
+        self, source: Source, gate: Gate, size: int, opened: weakref.WeakSet[WorkConnection]
+    ) -> None:
         self._source = source
         self._gate = gate
+        self._opened = opened
         #: Only this loop touches the idle connections.
         self.loop = asyncio.new_event_loop()
         self.idle: list[Any] = []
@@ -131,8 +147,9 @@ class _Pool:
             await asyncio.sleep(pause())
 
     async def _connect_now(self) -> Any:
+        self._source.close_inherited()
         parameters = self._source.parameters(timeout=0)
-        parameters["factory"] = partial(WorkConnection, gate=self._gate)
+        parameters["factory"] = partial(WorkConnection, gate=self._gate, opened=self._opened)
         connection = aiosqlite.connect(parameters.pop("database"), **parameters)
         # There is no public way to set this, and aiosqlite's thread would keep a process alive.
         connection._thread.daemon = True  # noqa: SLF001
@@ -176,6 +193,8 @@ class AioStore(QueuedStore):
         self._keeper = Keeper(self._give_back)
         #: None if it was closed: the next one opens the file that is there then.
         self._pool: _Pool | None = None
+        #: Also those of a pool that is ending.
+        self._opened: weakref.WeakSet[WorkConnection] = weakref.WeakSet()
 
     def _submit(self, attempt: Attempt[Any]) -> None:
         if is_ending():  # no thread can be started any more, nor, with it, a connection
@@ -185,7 +204,7 @@ class AioStore(QueuedStore):
         try:
             with self._keeper:
                 if self._pool is None:
-                    self._pool = _Pool(self._source, self._gate, self._pool_size)
+                    self._pool = _Pool(self._source, self._gate, self._pool_size, self._opened)
                 self._pool.submit(attempt)
         except RuntimeError as error:  # no thread can be started
             attempt.finish(Outcome(error=error))
@@ -223,6 +242,11 @@ class AioStore(QueuedStore):
             self._keeper.ask()
 
     def abandon(self) -> None:
-        """In a forked child: abandons the connections of the parent, whose threads are gone."""
-        self._source.abandoned.append(self._pool)
+        """In a forked child: starts again, without the connections of the parent."""
+        if self._pool is not None:
+            _abandoned.append(self._pool)
+        are_idle, inherited = self._gate.is_empty, self._opened
         self._begin()
+        for connection in inherited:
+            connection.gate = self._gate  # the parent's is shut
+        self._source.inherit(inherited, are_idle=are_idle)

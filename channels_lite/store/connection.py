@@ -6,11 +6,17 @@ import logging
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from django.db import connections
+
+try:
+    import fcntl
+except ImportError:  # Windows, which has no fork either
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["Source"]
 
@@ -29,8 +35,12 @@ DEFAULT_TIMEOUT = 30.0
 # The maximum of PRAGMA busy_timeout, which is a C int.
 MAX_MILLISECONDS = 2**31 - 1
 
-# Connections of a parent process, kept forever: closing one in the child would drop the locks that
-# the parent holds on the same file (sqlite.org/howtocorrupt.html 2.6).
+# What an open connection in WAL mode has locked, in each file: the first byte, and how many
+# (SHARED_FIRST and SHARED_SIZE in SQLite's os.h, UNIX_SHM_DMS in its os_unix.c).
+LOCKS = (("", 0x40000002, 510), ("-shm", 128, 1))
+
+# Connections of a parent process that were in use at the fork.  They are kept forever, because
+# closing one could wait forever for a thread that is gone, or undo what the parent has begun.
 _abandoned: list[Any] = []
 
 
@@ -51,8 +61,6 @@ class Source:
     databases later.
     """
 
-    abandoned = _abandoned
-
     def __init__(self, alias: str) -> None:
         self.alias = alias
         # The dict into which Django's test runner writes the name of the test database.
@@ -61,6 +69,8 @@ class Source:
         self._file: tuple[int, int] | None = None
         #: The last result of ``PRAGMA journal_mode``, as "wal" or "delete"; "": not opened yet.
         self.journal = ""
+        #: Connections of the parent process.
+        self._inherited: list[sqlite3.Connection] = []
 
     @property
     def _options(self) -> dict[str, Any]:
@@ -120,6 +130,48 @@ class Source:
         logger.warning("database %r was replaced while in use; opening it again", self.alias)
         return True
 
+    def inherit(self, connections: Iterable[sqlite3.Connection], *, are_idle: bool) -> None:
+        """In a forked child: these are the parent's, and whether no thread was using one."""
+        (self._inherited if are_idle else _abandoned).extend(connections)
+        if self._inherited or _abandoned:  # also by the parent itself
+            self.hold_log()
+
+    def hold_log(self) -> None:
+        """In a forked child with open connections: takes the locks that SQLite notes for them.
+
+        SQLite notes the locks on a file by process.  The child inherits the note, but not the
+        locks, and takes none for connections of its own.  When the parent closes the file, it would
+        then delete the log in which the child reads and writes.
+
+        SQLite itself may not be entered right after a fork, because a thread of the parent may have
+        been in it.  It releases these locks when the child closes the last connection.
+        """
+        if fcntl is None or not self.log.exists():
+            return
+        for suffix, start, length in LOCKS:
+            with suppress(OSError):  # the last connection is just being closed
+                # Never closed, because that would drop all locks of this process on the file.
+                file = os.open(f"{self.path}{suffix}", os.O_RDONLY | os.O_CLOEXEC)
+                fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB, length, start)
+
+    def close_inherited(self) -> None:
+        """Call before this process opens its first connection.
+
+        After a fork without hooks the parent may have deleted the log meanwhile, with whose index
+        an open connection would go on.
+
+        SQLite's documentation forbids to close them in a child (howtocorrupt.html 2.6).  Outside of
+        a transaction it does no harm: the kernel's locks belong to one process, and the log is only
+        deleted with a lock that is refused while another process has the file open.
+        """
+        inherited, self._inherited = self._inherited, []
+        for connection in inherited:
+            with suppress(sqlite3.ProgrammingError):  # it is closed
+                if connection.in_transaction:
+                    _abandoned.append(connection)
+                else:
+                    connection.close()
+
     @property
     def timeout(self) -> float:
         """Seconds to wait for a lock: ``OPTIONS["timeout"]``, or 30."""
@@ -145,6 +197,7 @@ class Source:
 
         Without ``checkpoints``, no commit moves the log into the database.
         """
+        self.close_inherited()
         connection: sqlite3.Connection = sqlite3.connect(**self.parameters(timeout))
         try:
             self.set_up(connection, timeout)

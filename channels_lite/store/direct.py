@@ -270,11 +270,14 @@ class DirectStore:
         """After a fork, in the parent."""
         self._gate.open()
         if self._is_paused:
+            self._is_paused = False
             self._keeper.release()
 
     def abandon(self) -> None:
-        """In a forked child: keeps the parent's connection unused: closing it would drop locks."""
-        self._source.abandoned.append(self._connection)
+        """In a forked child: starts again, without the connection of the parent."""
+        # After a fork without hooks, `pause` was not called.
+        are_idle = self._is_paused or self._keeper.acquire()
+        self._source.inherit(filter(None, [self._connection]), are_idle=are_idle)
         self._begin()
 
 

@@ -13,6 +13,7 @@ commits or rolls back with it.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 import time
 import weakref
@@ -57,18 +58,17 @@ class DjangoStore(QueuedStore):
         super()._begin()
         self._worker = self._new_worker()
         self._connection: Any = None  # of that thread
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def _new_worker(self) -> Worker:
         return Worker("channels-lite-core", self._do_in_thread, _refuse, at_end=self._disconnect)
 
     def _submit(self, attempt: Attempt[Any]) -> None:
         if is_in_memory(self._alias):
-            task = asyncio.get_running_loop().create_task(
-                _on_callers_thread(partial(self._do_here, attempt), attempt)
-            )
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            job = partial(self._do_here, attempt)
+            try:
+                contextvars.copy_context().run(_pass_to_callers_thread, job)
+            except RuntimeError as error:  # it has ended; the next look finds another one
+                attempt.finish(Outcome(error=error))
         elif is_ending() and running_loop() is None:  # no thread can be started any more
             self.close()
             self._do_here(attempt)
@@ -81,6 +81,7 @@ class DjangoStore(QueuedStore):
 
     def _connect(self, connection: Any) -> None:
         self._connection = connection
+        self._source.close_inherited()
         connection.ensure_connection()
         # The store itself retries, see channels_lite.store.attempt, whatever init_command sets.
         connection.connection.execute("PRAGMA busy_timeout = 0").fetchall()
@@ -123,8 +124,10 @@ class DjangoStore(QueuedStore):
             self._end_worker()
 
     def abandon(self) -> None:
-        """In a forked child: abandons the connection of the parent, whose thread is gone."""
-        self._source.abandoned.append(self._connection)
+        """In a forked child: starts again, without the connection of the parent."""
+        if self._connection is not None:
+            opened, self._connection.connection = self._connection.connection, None
+            self._source.inherit(filter(None, [opened]), are_idle=self._gate.is_empty)
         self._begin()
 
 
@@ -172,15 +175,17 @@ def _locking(work: Work[T]) -> Work[T]:
     return locked
 
 
-async def _on_callers_thread(job: Callable[[], None], attempt: Attempt[Any]) -> None:
+def _pass_to_callers_thread(job: Callable[[], None]) -> None:
+    """Raises RuntimeError if there is no such thread any more."""
     caller = getattr(AsyncToSync.executors, "current", None)
     if getattr(caller, "_broken", False):
-        # That thread has stopped waiting.  This changes only the view of this task.
+        # That thread has stopped waiting.  This changes only the view of this context.
         AsyncToSync.executors.current = None
-    try:
-        await sync_to_async(job, thread_sensitive=True)()
-    except RuntimeError as error:  # the thread has ended meanwhile; the next look finds another
-        attempt.finish(Outcome(error=error))
+    # The first step passes the job on.  A task that waits for the rest may be left behind by a loop
+    # that ends.
+    steps = sync_to_async(job, thread_sensitive=True)()
+    steps.send(None)
+    steps.close()
 
 
 # Django's open connections by thread and alias.  A thread's identity may be reused, but then the

@@ -24,6 +24,11 @@ class Gate:
         self._inside = 0
         self._is_shut = False
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no thread is inside.  Takes no lock: a forked child may find it taken."""
+        return self._inside == 0
+
     def __enter__(self) -> None:
         with self._changed:
             self._changed.wait_for(lambda: not self._is_shut)

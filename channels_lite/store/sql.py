@@ -501,6 +501,9 @@ class Acknowledgement:
 
     generation: int
     read: dict[str, int]
+    #: The number of these rows, and their bytes.
+    rows: int = 0
+    size: int = 0
 
 
 def acknowledge(execute: Execute, through: Acknowledgement) -> None:

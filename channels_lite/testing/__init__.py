@@ -134,7 +134,8 @@ def fresh_layers() -> Iterator[Sent]:
 
 
 def _moved(entry: Mapping[str, Any]) -> dict[str, Any]:
-    config = {**entry.get("CONFIG", {}), "database": _name(database_of(entry))}
+    # Without a relay: the engine would hand group messages to the running site, too.
+    config = {**entry.get("CONFIG", {}), "database": _name(database_of(entry)), "relay": None}
     return {**entry, "CONFIG": config}
 
 

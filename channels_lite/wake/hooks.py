@@ -160,9 +160,10 @@ call_in_child(hooks.after_fork)
 
 def attach_django(connection: Any) -> None:
     """Hooks a connection of Django, if it is to a file.  Repeated calls do no harm."""
-    if connection.is_in_memory_db():
+    opened = connection.connection
+    if opened is None or connection.is_in_memory_db():  # its thread has just closed it
         return
-    reason = hooks.attach(connection.connection, Source(connection.alias).sidecar_bytes)
+    reason = hooks.attach(opened, Source(connection.alias).sidecar_bytes)
     if reason:
         # Receivers find these rows by their fallback look; the notify layer warns of the cause.
         logger.info("rows inserted on database %r wake no receiver: %s", connection.alias, reason)

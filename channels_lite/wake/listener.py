@@ -210,12 +210,11 @@ class Listener:
 
     def frames(self, limit: int | None = None) -> list[Frame]:
         """Frames that other processes sent since the last call, in the order of sending."""
-        left: list[Frame] = []
-        if self._left:
-            with self._lock:
-                left, self._left = self._left, []
-        frames = self._frames
-        new = [] if frames is None else frames.drain(limit)
+        # Else another thread, in `_let_go`, could read one of them in between.
+        with self._lock:
+            left, self._left = self._left, []
+            frames = self._frames
+            new = [] if frames is None else frames.drain(limit)
         return left + new if left else new
 
     def stop_frames(self) -> None:

@@ -166,6 +166,7 @@ def test_live_page_shows_what_happens(browser, site, start):
         draw_status(child)
     until(browser, f"{points} > 2")
     assert until(browser, tile("latency")).endswith(" ms")
+    assert "Other nodes" not in browser.find_element("tag name", "body").text  # there is no relay
     for suffix, size, scheme in (
         ("", DESKTOP, "light"),
         ("-dark", DESKTOP, "dark"),

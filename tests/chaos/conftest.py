@@ -17,9 +17,16 @@ from typing import Any
 
 import pytest
 
-from tests.processes.conftest import Child, empty_database, folder, start, wait_until
+from tests.processes.conftest import (
+    Child,
+    empty_database,
+    folder,
+    start,
+    wait_until,
+    write_ahead_log,
+)
 
-__all__ = ["SCALE", "Ledger", "empty_database", "folder", "start", "wait_until"]
+__all__ = ["SCALE", "Ledger", "empty_database", "folder", "start", "wait_until", "write_ahead_log"]
 
 SCALE = float(os.environ.get("CHAOS_SCALE", "0.02"))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.conftest import SCALE, wait_until
-from tests.processes.conftest import TIMEOUT, child_environment
+from tests.processes.conftest import TIMEOUT, child_environment, run_script
 from tests.processes.test_server import connected
 
 LAYERS = ["core.SQLiteChannelLayer", "aio.AIOSQLiteChannelLayer", "notify.NotifyChannelLayer"]
@@ -132,6 +132,99 @@ def test_26_forks_while_messages_come(start, layer, ledger):
         ledger.sent[mine] = ledger.sent.get(mine, []) + sender.finish(120)
     ledger.receive(parent, count=2 * count)
     ledger.check(is_in_order=False)  # of two channels
+
+
+PARENT_THAT_CLOSES = """
+import ctypes, os, threading
+import django; django.setup()
+from asgiref.sync import async_to_sync
+from channels.layers import get_channel_layer
+from django.db import connections
+from channels_lite.models import Event
+
+def fork_untold():
+    # No thread may be at work: see docs/troubleshooting.md.
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread():
+            thread.join()
+    return ctypes.PyDLL(None).fork()
+
+layer = get_channel_layer()
+other = type(layer)()  # of the same database
+send = async_to_sync(layer.send)
+{before}
+send("jobs", {{"number": 0}})
+has_sent, is_closed = os.pipe(), os.pipe()
+if not {fork}:
+    send("jobs", {{"number": 1}})
+    os.write(has_sent[1], b"x")
+    os.read(is_closed[0], 1)
+    for number in range(2, 5):
+        send("jobs", {{"number": number}})
+    os._exit(0)
+os.read(has_sent[0], 1)
+for each in (layer, other):
+    async_to_sync(each.close)()
+connections.close_all()
+os.write(is_closed[1], b"x")
+os.wait()
+"""
+
+
+@pytest.mark.usefixtures("write_ahead_log")
+@pytest.mark.parametrize(
+    ("layer", "before", "fork"),
+    [
+        *((layer, "", "os.fork()") for layer in LAYERS),
+        (LAYERS[-1], "", "fork_untold()"),
+        (LAYERS[-1], 'async_to_sync(other.group_send)("room", {})', "os.fork()"),
+        (LAYERS[-1], "Event.objects.exists()", "os.fork()"),  # on Django's own connection
+    ],
+)
+def test_26_parent_that_closes(start, layer, folder, before, fork):
+    """Its child goes on with the database, so SQLite must not delete the log.
+
+    Whatever else the child has inherited that it does not use.
+    """
+    script = PARENT_THAT_CLOSES.format(before=before, fork=fork)
+    ended = run_script(folder, script, TEST_LAYER=layer)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    receiver = start()
+    receiver.do("receive", channel="jobs", count=5)
+    assert [message["number"] for message in receiver.messages(5)] == list(range(5))
+
+
+PARENT_THAT_IS_KILLED = """
+import os, signal
+import django; django.setup()
+from asgiref.sync import async_to_sync
+from channels.layers import get_channel_layer
+
+layer = get_channel_layer()
+send = async_to_sync(layer.send)
+send("jobs", {"number": 0})
+has_begun, is_killed = os.pipe(), os.pipe()
+if not os.fork():
+    os.close(is_killed[1])
+    os.write(has_begun[1], b"x")
+    os.read(is_killed[0], 1)
+    send("jobs", {"number": 2})
+    os._exit(0)
+os.read(has_begun[0], 1)
+async_to_sync(layer.close)()
+send("jobs", {"number": 1})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.usefixtures("write_ahead_log")
+def test_26_child_that_begins_late(start, layer, folder):
+    """What the parent has sent since it closed its layer is not deleted with an older log."""
+    ended = run_script(folder, PARENT_THAT_IS_KILLED, TEST_LAYER=layer)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGKILL, "")
+    receiver = start()
+    receiver.do("receive", channel="jobs", count=3)
+    assert [message["number"] for message in receiver.messages(3)] == [0, 1, 2]
 
 
 def test_27_exec(start, layer, folder):

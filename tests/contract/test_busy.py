@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 from channels.exceptions import ChannelFull
 
+from channels_lite.store import sql
 from tests.conftest import TIMEOUT, received
 
 
@@ -65,3 +67,22 @@ async def test_refused_sender_gives_the_others_a_turn(make_layer):
     for _ in range(3):
         assert await received(layer, channel) == {"type": "x"}
     task.cancel()
+
+
+@pytest.mark.usefixtures("large_as_rows")
+async def test_large_rows_are_not_deleted_on_the_loop(make_layer, monkeypatch):
+    """SQLite would read and write each of their pages there."""
+    loop = asyncio.get_running_loop()
+    deleted = loop.create_future()
+    acknowledge = sql.acknowledge
+
+    def recording(execute, through):
+        acknowledge(execute, through)
+        loop.call_soon_threadsafe(deleted.set_result, threading.current_thread())
+
+    monkeypatch.setattr(sql, "acknowledge", recording)
+    sender, layer = make_layer(), make_layer()
+    channel = await layer.new_channel()
+    await sender.send(channel, {"type": "x", "data": b"x" * 1_000_000})
+    assert len((await received(layer, channel))["data"]) == 1_000_000
+    assert await asyncio.wait_for(deleted, TIMEOUT) is not threading.current_thread()

@@ -150,6 +150,7 @@ async def test_receiver_that_does_not_read_fills_up(make_layer, is_same_layer):
     assert [(await received(layer, stuck))["number"] for _ in range(10)] == list(range(10))
 
 
+@pytest.mark.usefixtures("large_as_rows")
 async def test_process_that_does_not_read_fills_no_disk(make_layer, monkeypatch):
     """Rows for one process are bounded, whatever the capacity of its channels."""
     monkeypatch.setattr(backpressure, "TRANSPORT", Limit(1_000_000, is_bytes=True))

@@ -192,6 +192,7 @@ def test_successive_loops_receive(database, kind, make_layer_sync):
 
 
 @pytest.mark.parametrize("moment", ["before the table is asked", "before it is in line"])
+@pytest.mark.usefixtures("large_as_rows")
 async def test_name_that_is_forgotten_while_a_receiver_begins(make_layer, monkeypatch, moment):
     """By the sweeper, of this loop or of another thread's."""
     layer, sender = make_layer(), make_layer()

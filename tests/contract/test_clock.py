@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import time
 from contextlib import closing
@@ -67,6 +68,28 @@ async def test_expired_stays_expired_by_another_clock(make_layer, database, monk
         connection.execute("UPDATE sqlite_sequence SET seq = 0")
     await layer.send("jobs", {"type": "tells that it is another one"})
     assert await is_empty(layer, channel)
+
+
+def test_expired_stays_expired_after_the_table_was_emptied(make_layer_sync, database, monkeypatch):
+    """The receiver's own look is the first that finds it empty, and forgets the clock."""
+    layer, other = make_layer_sync(), make_layer_sync()
+
+    async def put():
+        channel = await layer.new_channel()
+        await layer.send(channel, {"type": "expired"})
+        return channel
+
+    async def next_one():
+        receiving = asyncio.ensure_future(received(layer, channel))
+        await asyncio.sleep(0)
+        await other.send(channel, {"type": "x"})
+        return await receiving
+
+    channel = asyncio.run(put())
+    empty_tables(database)
+    ticks = clock.ticks
+    monkeypatch.setattr(clock, "ticks", lambda: ticks() + 61)
+    assert asyncio.run(next_one()) == {"type": "x"}
 
 
 @pytest.mark.skipif(not clock.boot_id(), reason="this system's ticks are the wall clock's")

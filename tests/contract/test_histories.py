@@ -13,6 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, transaction
 
 from channels_lite import clock
+from channels_lite.delivery import histories
 from channels_lite.errors import InvalidMessage, InvalidPosition
 from channels_lite.models import GroupMembership, GroupMessage
 from channels_lite.store import trimming
@@ -478,6 +479,7 @@ async def test_rows_of_other_code_arrive(make):
                 " VALUES ('chat', unixepoch(), %s)",
                 [layer.serialize({"number": 2})],
             )
+        connections["channels"].close()  # this thread's
 
     await asyncio.to_thread(write)
     messages = [await received(layer, channel) for _ in range(2)]
@@ -589,7 +591,7 @@ async def test_flood_is_bounded(make, sql):
     await until(lambda: sql(ROWS)[0][0] <= 1010)
 
 
-async def test_restored_file_is_noticed(make, database, sql):
+async def test_restored_file_is_noticed(make, database, monkeypatch):
     """Members get what is sent from then on, and are told; positions of before are not known."""
     here, there = make(), make()
     channel = await member(here)
@@ -598,14 +600,15 @@ async def test_restored_file_is_noticed(make, database, sql):
     backup = "BEGIN; DELETE FROM {0}; UPDATE sqlite_sequence SET seq = 0 WHERE name = '{0}'; COMMIT"
     await send(there, 2)
     before = (await received(here, channel))["history_id"]
-    with closing(sqlite3.connect(database, timeout=20)) as connection:
-        connection.executescript(backup.format("channels_lite_groupmessage"))
-    await here.send(channel, {"number": "direct"})  # and the process looks
-    assert await numbers(here, channel, 1) == ["direct"]
-    here._engine.histories.look()
-    await until(lambda: here._engine.histories._row == 0)
-    await until(lambda: here._engine.histories._roll.has_members)
-    await send(there, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(histories, "soon", lambda *_: True)  # the look that finds the members
+        with closing(sqlite3.connect(database, timeout=20)) as connection:
+            connection.executescript(backup.format("channels_lite_groupmessage"))
+        await here.send(channel, {"number": "direct"})  # and the process looks
+        assert await numbers(here, channel, 1) == ["direct"]
+        here._engine.histories.look()
+        await until(lambda: here._engine.histories._row == 0)
+        await send(there, 3)
     message = await received(here, channel)
     assert (message["number"], message["history_is_complete"]) == (3, False)
     assert not await here.group_add("chat", channel, after=before)

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from contextlib import closing
 
+import pytest
 from asgiref.sync import async_to_sync
 from channels.exceptions import ChannelFull
 from django.core.management import call_command
@@ -30,6 +31,7 @@ def test_messages_arrive_after_manage_flush(make_layer_sync):
     assert asyncio.run(turn(layer, 3)) == {"number": 3}
 
 
+@pytest.mark.usefixtures("large_as_rows")
 def test_messages_arrive_after_manage_flush_of_a_flushed_layer(make_layer_sync):
     """The ids that `layer.flush()` has voided are new messages' then."""
     sender, layer = make_layer_sync(), make_layer_sync()
@@ -88,6 +90,7 @@ def restore(database):
         connection.execute("DELETE FROM sqlite_sequence")
 
 
+@pytest.mark.usefixtures("large_as_rows")
 async def test_receiver_goes_on_when_a_file_was_restored_in_its_place(make_layer, database):
     """Rows from other processes arrive, although their ids were read before."""
     layer = make_layer()

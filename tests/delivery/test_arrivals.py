@@ -44,7 +44,7 @@ class Receiver:
         self.arrivals.take_rows(
             lambda: {name: each for name, each in found.items() if each},
             lambda limit: list(frames),
-            self.arrivals.mark(),
+            self.arrivals.mark()[0],
             committed,
         )
         self.arrivals.deliver()

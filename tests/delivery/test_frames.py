@@ -19,7 +19,8 @@ from django.db import connections, transaction
 from channels_lite.clock import Clock
 from channels_lite.delivery.frames import MAX_NAMES, FrameSender
 from channels_lite.names import FRAMES
-from channels_lite.wake.datagrams import MAX_DATAGRAM, Frame
+from channels_lite.wake import datagrams
+from channels_lite.wake.datagrams import LARGEST, MAX_DATAGRAM, Frame, FrameReceiver
 from tests.conftest import TIMEOUT, received, until
 
 
@@ -51,25 +52,35 @@ def rows(database):
         return connection.execute("SELECT count(*) FROM channels_lite_event").fetchone()[0]
 
 
+def forget(receiver):
+    """As the sweeper forgets a channel on which no coroutine receives."""
+    engine = receiver._engine
+    engine.mailboxes.sweep(engine.clock.now(), 100)
+    engine.cursors.keep(engine.mailboxes.names)
+
+
 async def test_small_message_needs_no_row(make_layer, monkeypatch):
     """A message to a process that listens is there without a row; one too large has one."""
+    monkeypatch.setattr(datagrams, "LARGEST", 1_000_000)
     sender, receiver = make_layer(), make_layer()
     channel = await listening(receiver)
     committed = []
     outbox = sender._engine.outgoing._outbox()
     put = outbox._put
     monkeypatch.setattr(outbox, "_put", lambda batch: (committed.append(batch), put(batch)))
-    await sender.send(channel, {"n": 1})
-    assert await received(receiver, channel) == {"n": 1}
-    assert committed == []
-    await sender.send(channel, {"n": 2, "data": b"x" * MAX_DATAGRAM})
-    assert (await received(receiver, channel))["n"] == 2
-    assert len(committed) == 1
+    for size, expected in ((10, 0), (MAX_DATAGRAM, int(LARGEST == MAX_DATAGRAM)), (1_000_000, 1)):
+        message = {"type": "x", "data": b"x" * size}
+        await sender.send(channel, message)
+        assert await received(receiver, channel) == message
+        assert len(committed) == expected
+        committed.clear()
 
 
+@pytest.mark.parametrize("largest", [MAX_DATAGRAM, LARGEST], ids=["by rows", "in files"])
 @pytest.mark.parametrize("pause", [0, 1, 7], ids=["at once", "every", "each 7th"])
-async def test_rows_and_frames_keep_their_order(make_layer, pause):
-    """Large messages go by rows and small ones by frames; they arrive as they were sent."""
+async def test_large_and_small_messages_keep_their_order(make_layer, monkeypatch, pause, largest):
+    """They arrive as they were sent."""
+    monkeypatch.setattr(datagrams, "LARGEST", largest)
     sender, receiver = make_layer(capacity=1000), make_layer(capacity=1000)
     channel = await listening(receiver)
     for number in range(200):
@@ -78,6 +89,30 @@ async def test_rows_and_frames_keep_their_order(make_layer, pause):
         if pause and number % pause == 0:
             await asyncio.sleep(0)
     assert [(await received(receiver, channel))["n"] for _ in range(200)] == list(range(200))
+
+
+@pytest.mark.usefixtures("large_as_rows")
+async def test_order_is_kept_on_a_channel_whose_consumer_was_busy(make_layer):
+    """For so long that the channel was forgotten: no coroutine receives, and nothing waits."""
+    sender, receiver = make_layer(), make_layer()
+    channel = await listening(receiver)
+    forget(receiver)
+    await sender.send(channel, {"n": 0, "data": b"x" * MAX_DATAGRAM})
+    await sender.send(channel, {"n": 1})
+    await until(lambda: receiver._engine.mailboxes.get(channel))
+    assert [(await received(receiver, channel))["n"] for _ in range(2)] == [0, 1]
+
+
+@pytest.mark.usefixtures("large_as_rows")
+async def test_row_beside_a_frame_of_another_sender_does_not_wait(make_layer):
+    """On such a channel, where the frame is received at once."""
+    sender, other, receiver = make_layer(), make_layer(), make_layer()
+    channel = await listening(receiver)
+    forget(receiver)
+    await sender.send(channel, {"n": 0, "data": b"x" * MAX_DATAGRAM})
+    await other.send(channel, {"n": 1})
+    await until(lambda: receiver._engine.mailboxes.get(channel))
+    assert sorted([(await received(receiver, channel))["n"] for _ in range(2)]) == [0, 1]
 
 
 @pytest.mark.parametrize("is_same_layer", [True, False], ids=["own layer", "other layer"])
@@ -217,6 +252,32 @@ async def test_nothing_is_lost_when_the_receiver_closes(make_layer, database):
     for number in range(3, 6):
         await sender.send(channel, {"n": number})
     assert [(await received(receiver, channel))["n"] for _ in range(6)] == list(range(6))
+
+
+async def test_no_two_threads_read_the_socket_at_once(make_layer, monkeypatch):
+    """Else close() in another thread would take a frame out from between two others."""
+    receiver, sender = make_layer(), make_layer()
+    channel = await listening(receiver)
+    closing = threading.Thread(target=lambda: asyncio.run(receiver.close()))
+    drain, reading, readers = FrameReceiver.drain, [], []
+
+    def read(self, limit=None):
+        reading.append(self)
+        readers.append(len(reading))
+        if len(readers) == 1:
+            closing.start()
+            closing.join(0.2)
+        try:
+            return drain(self, limit)
+        finally:
+            reading.pop()
+
+    monkeypatch.setattr(FrameReceiver, "drain", read)
+    await sender.send(channel, {"n": 1})
+    assert await received(receiver, channel) == {"n": 1}
+    await asyncio.to_thread(closing.join)
+    assert max(readers) == 1
+    assert len(readers) > 1
 
 
 async def test_flush_voids_what_was_handed_over(make_layer):

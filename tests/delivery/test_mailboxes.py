@@ -44,6 +44,19 @@ async def test_cancelled_receiver_passes_its_message_on():
     assert mailboxes.take("jobs", 0.0).data == b"message"
 
 
+async def test_turn_at_a_queue_is_for_receivers_without_a_row():
+    """A process whose receivers all have one leaves the turn to another process."""
+    mailboxes, loop = mailboxes_of(10), asyncio.get_running_loop()
+    assert not mailboxes.is_wanted("jobs")
+    receivers = [mailboxes.wait("jobs", loop)[0] for _ in range(2)]
+    for number, is_wanted in ((1, True), (2, False)):
+        claimed = Claimed(number, b"message", math.inf, 0.0)
+        mailboxes.put_claimed("jobs", [(claimed, b"message")])
+        assert mailboxes.is_wanted("jobs") is is_wanted
+    assert mailboxes.take_from("jobs", receivers[0]) is not None
+    assert not mailboxes.is_wanted("jobs")  # the coroutine is at work
+
+
 async def test_receiver_that_was_beaten_stays_first_in_line():
     """Another coroutine took the message it was called for; the next one is for it."""
     mailboxes, loop = mailboxes_of(10), asyncio.get_running_loop()
@@ -76,6 +89,36 @@ async def test_flush_voids_what_is_in_a_hand():
     mailboxes.void(FlushMark(5, 0.0))
     assert mailboxes.take_from("p!a", receiver) is None
     assert mailboxes.is_empty
+
+
+async def test_receiver_that_is_called_twice_before_its_turn_strands_nothing():
+    """A thread calls it, the message is taken back meanwhile, and the thread calls it again."""
+    mailboxes, loop = mailboxes_of(10), asyncio.get_running_loop()
+    receivers = [mailboxes.wait("p!a", loop)[0] for _ in range(2)]
+
+    def work():
+        put(mailboxes, "p!a", data=b"0")
+        mailboxes.void(FlushMark(0, -1.0))  # voids nothing, but looks into each hand
+        put(mailboxes, "p!a", data=b"1")
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    await asyncio.wait_for(asyncio.gather(*receivers), TIMEOUT)
+    taken = [mailboxes.take_from("p!a", each) for each in receivers]
+    assert [message.data for message in taken] == [b"0", b"1"]
+
+
+async def test_message_in_a_hand_on_a_closed_loop_goes_to_another_receiver():
+    """The loop was closed after its coroutine was called."""
+    mailboxes, closed = mailboxes_of(10), asyncio.new_event_loop()
+    mailboxes.wait("p!a", closed)
+    put(mailboxes, "p!a")
+    receiver, _ = mailboxes.wait("p!a", asyncio.get_running_loop())
+    closed.close()
+    mailboxes.sweep(0.0, 10)
+    assert receiver.done()
+    assert mailboxes.take_from("p!a", receiver).data == b"message"
 
 
 def test_receiver_on_a_loop_that_stands_still_strands_nothing():
@@ -216,6 +259,15 @@ def test_what_a_look_found_before_a_flush_is_void():
     assert cursors.flush(FlushMark(5, 1.0))
     assert not cursors.flush(FlushMark(5, 1.0))
     assert read(cursors, [3, 6], asked) == [6]
+
+
+def test_nothing_is_acknowledged_of_what_was_flushed():
+    """Its bytes would else send a later small acknowledgement to the thread of the store."""
+    cursors = cursors_of()
+    read(cursors, [3])
+    cursors.flush(FlushMark(5, 1.0))
+    through = cursors.to_acknowledge()
+    assert (through.read, through.rows, through.size) == ({}, 0, 0)
 
 
 def test_what_a_look_found_in_a_former_generation_is_void():

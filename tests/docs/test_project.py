@@ -313,6 +313,10 @@ async def test_recipes_of_streams(chat: Project):
         async with connect(f"ws://{address}/ws/here/", origin=f"http://{address}"):
             assert await heard(here) == {"here": 2}
         assert await heard(here) == {"here": 1}
+        for _ in range(5):  # each has gone before it hears of itself
+            async with connect(f"ws://{address}/ws/here/", origin=f"http://{address}"):
+                pass
+        assert [await heard(here) for _ in range(10)][-1] == {"here": 1}
         reader, writer = await asyncio.open_connection("127.0.0.1", chat.port)
         writer.write(b"GET /jobs/7/ HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         await asyncio.wait_for(reader.readuntil(b": you are in\n\n"), TIMEOUT)

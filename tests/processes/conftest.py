@@ -187,6 +187,13 @@ def configured(layer: str, **config: Any) -> dict[str, str]:
     return {"TEST_CONFIG": json.dumps({"polling_interval": interval} | config)}
 
 
+#: For tests of a child that alone is told of a fork.  From 3.13 on, its PyOS_AfterFork_Child gives
+#: back the import lock that PyOS_BeforeFork has taken.
+can_tell_child_alone = pytest.mark.skipif(
+    sys.version_info >= (3, 13), reason="Python 3.13 ends a child that alone is told of a fork"
+)
+
+
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A migrated file, made once."""

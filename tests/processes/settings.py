@@ -26,6 +26,11 @@ if os.environ.get("TEST_PATIENCE"):
 
     deadline.DEADLINE = float(os.environ["TEST_PATIENCE"])
 
+if os.environ.get("TEST_LARGEST"):
+    from channels_lite.wake import datagrams
+
+    datagrams.LARGEST = int(os.environ["TEST_LARGEST"])
+
 if os.environ.get("TEST_AHEAD"):
     # Both clocks, as on another machine: seconds.
     import time

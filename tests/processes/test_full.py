@@ -88,6 +88,7 @@ def test_channel_that_is_read_again_takes_messages_at_once(start, layer):
 
 
 @pytest.mark.parametrize("is_stopped", [False, True], ids=["running", "stopped"])
+@pytest.mark.usefixtures("large_as_rows")
 @pytest.mark.parametrize("layer", LAYERS)
 def test_capacity_holds_whichever_way_messages_come(start, layer, is_stopped):
     """Of a gather of 1000, sent directly or to a group of one or two, it keeps its capacity."""

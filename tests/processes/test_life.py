@@ -10,7 +10,13 @@ from contextlib import closing
 import pytest
 
 from channels_lite.monitor.snapshot import processes_of
-from tests.processes.conftest import TIMEOUT, child_environment, run_script, wait_until
+from tests.processes.conftest import (
+    TIMEOUT,
+    can_tell_child_alone,
+    child_environment,
+    run_script,
+    wait_until,
+)
 
 SOON = '{"polling_interval": 0.1}'
 LAYERS = ["core.SQLiteChannelLayer", "aio.AIOSQLiteChannelLayer", "notify.NotifyChannelLayer"]
@@ -125,16 +131,7 @@ def test_killed_reader_takes_no_message_along(start):
     assert [message["number"] for message in survivor.messages(3)] == [0, 1, 2]
 
 
-# There PyOS_AfterFork_Child gives back the import lock that PyOS_BeforeFork has taken.
-CHILD_ALONE = pytest.param(
-    "child",
-    marks=pytest.mark.skipif(
-        sys.version_info >= (3, 13), reason="Python 3.13 ends a child that alone is told of a fork"
-    ),
-)
-
-
-@pytest.mark.parametrize("told", ["all", CHILD_ALONE, "none"])
+@pytest.mark.parametrize("told", ["all", pytest.param("child", marks=can_tell_child_alone), "none"])
 @pytest.mark.parametrize("layer", LAYERS)
 def test_forked_child_has_its_own(start, layer, told):
     """A child forked after use works, and takes nothing from its parent, which goes on.

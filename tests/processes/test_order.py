@@ -9,7 +9,7 @@ import pytest
 
 from tests.processes.conftest import LAYERS, TIMEOUT, Child, child_environment, configured
 
-pytestmark = pytest.mark.usefixtures("write_ahead_log")
+pytestmark = pytest.mark.usefixtures("write_ahead_log", "large_as_rows")
 
 #: Too long to be handed over: such a message needs a row.
 LONG = "x" * 100_000

@@ -17,7 +17,7 @@ from tests.conftest import LAYERS, TIMEOUT, use_database
 __all__ = ["PROCESSES", "RARELY", "LayersMachine", "run_machine"]
 
 #: ``make chaos`` looks at more examples, and at others each time.
-QUICK = {"max_examples": 60, "stateful_step_count": 40, "derandomize": True}
+QUICK = {"max_examples": 40, "stateful_step_count": 40, "derandomize": True}
 THOROUGH = {"max_examples": 300, "stateful_step_count": 60, "print_blob": True}
 #: Two layers on one file are to each other as two processes, with tokens and sockets of their own.
 PROCESSES = st.integers(0, 1)

@@ -42,7 +42,7 @@ class Model:
     def group_send(self, process: int, group: str, message: dict) -> None:
         for channel in self.groups[group]:
             capacity = self.capacities.get(channel)
-            is_sure = capacity is None or self.count(channel) < capacity
+            is_sure = capacity is None or self._in_the_way(channel) < capacity
             self._add(channel, process, Sent(message, self.step, is_sure, is_group=True))
 
     def _add(self, channel: str, process: int, sent: Sent) -> None:
@@ -53,7 +53,7 @@ class Model:
 
     def _doubt(self, channel: str) -> None:
         """Of two senders' messages the later may be in the mailbox first, and fill it."""
-        count = self.count(channel)
+        count = self._in_the_way(channel)
         for sent in self.waiting[channel].values():
             others = count - len(sent)
             for place, each in enumerate(sent):
@@ -80,6 +80,14 @@ class Model:
     def count(self, channel: str) -> int:
         self.expected(channel)
         return sum(map(len, self.waiting[channel].values()))
+
+    def _in_the_way(self, channel: str) -> int:
+        """How many messages may take room in its mailbox.
+
+        An expired one does, if it is behind one of another sender that has not expired.
+        """
+        count = self.count(channel)
+        return self.held[channel] if count and "!" in channel else count
 
     def receive(self, channel: str, message: dict) -> None:
         """``message`` came: it was due, and it does not come again."""

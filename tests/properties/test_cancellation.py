@@ -6,7 +6,9 @@ import asyncio
 import os
 import random
 
-from tests.conftest import TIMEOUT
+from channels_lite.loops import PER_ITERATION
+from channels_lite.store.sql import FlushMark
+from tests.conftest import TIMEOUT, until
 
 CANCELLATIONS = int(100_000 * float(os.environ.get("CHAOS_SCALE", "0.02")))
 
@@ -50,3 +52,27 @@ async def test_31_nothing_is_lost_by_cancellation(make_layer):
         message = await asyncio.wait_for(here.receive(channel), TIMEOUT)
         got[message["sender"]].append(message["number"])
     assert got == {sender: list(range(sent[sender])) for sender in got}
+
+
+async def test_receiver_with_an_empty_hand_strands_nothing_when_it_is_cancelled(layer):
+    """A flush has looked into its hand, and others on its loop have received much in a row."""
+    channel, busy = await layer.new_channel(), await layer.new_channel()
+    for number in range(PER_ITERATION + 1):
+        await layer.send(busy, {"number": number})
+    await layer.receive(busy)  # from now on its loop is watched
+    earlier = asyncio.ensure_future(layer.receive(channel))
+    await until(lambda: layer._engine.mailboxes.is_served(channel))
+    earlier.cancel()
+    await asyncio.wait([earlier])
+    first, second = (asyncio.ensure_future(layer.receive(channel)) for _ in range(2))
+    await asyncio.sleep(0)
+    await layer.send(channel, {"number": 1})
+    layer._engine.mailboxes.void(FlushMark(0, -1.0))  # voids nothing, but looks into each hand
+    for _ in range(PER_ITERATION):
+        await layer.receive(busy)
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait([first])
+    got = await asyncio.wait_for(second if first.cancelled() else first, TIMEOUT)
+    second.cancel()
+    assert got == {"number": 1}

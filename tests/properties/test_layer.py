@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 
 from channels_lite import clock
+from channels_lite.wake import datagrams
 from tests.properties.machine import PROCESSES, RARELY, LayersMachine, run_machine
 from tests.properties.model import STEP, Model
 
@@ -21,8 +22,9 @@ NUMBERS = st.integers(0, 11)
 GROUPS = st.sampled_from(["one", "two", "three"])
 #: Capacities of a plain channel, and of each process-local one of that prefix.
 SMALL, TINY = 3, 2
-#: Such a message becomes a row, between others that are handed over.
-TOO_LARGE_FOR_A_FRAME = bytes(70_000)
+#: Such a message is handed over in a file; and such a one becomes a row.
+TOO_LARGE_FOR_A_DATAGRAM, TOO_LARGE_FOR_A_FILE = bytes(70_000), bytes(110_000)
+LARGE = st.sampled_from([TOO_LARGE_FOR_A_DATAGRAM, TOO_LARGE_FOR_A_FILE])
 THE_END = {"type": "the end"}
 VALUES = st.recursive(
     st.none()
@@ -83,7 +85,7 @@ class Machine(LayersMachine):
                 return True
         raise AssertionError(f"{channel} is not full")
 
-    @rule(process=PROCESSES, number=NUMBERS, value=VALUES | st.just(TOO_LARGE_FOR_A_FRAME))
+    @rule(process=PROCESSES, number=NUMBERS, value=VALUES | LARGE)
     def send(self, process, number, value):
         channel, _ = self.pick(number)
         message = self.message(value)
@@ -230,6 +232,7 @@ class Machine(LayersMachine):
             clock.ticks = self.real_ticks
 
 
-def test_whatever_happens(kind, database, migrated):
+def test_whatever_happens(kind, database, migrated, monkeypatch):
     """Nothing is lost, nothing comes twice, each sender's messages come in order."""
+    monkeypatch.setattr(datagrams, "LARGEST", len(TOO_LARGE_FOR_A_FILE))
     run_machine(Machine, kind=kind, migrated=migrated)

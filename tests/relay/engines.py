@@ -20,12 +20,14 @@ TIMEOUT = 20
 #: Below those that the kernel gives to outgoing connections, so that a server which is killed finds
 #: its port again.
 PORTS = range(12_000, 32_000)
+# Hypothesis seeds the module's own generator, so that all workers of pytest would take the same.
+_random = random.SystemRandom()
 
 
 def free_port() -> int:
     """One on which nothing listens; `Engine.start` takes another one if it is taken meanwhile."""
     while True:
-        port = random.choice(PORTS)
+        port = _random.choice(PORTS)
         with suppress(OSError), closing(socket.socket()) as found:
             found.bind(("127.0.0.1", port))
             return port
@@ -36,6 +38,8 @@ class Engine:
 
     binary = ""
     scheme = ""
+    #: What its log says when it takes connections.
+    ready = b""
     #: What runs it on another machine.
     within: tuple[str, ...] = ()
 
@@ -64,7 +68,7 @@ class Engine:
         return self._process.pid
 
     def start(self) -> Engine:
-        """Returns when it answers."""
+        """Returns when it takes connections."""
         while not self._is_started():
             assert not self._has_run, (self.folder / "log").read_text()
             self.port = free_port()
@@ -75,6 +79,7 @@ class Engine:
         """False: it has ended, perhaps because its port is taken."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "log").open("ab") as log:
+            begin = log.tell()
             self._process = subprocess.Popen(
                 [*self.within, self.path(), *self.command(), *self._arguments],
                 stdout=log,
@@ -83,20 +88,14 @@ class Engine:
         deadline = time.monotonic() + TIMEOUT
         with ExitStack() as if_it_fails:
             if_it_fails.callback(self.kill)
-            while not self.answers():
+            # A connection would say less: another server may have taken the port.
+            while self.ready not in (self.folder / "log").read_bytes()[begin:]:
                 if self._process.poll() is not None:
                     return False
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
-            if self._process.poll() is not None:
-                return False  # another one answers
             if_it_fails.pop_all()
         return True
-
-    def answers(self) -> bool:
-        with suppress(OSError), closing(socket.create_connection(("127.0.0.1", self.port), 1)):
-            return True
-        return False
 
     def kill(self) -> None:
         if self._process is not None:
@@ -114,14 +113,14 @@ class Engine:
 
 
 class NatsServer(Engine):
-    binary, scheme = "nats-server", "nats"
+    binary, scheme, ready = "nats-server", "nats", b"Server is ready"
 
     def command(self) -> list[str]:
         return ["-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", str(self.folder / "js")]
 
 
 class RedisServer(Engine):
-    binary, scheme = "redis-server", "redis"
+    binary, scheme, ready = "redis-server", "redis", b"Ready to accept connections"
 
     def command(self) -> list[str]:
         where = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self.folder)]

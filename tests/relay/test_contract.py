@@ -44,6 +44,7 @@ OTHERWISE = {
     "invalid_name_raises": CHECKED,
     "invalid_message_is_refused": CHECKED,
     "wrong_key_drops_the_message": "two senders on two nodes have no order",
+    "large_rows_are_not_deleted_on_the_loop": "what comes from another node is no row",
     "members_are_listed": "those of other nodes are not known",
     "members_of_the_same_transaction_are_listed": "a plain one joins after the commit",
     "flush_belongs_to_the_transaction": "other nodes are told after the commit",

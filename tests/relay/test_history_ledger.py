@@ -98,7 +98,7 @@ async def test_random_cuts_on_two_nodes(
     """A client that is cut off comes back on any node, and has everything once, in one order."""
     sites = await started(make_site, layer, 2)
     clients = clients_of(sites)
-    cuts = max(40, int(1000 * SCALE))
+    cuts = int(1000 * SCALE)
     async with connected(clients):
         await senders.send_while(cut_at_random(clients, cuts), all_of(clients))
         await check(senders, clients, capsys, f"{cuts} cuts on two nodes, {'-'.join(both)}")

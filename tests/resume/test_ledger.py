@@ -151,7 +151,7 @@ async def test_random_cuts(
     """
     sites = await started(make_site, layer, 2)
     clients = [Client("room", lambda: random.choice(sites).port) for _ in range(CLIENTS)]
-    cuts = max(40, int(1000 * SCALE))
+    cuts = int(1000 * SCALE)
     async with connected(clients):
         await senders.send_while(cut_at_random(clients, cuts), all_of(clients))
         await check(senders, clients, capsys, f"{cuts} cuts, {layer}")

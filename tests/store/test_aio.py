@@ -5,8 +5,10 @@ from __future__ import annotations
 import sqlite3
 import threading
 from contextlib import closing
+from weakref import WeakSet
 
-from channels_lite.store.aio import AioStore
+from channels_lite.store.aio import AioStore, WorkConnection
+from channels_lite.store.gate import Gate
 from tests.conftest import TIMEOUT
 from tests.processes.conftest import wait_until
 
@@ -45,3 +47,18 @@ def test_20_nothing_goes_into_a_file_that_was_replaced(database, migrated):
         assert connection.execute("SELECT boot_id FROM channels_lite_boot").fetchall() == [
             ("marked",)
         ]
+
+
+def test_26_no_connection_closes_during_a_fork():
+    """The child would wait for ever at a mutex of SQLite."""
+    gate = Gate()
+    connection = WorkConnection(":memory:", gate=gate, opened=WeakSet(), check_same_thread=False)
+    gate.shut()
+    thread = threading.Thread(target=connection.close)
+    thread.start()
+    thread.join(0.05)
+    is_waiting = thread.is_alive()
+    gate.open()
+    thread.join(TIMEOUT)
+    assert is_waiting
+    assert not thread.is_alive()

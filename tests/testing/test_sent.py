@@ -47,6 +47,16 @@ def test_field_arrives_by_the_layer_that_sent_it():
             sent.assert_sent("orders", id=ID)
 
 
+def test_relay_is_left_alone():
+    """A test needs no engine, and reaches nobody through one."""
+    entry = CHANNEL_LAYERS["default"]
+    config = {**entry["CONFIG"], "relay": "nats://localhost:1", "relay_options": {"token": "x"}}
+    layers = {"default": {**entry, "CONFIG": config}}
+    with override_settings(CHANNEL_LAYERS=layers), fresh_layers() as sent:
+        async_to_sync(get_channel_layer().send)("orders", {"type": "order.paid"})
+        sent.assert_sent("orders", type="order.paid")
+
+
 @pytest.mark.parametrize("name", ["sent", "channel_layer"])
 def test_set_up_without_super(name: str):
     """A setUp of one's own that does not call Django's is told to, by what then is not there."""

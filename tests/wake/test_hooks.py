@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from django.test import override_settings
 
 from channels_lite.layers.notify import NotifyChannelLayer
 from channels_lite.models import Event
-from channels_lite.wake.hooks import hooks
+from channels_lite.wake.hooks import attach_django, hooks
 from tests.conftest import received
 
 
@@ -53,6 +54,14 @@ def test_connection_that_is_hidden_is_named():
     assert hooks.attach(Hidden(), b"") == (  # type: ignore[arg-type]
         f"{__name__}.{Hidden.__qualname__} hides Python's own connection"
     )
+
+
+def test_connection_that_was_closed_is_no_hidden_one(database, caplog):
+    """A new layer hooks all open connections; their threads may close them at any moment."""
+    connections["channels"].close()
+    with caplog.at_level(logging.INFO):
+        attach_django(connections["channels"])
+    assert not caplog.messages
 
 
 @pytest.mark.skipif(

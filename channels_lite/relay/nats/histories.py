@@ -193,7 +193,7 @@ class Histories:
         if last - start < FEW:
             asked = (self._reader.get(seq=sequence) for sequence in range(start, last + 1))
             return [each for each in await asyncio.gather(*asked) if each is not None], last
-        found, is_all = await self._reader.read(f"{self._subjects}>", start, MOST)
+        found, is_all = await self._reader.read(f"{self._subjects}>", start, last, MOST)
         end = found[-1].sequence if found else start - 1
         return found, max(end, last) if is_all else end
 
@@ -230,7 +230,7 @@ class Histories:
         found: list[Found] = []
         is_all = start > state.last
         while not is_all and not any(each.data for each in found):
-            found, is_all = await self._reader.read(subject, start, most)
+            found, is_all = await self._reader.read(subject, start, state.last, most)
             start = found[-1].sequence + 1 if found else start
         # After the messages, so that it also knows what was deleted meanwhile.
         now = await self._existing(subject, limit)

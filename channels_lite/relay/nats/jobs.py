@@ -167,17 +167,24 @@ class Jobs:
 
     # Taking
 
-    async def want(self, channel: str, capacity: int | None, total: int) -> None:
-        """Requests the jobs that are not requested yet."""
-        requests = self._requests
+    def want(self, channel: str, capacity: int | None, total: int) -> asyncio.Future[None] | None:
+        """Requests the jobs that are not requested yet.  See `Link`."""
         self._wanted[channel] = capacity, total
-        pulls = self._pulls.setdefault(channel, {})
-        if total <= len(pulls):
-            return
-        if requests.lack:
-            raise StoreUnavailable(requests.lack)
+        if total <= len(self._pulls.setdefault(channel, {})):
+            return None
         if (channel, capacity) not in self._made:
-            await self._make_consumer(channel, capacity)
+            return asyncio.ensure_future(self._make_and_pull(channel, capacity))
+        self._pull(channel, capacity)
+        return None
+
+    async def _make_and_pull(self, channel: str, capacity: int | None) -> None:
+        if self._requests.lack:
+            raise StoreUnavailable(self._requests.lack)
+        await self._make_consumer(channel, capacity)
+        self._pull(channel, capacity)
+
+    def _pull(self, channel: str, capacity: int | None) -> None:
+        requests, pulls = self._requests, self._pulls[channel]
         commands = []
         request = json.dumps({"batch": 1, "expires": int(PULL * 1e9)}).encode()
         consumer = f"{self._stream(capacity)}.{escape(channel)}"
@@ -254,7 +261,9 @@ class Jobs:
         async def again() -> None:
             await asyncio.sleep(after)
             _, total = self._wanted.get(channel, (capacity, 0))
-            with suppress(StoreUnavailable):  # `renew`, or the next link
-                await self.want(channel, capacity, total)
+            wanting = self.want(channel, capacity, total)
+            if wanting is not None:
+                with suppress(StoreUnavailable):  # `renew`, or the next link
+                    await wanting
 
         self._keep(again())

@@ -224,9 +224,9 @@ class NatsLink:
         """As the last one, for a stream has one end."""
         return await self._jobs.put(channel, data, ttl, capacity)
 
-    async def want(self, channel: str, capacity: int | None, total: int) -> None:
+    def want(self, channel: str, capacity: int | None, total: int) -> asyncio.Future[None] | None:
         """By pull requests."""
-        await self._jobs.want(channel, capacity, total)
+        return self._jobs.want(channel, capacity, total)
 
     async def join(self, group: str, channel: str, expiry: float) -> None:
         """For the time that the stream of memberships has."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 from channels_lite.relay import Settings
 from channels_lite.relay.redis.pipeline import Pipeline
@@ -53,24 +54,25 @@ class Jobs:
         what = self._subjects, channel, data, milliseconds, capacity or 0, int(is_first)
         return bool(await self._pipeline.run(PUT, self._queue(channel), *what))
 
-    async def want(self, channel: str, total: int) -> None:
-        """By `TAKE`, if it is not what we are entered for."""
-        if self._entered.get(channel, 0) != total:
-            await self._enter(channel, total)
+    def want(self, channel: str, total: int) -> asyncio.Future[Any] | None:
+        """By `TAKE`, if it is not what we are entered for.  See `Link`."""
+        if self._entered.get(channel, 0) == total:
+            return None
+        return self._enter(channel, total)
 
     async def renew(self) -> None:
         """Enters again, because a script may have removed the entry."""
         for channel, count in list(self._entered.items()):
             if count:
-                await self._enter(channel, count)
+                # A delivered job belongs to this process, so it is taken even if this is cancelled.
+                await asyncio.shield(self._enter(channel, count))
 
-    async def _enter(self, channel: str, total: int) -> None:
+    def _enter(self, channel: str, total: int) -> asyncio.Future[Any]:
         self._entered[channel] = total
         what = "", self._token, total, WAITING
         taking = self._pipeline.run(TAKE, self._queue(channel), *what)
-        # A delivered job belongs to this process, so it is taken even if the caller was cancelled.
         taking.add_done_callback(lambda _: self._taken(channel, taking))
-        await asyncio.shield(taking)
+        return taking
 
     def _taken(self, channel: str, taking: asyncio.Future[list[bytes]]) -> None:
         if taking.cancelled() or taking.exception() is not None:

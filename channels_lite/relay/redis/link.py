@@ -213,9 +213,9 @@ class RedisLink:
         """To the front, over the capacity if need be."""
         return await self._jobs.put(channel, data, ttl, None, is_first=True)
 
-    async def want(self, channel: str, capacity: int | None, total: int) -> None:
+    def want(self, channel: str, capacity: int | None, total: int) -> asyncio.Future[Any] | None:
         """See `Link`."""
-        await self._jobs.want(channel, total)
+        return self._jobs.want(channel, total)
 
     def _group(self, group: str) -> str:
         return f"{self._keys}g:{group}"
