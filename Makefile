@@ -31,13 +31,13 @@ test: .venv/.test
 
 # All amounts of the fault matrix, and what takes too long for `make test`.
 chaos: .venv/.test
-	CHAOS_SCALE=1 $(BIN)/pytest --numprocesses 3 --dist loadgroup -m "chaos or not chaos" \
+	CHAOS_SCALE=1 $(BIN)/pytest --timeout 5000 --numprocesses 3 --dist loadgroup -m "chaos or not chaos" \
 	    --ignore-glob '*/test_soak*' \
 	    tests/chaos tests/native tests/properties tests/processes tests/relay tests/resume \
 	    tests/servers tests/test_packaging.py $(ARGS)
 
 soak: .venv/.test
-	CHAOS_SCALE=1 $(BIN)/pytest -m chaos tests/chaos/test_soak.py tests/chaos/test_soak_nodes.py $(ARGS)
+	CHAOS_SCALE=1 $(BIN)/pytest --timeout 5000 -m chaos tests/chaos/test_soak.py tests/chaos/test_soak_nodes.py $(ARGS)
 
 model:
 	csrc/model/check

@@ -55,7 +55,6 @@ typedef struct clw_hook {
     sqlite3 *db;              /* the connection that owns this */
     rowids events, messages;
     int autocheckpoint;       /* frames; what the displaced WAL hook did; 0: nothing */
-    int has_displaced;        /* it was displaced */
     char sidecar[];           /* the directory of FIFOs beside the database */
 } clw_hook;
 
@@ -78,7 +77,6 @@ typedef struct routines {
     void *(*update_hook)(sqlite3 *, void (*)(void *, int, const char *, const char *, int64_t),
                          void *);
     void *(*vfs_find)(const char *);
-    int (*wal_autocheckpoint)(sqlite3 *, int);
     int (*wal_checkpoint)(sqlite3 *, const char *);
     void *(*wal_hook)(sqlite3 *, int (*)(void *, sqlite3 *, const char *, int), void *);
 } routines;
@@ -98,7 +96,6 @@ static const struct {
     {"sqlite3_prepare_v2", offsetof(routines, prepare_v2), 116},
     {"sqlite3_vfs_find", offsetof(routines, vfs_find), 141},
     {"sqlite3_create_function_v2", offsetof(routines, create_function_v2), 162},
-    {"sqlite3_wal_autocheckpoint", offsetof(routines, wal_autocheckpoint), 173},
     {"sqlite3_wal_checkpoint", offsetof(routines, wal_checkpoint), 174},
     {"sqlite3_wal_hook", offsetof(routines, wal_hook), 175},
 };
@@ -295,7 +292,6 @@ static int on_commit(void *pointer)
          * keeps a pointer. */
         if (displaced != (uintptr_t)hook)
             hook->autocheckpoint = displaced <= INT_MAX ? (int)displaced : 0;
-        hook->has_displaced = 1;
     }
     return 0; /* anything else would turn the commit into a rollback */
 }
@@ -316,7 +312,7 @@ static int is_attached(sqlite3 *db)
     return strcmp(api->errmsg(db), "no such function: channels_lite_hook") == 0 ? 0 : -EACCES;
 }
 
-/* Thread: any that may use the connection; another one may use it meanwhile.
+/* Thread: the one that uses the connection; no other one may close it meanwhile.
  * Returns 0 also for one that is attached already; -EEXIST where another library
  * holds a slot, with our own hooks taken off again (SQLite has none to put the
  * other's back: it is off, too); -ENOMEM; and -EACCES, see `is_attached`. */
@@ -346,9 +342,6 @@ int clw_attach(sqlite3 *db, const char *sidecar)
     (void)api->update_hook(db, NULL, NULL);
     (void)api->commit_hook(db, NULL, NULL);
     (void)api->rollback_hook(db, NULL, NULL);
-    /* Another thread has committed a row meanwhile. */
-    if (hook->has_displaced)
-        (void)api->wal_autocheckpoint(db, hook->autocheckpoint);
     /* Unregisters the function, which frees the hook. */
     (void)api->create_function_v2(db, "channels_lite_hook", 0, SQLITE_UTF8, NULL, NULL, NULL, NULL,
                                  NULL);

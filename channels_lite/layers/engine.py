@@ -16,7 +16,7 @@ from channels_lite.layers.parts import Parts
 from channels_lite.loops import call_on, is_ending, settle
 from channels_lite.store import Execute, Outcome, sql, upkeep
 from channels_lite.store.django import open_connections, transaction_of_caller
-from channels_lite.wake.hooks import attach_django, hooks
+from channels_lite.wake.hooks import attach_when_used, hooks
 
 __all__ = ["Engine"]
 
@@ -29,7 +29,7 @@ class Engine(Parts):
         process.add(self)
         # Later connections are hooked when they are opened.
         for connection in open_connections(self.config.database):
-            attach_django(connection)
+            attach_when_used(connection)
 
     async def get_ready(self) -> None:
         """Called before a channel of this process gets its name."""

@@ -18,13 +18,14 @@ import os
 import sqlite3
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any, cast
 
 from channels_lite.process import call_in_child
 from channels_lite.store.connection import Source
 
-__all__ = ["attach_django", "hooks"]
+__all__ = ["attach_django", "attach_when_used", "hooks"]
 
 logger = logging.getLogger(__name__)
 
@@ -159,11 +160,28 @@ call_in_child(hooks.after_fork)
 
 
 def attach_django(connection: Any) -> None:
-    """Hooks a connection of Django, if it is to a file.  Repeated calls do no harm."""
-    opened = connection.connection
-    if opened is None or connection.is_in_memory_db():  # its thread has just closed it
+    """Hooks a connection that this thread has opened, if it is to a file.
+
+    Repeated calls do no harm.
+    """
+    if connection.is_in_memory_db():
         return
-    reason = hooks.attach(opened, Source(connection.alias).sidecar_bytes)
+    reason = hooks.attach(connection.connection, Source(connection.alias).sidecar_bytes)
     if reason:
         # Receivers find these rows by their fallback look; the notify layer warns of the cause.
         logger.info("rows inserted on database %r wake no receiver: %s", connection.alias, reason)
+
+
+def attach_when_used(connection: Any) -> None:
+    """Hooks a connection that any thread has opened, before its next statement.
+
+    Only the thread that uses it may: the thread may close it at any moment, and SQLite frees it.
+    """
+
+    def attach(execute: Callable[..., Any], *call: Any) -> Any:
+        connection.execute_wrappers.remove(attach)
+        attach_django(connection)
+        return execute(*call)
+
+    # At the front: the context manager `execute_wrapper` takes the last one off.
+    connection.execute_wrappers.insert(0, attach)

@@ -127,48 +127,6 @@ static void denied(int token)
     CHECK(sql_close(db) == SQLITE_OK);
 }
 
-static const routines *real;
-
-/* Another thread commits a row while we attach, and the last slot is another's. */
-static void *taken_rollback_hook(sqlite3 *db, void (*hook)(void *), void *pointer)
-{
-    if (!hook)
-        return real->rollback_hook(db, NULL, NULL);
-    CHECK(run(db, "INSERT INTO channels_lite_event (channel_name) VALUES ('x')") == SQLITE_OK);
-    (void)real->rollback_hook(db, hook, pointer);
-    return &real;
-}
-
-static int integer(sqlite3 *db, const char *sql)
-{
-    sqlite3_stmt *statement = NULL;
-    int value;
-
-    CHECK(api->prepare_v2(db, sql, -1, &statement, NULL) == SQLITE_OK);
-    CHECK(api->step(statement) == SQLITE_ROW);
-    value = atoi((const char *)api->column_text(statement, 0));
-    CHECK(api->finalize(statement) == SQLITE_OK);
-    return value;
-}
-
-/* All slots are given back: that of the WAL, too. */
-static void refused(void)
-{
-    sqlite3 *db = opened("a.sqlite3", 0);
-    routines with_taken = *api;
-
-    CHECK(run(db, "PRAGMA wal_autocheckpoint=77") == SQLITE_OK);
-    real = api;
-    with_taken.rollback_hook = taken_rollback_hook;
-    api = &with_taken;
-    CHECK(clw_attach(db, sidecar) == -EEXIST);
-    api = real;
-    CHECK(integer(db, "PRAGMA wal_autocheckpoint") == 77);
-    CHECK(run(db, "INSERT INTO channels_lite_event (channel_name) VALUES ('x')") == SQLITE_OK);
-    CHECK(clw_attach(db, sidecar) == 0);
-    CHECK(sql_close(db) == SQLITE_OK);
-}
-
 /* Another copy of SQLite, which loads the extension into each connection that it
  * opens: it gets no hooks, and the first one's stay its own. */
 static void second_copy(const char *library, int token)
@@ -315,7 +273,6 @@ int main(int count, char **arguments)
     everybody(token);
     commits(token, jobs);
     denied(token);
-    refused();
     same_copy(arguments[1], library);
     second_copy(arguments[2], token);
     if (heap_limit)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import subprocess
 import sys
 import sysconfig
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -16,8 +17,8 @@ from django.test import override_settings
 
 from channels_lite.layers.notify import NotifyChannelLayer
 from channels_lite.models import Event
-from channels_lite.wake.hooks import attach_django, hooks
-from tests.conftest import received
+from channels_lite.wake.hooks import hooks
+from tests.conftest import TIMEOUT, received
 
 
 @override_settings(CHANNEL_LAYERS={})
@@ -56,12 +57,34 @@ def test_connection_that_is_hidden_is_named():
     )
 
 
-def test_connection_that_was_closed_is_no_hidden_one(database, caplog):
-    """A new layer hooks all open connections; their threads may close them at any moment."""
+def test_connection_is_hooked_by_the_thread_that_uses_it(database, monkeypatch):
+    """Another thread may close it while a layer is made: SQLite then frees what it holds."""
+    hooked_by = []
+
+    def attach(connection, sidecar):
+        hooked_by.append(threading.current_thread())
+        return ""
+
+    def use():
+        connections["channels"].ensure_connection()
+        is_open.set()
+        assert is_made.wait(TIMEOUT)
+        assert hooked_by == []
+        for _ in range(2):
+            assert not Event.objects.using("channels").exists()
+        connections["channels"].close()
+
     connections["channels"].close()
-    with caplog.at_level(logging.INFO):
-        attach_django(connections["channels"])
-    assert not caplog.messages
+    is_open, is_made = threading.Event(), threading.Event()
+    with override_settings(CHANNEL_LAYERS={}), ThreadPoolExecutor(1) as executor:
+        using = executor.submit(use)
+        assert is_open.wait(TIMEOUT)
+        monkeypatch.setattr(hooks, "attach", attach)
+        NotifyChannelLayer(database="channels")
+        is_made.set()
+        using.result()
+        [thread] = executor._threads
+    assert hooked_by == [thread]
 
 
 @pytest.mark.skipif(
