@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from tests.processes.forks import IS_POSSIBLE, Forked
+
 # Seconds; nothing that works takes as long, and a fallback look would come later.
 TIMEOUT = 20
 LAYERS = ["core.SQLiteChannelLayer", "aio.AIOSQLiteChannelLayer", "notify.NotifyChannelLayer"]
@@ -31,15 +33,7 @@ class Child:
     ) -> None:
         self.log = log
         self._database = folder / "default.sqlite3"
-        with log.open("a") as errors:
-            self._process = subprocess.Popen(
-                [*within, sys.executable, "-m", "tests.processes.child"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env=child_environment(folder, **environment),
-                text=True,
-            )
+        self._process = _begun(child_environment(folder, **environment), log, within)
         self._answers: queue.Queue[dict[str, Any]] = queue.Queue()
         self._received: queue.Queue[dict[str, Any]] = queue.Queue()
         self._listener = threading.Thread(target=self._listen, daemon=True)
@@ -140,6 +134,22 @@ class Child:
         self._listener.join()
         self._process.stdin.close()
         self._process.stdout.close()
+
+
+def _begun(
+    environment: dict[str, str], log: Path, within: tuple[str, ...]
+) -> Forked | subprocess.Popen[str]:
+    with log.open("a") as errors:
+        if IS_POSSIBLE and not within:
+            return Forked(environment, errors.fileno())
+        return subprocess.Popen(
+            [*within, sys.executable, "-m", "tests.processes.child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=environment,
+            text=True,
+        )
 
 
 def end_all(children: list[Child]) -> None:
