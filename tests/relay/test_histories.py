@@ -251,6 +251,8 @@ async def test_late_notice_of_a_flush_loses_nothing(make):
     channel = await contract.member(layer)
     await contract.send(layer, 0)
     assert await contract.numbers(layer, channel, 1) == [0]
+    # A process where no coroutine waits stops to read soon.
+    waiting = asyncio.ensure_future(layer.receive(await layer.new_channel()))
     await contract.send(layer, 1, 2)
     engine = layer._engine
 
@@ -262,6 +264,7 @@ async def test_late_notice_of_a_flush_loses_nothing(make):
     await until(have_come)
     engine.forget_messages()
     assert await contract.numbers(layer, channel, 2) == [1, 2]
+    waiting.cancel()
 
 
 async def test_look_finds_everything_that_is_left(make, log):
