@@ -108,8 +108,8 @@ def place(folder: Path) -> Iterator[tuple[Place, str]]:
             network = Network()
             stack.callback(network.close)
         engines: dict[str, Engine] = {}
-        quiet = "-l", str(folder / "nats.log"), "-m", str(PAGES)
-        servers = ("NATS", NatsServer, 4222, quiet), ("Redis", RedisServer, 6379, ())
+        pages = "-m", str(PAGES)
+        servers = ("NATS", NatsServer, 4222, pages), ("Redis", RedisServer, 6379, ())
         for name, kind, port, arguments in servers:
             if network is None:
                 engine = kind(folder / name, *arguments)
