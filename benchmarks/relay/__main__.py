@@ -63,9 +63,11 @@ def measure(where: Place, rounds: int, share: int) -> Rounds:
     """All workloads, all contenders in turns."""
     measured: Rounds = {}
     here, there = where.NODES
+    order = list(CONTENDERS.items())
     for number in range(rounds):
         for name, workload in WORKLOADS.items():
-            for contender, (package, lacks) in CONTENDERS.items():
+            order = order[1:] + order[:1]  # none is always the first after a pause
+            for contender, (package, lacks) in order:
                 if importlib.util.find_spec(package) is None or name in lacks:
                     continue
                 sys.stderr.write(f"round {number + 1}, {name}, {contender}\n")
