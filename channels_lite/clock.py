@@ -51,9 +51,11 @@ class Clock:
         self.generation = 0
         #: The last ``began_at`` read from the table; None: there is none.
         self.last_began_at: float | None = None
+        #: The first and the last generation that had it.
+        self._first = self._last = 0
 
     def now(self) -> float:
-        """Seconds since 1970; 0 before the table was read."""
+        """Seconds since 1970; 0 before the table was read: read it, or use `now_or_origin`."""
         return 0.0 if self.began_at is None else self.began_at + ticks()
 
     def origin(self, others: float | None = None) -> float:
@@ -67,15 +69,24 @@ class Clock:
         return time.time() - ticks() if others is None else others
 
     def now_or_origin(self) -> float:
-        """Seconds since 1970, even before the table was read."""
+        """Seconds since 1970, even before the table was read, or after its generation has ended.
+
+        Then what is sent goes by the origin, and so does what is received.
+        """
         return self.now() or self.origin() + ticks()
 
     def set(self, began_at: float, generation: int = 0) -> None:
         """Sets the values from the table."""
         global _latest  # noqa: PLW0603 - for rows that are made without a layer
+        if began_at != self.last_began_at:
+            self._first = generation
         self.began_at = self.last_began_at = began_at
-        self.generation = generation
+        self.generation = self._last = generation
         _latest = self
+
+    def covers(self, generation: int) -> bool:
+        """Whether the times of that generation follow the origin that was read last."""
+        return self._first <= generation <= self._last
 
     def forget(self, generation: int) -> None:
         """Another generation has begun; the next use reads the table again."""

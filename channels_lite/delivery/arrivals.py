@@ -87,7 +87,7 @@ class Arrivals:
         True: none is held, and nothing waits for `deliver`.
         """
         with self._lock:  # in the order of sending, on any loop
-            now = self._clock.now()
+            now = self._clock.now_or_origin()
             # A lone frame is usually the only one, and asking for more costs as much as a frame.
             frames = receive(PER_ITERATION if now < self._busy_until else 1)
             self._busy_until = now + BUSY
@@ -134,7 +134,7 @@ class Arrivals:
             rows = read()
             for frame in receive(None):
                 self._hold(frame)
-            now = self._clock.now()
+            now = self._clock.now_or_origin()
             for frame in self._due(mark or 0, rows):
                 after = self._place(frame)
                 if after:
@@ -162,7 +162,7 @@ class Arrivals:
     def deliver(self, most: int | None = SLICE) -> bool:
         """Puts messages into at most ``most`` mailboxes.  Returns whether more wait."""
         with self._lock:
-            missed = self._deliver(most, self._clock.now())
+            missed = self._deliver(most, self._clock.now_or_origin())
         if missed:
             self._missed.by_channels(missed)
         return bool(self._ready)
@@ -202,7 +202,8 @@ class Arrivals:
 
     def _add_frame(self, frame: Frame, now: float) -> None:
         created_at, expires_at = frame.created_at, frame.expires_at
-        if frame.generation != self._cursors.generation and frame.generation is not None:
+        of = frame.generation
+        if of not in (None, self._cursors.generation) and not self._clock.covers(of):
             # It follows another clock, and was on its way only for a moment.
             created_at, expires_at = now, now + frame.expires_at - frame.created_at
         if expires_at <= now:

@@ -78,7 +78,7 @@ class Window:
         The first message always may.
         """
         amount, on_its_way = self.limit.amount, self._on_its_way
-        if 0 < on_its_way <= amount < on_its_way + beside + weight:
+        if on_its_way > 0 and amount < on_its_way + beside + weight:
             self._forget_read(is_read)
             on_its_way = self._on_its_way
         on_its_way += beside

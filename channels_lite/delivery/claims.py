@@ -98,7 +98,7 @@ class Claims:
             self._claiming = None
             self._availability.has_no_error(CLAIMS)
             return
-        now = self._clock.now()
+        now = self._clock.now_or_origin()
 
         def work(execute: Execute) -> tuple[dict[str, list[Claimed]], set[str]]:
             left: set[str] = set()

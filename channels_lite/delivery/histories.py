@@ -95,7 +95,7 @@ class Histories:
                 return
             self._looking = loop
             asked = self._asked = Asked(
-                self._clock.now(),
+                self._clock.now_or_origin(),
                 self._token,
                 self._generation,
                 self._row,

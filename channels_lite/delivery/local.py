@@ -76,7 +76,7 @@ class Local:
         if full and self._mailboxes.have_receivers(full):
             # Waiting receivers have been called, and make room when they have their turn.
             await self.yield_loop()
-            full = self.put(full, message, self._clock.now())
+            full = self.put(full, message, self._clock.now_or_origin())
         if self.owes_turn:
             await self.yield_loop()
         return len(full)
@@ -86,7 +86,7 @@ class Local:
         missed = 0
         while channels:
             first, channels = channels[:SLICE], channels[SLICE:]
-            full = self.put(first, message, self._clock.now())
+            full = self.put(first, message, self._clock.now_or_origin())
             missed += await self.settle(full, message)
         return missed
 

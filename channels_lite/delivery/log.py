@@ -266,7 +266,7 @@ class Log:
 
     def after(self, group: str, row: int, membership: int, done: Done[history.After]) -> None:
         """Reads the first messages after this id, for a member that catches up."""
-        now = self._clock.now()
+        now = self._clock.now_or_origin()
         work = partial(
             history.after, group=group, row=row, most=CHUNK, membership=membership, now=now
         )

@@ -106,7 +106,7 @@ class Reader:
             self._looking = loop
             self._looks += 1
         mark, held = self._arrivals.mark()
-        asked = self._cursors.ask(self._clock.now(), held, deletes=self._is_in_memory)
+        asked = self._cursors.ask(self._clock.now_or_origin(), held, deletes=self._is_in_memory)
         done = partial(self._looked, loop, asked, mark)
         self._store.submit(partial(sql.look, asked=asked), done)
 

@@ -174,7 +174,7 @@ class RelayedLog(Log):
             else:
                 done(Outcome(self._after(group, page, is_member=outcome.result())))
 
-        now = self._clock.now()
+        now = self._clock.now_or_origin()
         work = partial(history.is_member, group=group, membership=membership, now=now)
         self._store.submit(work, is_member)
 

@@ -6,6 +6,7 @@ Its parts are in `parts`.  `process` calls it at forks and at exit.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from channels_lite.layers.parts import Parts
 from channels_lite.loops import call_on, is_ending, settle
 from channels_lite.store import Execute, Outcome, sql, upkeep
 from channels_lite.store.django import open_connections, transaction_of_caller
-from channels_lite.wake.hooks import attach_when_used, hooks
+from channels_lite.wake.hooks import attach_django, attach_when_used, hooks
 
 __all__ = ["Engine"]
 
@@ -28,8 +29,9 @@ class Engine(Parts):
         super().__init__(**what)
         process.add(self)
         # Later connections are hooked when they are opened.
-        for connection in open_connections(self.config.database):
-            attach_when_used(connection)
+        for thread, connection in open_connections(self.config.database):
+            attach = attach_django if thread == threading.get_ident() else attach_when_used
+            attach(connection)
 
     async def get_ready(self) -> None:
         """Called before a channel of this process gets its name."""

@@ -201,10 +201,14 @@ def remember(connection: Any, **kwargs: object) -> None:
     _connections[threading.get_ident(), connection.alias] = weakref.ref(connection)
 
 
-def open_connections(alias: str) -> list[Any]:
-    """The connections to this database of all threads of this process."""
-    known = [reference() for key, reference in list(_connections.items()) if key[1] == alias]
-    return [each for each in known if each is not None and each.connection is not None]
+def open_connections(alias: str) -> list[tuple[int | None, Any]]:
+    """The connections to this database in this process, each with the thread that uses it."""
+    found = [
+        (thread, reference())
+        for (thread, of_alias), reference in list(_connections.items())
+        if of_alias == alias
+    ]
+    return [each for each in found if each[1] is not None and each[1].connection is not None]
 
 
 connection_created.connect(remember, dispatch_uid="channels_lite.transactions")

@@ -240,6 +240,10 @@ class FrameReceiver:
         self._socket.close()
 
 
+#: Bytes; the least of all processors, so that no step is missed.
+CACHE_LINE = 32
+
+
 def _unread_memory(sender: socket.socket) -> int:
     """The kernel's memory for what ``sender`` has sent and nobody has read, in bytes."""
     return int.from_bytes(fcntl.ioctl(sender.fileno(), TIOCOUTQ, bytes(4)), sys.byteorder)
@@ -247,10 +251,9 @@ def _unread_memory(sender: socket.socket) -> int:
 
 def _least_memory(size: int) -> int:
     """The kernel uses no less memory for a datagram of ``size`` bytes."""
-    # It grows with the size, in steps, and is measured once for each quarter of an octave.
-    quarter = 1 << max(0, size.bit_length() - 3)
+    # It grows with the size, in steps, each of which begins behind a multiple of a cache line.
     try:
-        return max(size, _memory_of(size // quarter * quarter))
+        return max(size, _memory_of(size - (size - 1) % CACHE_LINE))
     except OSError:  # no free descriptor
         return size
 

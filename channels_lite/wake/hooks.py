@@ -19,7 +19,7 @@ import sqlite3
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any, cast
 
 from channels_lite.process import call_in_child
@@ -173,15 +173,24 @@ def attach_django(connection: Any) -> None:
 
 
 def attach_when_used(connection: Any) -> None:
-    """Hooks a connection that any thread has opened, before its next statement.
+    """Hooks a connection that another thread has opened, before its next statement.
 
-    Only the thread that uses it may: the thread may close it at any moment, and SQLite frees it.
+    Only that thread may: it may close the connection at any moment, and SQLite then frees it.
     """
+    wrappers = connection.execute_wrappers
+    if not any(isinstance(each, _AttachFirst) for each in wrappers):
+        # At the front: the context manager `execute_wrapper` takes the last one off.
+        wrappers.insert(0, _AttachFirst(connection))
 
-    def attach(execute: Callable[..., Any], *call: Any) -> Any:
-        connection.execute_wrappers.remove(attach)
-        attach_django(connection)
+
+class _AttachFirst:
+    """An ``execute_wrapper`` of Django for one statement."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def __call__(self, execute: Callable[..., Any], *call: Any) -> Any:
+        with suppress(ValueError):  # threads that share the connection have begun one each
+            self._connection.execute_wrappers.remove(self)
+        attach_django(self._connection)
         return execute(*call)
-
-    # At the front: the context manager `execute_wrapper` takes the last one off.
-    connection.execute_wrappers.insert(0, attach)

@@ -10,7 +10,7 @@ from contextlib import closing
 import pytest
 
 from channels_lite import clock
-from tests.conftest import is_empty, received
+from tests.conftest import is_empty, received, until
 
 
 def empty_tables(database):
@@ -90,6 +90,28 @@ def test_expired_stays_expired_after_the_table_was_emptied(make_layer_sync, data
     ticks = clock.ticks
     monkeypatch.setattr(clock, "ticks", lambda: ticks() + 61)
     assert asyncio.run(next_one()) == {"type": "x"}
+
+
+@pytest.mark.parametrize("by", ["a row of its own", "close"])
+async def test_expired_stays_expired_while_the_clock_is_unknown(
+    make_layer, database, monkeypatch, by
+):
+    """The coroutine waits all the time, so nothing reads the clock for it again."""
+    receiver, sender = make_layer(), make_layer()
+    channel = await receiver.new_channel()
+    receiving = asyncio.ensure_future(received(receiver, channel))
+    await until(lambda: receiver._engine.mailboxes.is_served(channel))
+    await sender.send("others", {"type": "its clock is known"})
+    if by == "close":
+        await receiver.close()
+    else:
+        empty_tables(database)
+        await receiver.send("jobs", {"type": "tells that it is another generation"})
+    await sender.send(channel, {"type": "expired"})
+    ticks = clock.ticks
+    monkeypatch.setattr(clock, "ticks", lambda: ticks() + 61)
+    await sender.send(channel, {"type": "x"})
+    assert await receiving == {"type": "x"}
 
 
 @pytest.mark.skipif(not clock.boot_id(), reason="this system's ticks are the wall clock's")

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from channels_lite.delivery.backpressure import Backpressure
+from channels_lite.delivery.backpressure import TRANSPORT, Backpressure
 from channels_lite.delivery.capacity import Limit
 from channels_lite.store.sql import Envelope
 
@@ -65,3 +65,16 @@ def test_row_that_is_not_deleted_yet_is_only_one_message():
     for _ in range(1000):
         assert sender.send(), sender.sent
         sender.read = max(0, sender.sent - 20)
+
+
+@pytest.mark.parametrize("is_direct", [True, False])
+def test_more_than_the_capacity_makes_room_when_it_was_read(is_direct):
+    """Several sends of one transaction, or threads, may together be more."""
+    sender = Sender(10)
+    envelope = sender.envelope()
+    envelope.data = bytes(TRANSPORT.amount // 10)
+    for row in range(1, 16):
+        sender.backpressure.put(envelope, row)
+    admits = sender.backpressure.admits if is_direct else sender.backpressure.has_transport
+    assert not admits(envelope, 0, 1.0, lambda name: 1)
+    assert admits(envelope, 0, 1.0, lambda name: None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,16 @@ pytestmark = pytest.mark.usefixtures("write_ahead_log", "large_as_rows")
 #: Too long to be handed over: such a message needs a row.
 LONG = "x" * 100_000
 ROUND = 6
+
+
+def manage_flush(folder: Path) -> None:
+    """Empties all tables, as another process."""
+    subprocess.run(
+        [sys.executable, "-m", "django", "flush", "--no-input", "-v0"],
+        env=child_environment(folder),
+        timeout=TIMEOUT,
+        check=True,
+    )
 
 
 def heard_of_a_round(receiver: Child, sender: Child, channel: str) -> list[int]:
@@ -34,14 +45,26 @@ def test_order_holds_after_manage_flush(start, folder, layer):
     channel = receiver.do("new_channel")
     receiver.do("receive", channel=channel, count=1000)
     before = [heard_of_a_round(receiver, sender, channel) for _ in range(5)]
-    subprocess.run(
-        [sys.executable, "-m", "django", "flush", "--no-input", "-v0"],
-        env=child_environment(folder, TEST_LAYER=layer, **environment),
-        timeout=TIMEOUT,
-        check=True,
-    )
+    manage_flush(folder)
     after = [heard_of_a_round(receiver, sender, channel) for _ in range(5)]
     assert before + after == [list(range(ROUND))] * 10
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_sender_that_has_not_heard_of_a_flush_loses_nothing(start, folder, layer):
+    """Its message comes while nobody waits, to a process that has not read the new clock."""
+    receiver, sender, other = (start(layer, **configured(layer)) for _ in range(3))
+    channel = receiver.do("new_channel")
+    receiver.do("receive", channel=channel, count=1)
+    sender.do("send", channel=channel, message={"number": 0})
+    assert receiver.messages(1) == [{"number": 0}]
+    manage_flush(folder)
+    other.do("send", channel="other", message={"number": 1})
+    receiver.do("send", channel="jobs", message={"number": 2})
+    sender.do("send", channel=channel, message={"number": 3})
+    receiver.do("new_channel")  # its loop takes the message in
+    receiver.do("receive", channel=channel, count=1)
+    assert receiver.messages(1) == [{"number": 3}]
 
 
 @pytest.mark.parametrize("layer", LAYERS)

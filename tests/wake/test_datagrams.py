@@ -120,7 +120,7 @@ def test_unread_files_are_limited(receiver, peer):
     assert came(receiver) == [LARGE]
 
 
-@pytest.mark.parametrize("size", [1, 100, 500, 2000, 10_000])
+@pytest.mark.parametrize("size", [1, 100, 160, 500, 670, 2000, 3750, 10_000])
 def test_sender_knows_what_was_read(receiver, peer, size):
     """Not only that all was: a busy process has hardly ever read all, and is not behind."""
     sent = read = 0
