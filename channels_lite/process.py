@@ -94,9 +94,16 @@ def add(member: Member) -> None:
     _members.add(member)
 
 
+def _all() -> list[Member]:
+    while True:
+        # Without a lock, which a finalizer might find taken by its own thread.
+        with suppress(RuntimeError):  # another thread has just added one
+            return list(_members)
+
+
 def members(kind: type[T]) -> list[T]:
     """The members of this kind that are in use."""
-    return [each for each in list(_members) if isinstance(each, kind)]
+    return [each for each in _all() if isinstance(each, kind)]
 
 
 def call_in_child(callback: Callable[[], None]) -> None:
@@ -142,7 +149,7 @@ def _close_dropped() -> None:
 @atexit.register
 def _end() -> None:
     enter()
-    for member in list(_members):
+    for member in _all():
         try:
             member.leave()
         except Exception:
@@ -151,12 +158,12 @@ def _end() -> None:
 
 def _before_fork() -> None:
     _forking.acquire()
-    for member in list(_members):
+    for member in _all():
         member.pause()
 
 
 def _after_fork_in_parent() -> None:
-    for member in list(_members):
+    for member in _all():
         member.resume()
     _forking.release()
 
@@ -166,7 +173,7 @@ def _after_fork_in_child() -> None:
     _forking = threading.Lock()
     for callback in _in_child:
         callback()
-    for member in list(_members):
+    for member in _all():
         member.after_fork()
     _is_this_process = _mark_of_this_process()
 

@@ -24,6 +24,7 @@ from functools import partial
 from channels_lite.clock import Clock
 from channels_lite.delivery.availability import CLAIMS, Availability
 from channels_lite.delivery.plain import AllMailboxes
+from channels_lite.delivery.stats import Stats
 from channels_lite.failpoints import reach
 from channels_lite.loops import soon
 from channels_lite.store import Execute, Outcome, Store, sql
@@ -42,6 +43,7 @@ class Claims:
         store: Store,
         mailboxes: AllMailboxes,
         clock: Clock,
+        stats: Stats,
         decrypt: Callable[[bytes], bytes | None],
         wake: Callable[[Iterable[str]], None],
         pass_on: Callable[[Iterable[str]], None],
@@ -51,6 +53,7 @@ class Claims:
         self._store = store
         self._mailboxes = mailboxes
         self._clock = clock
+        self._stats = stats
         self._decrypt = decrypt
         #: Wakes the receivers of plain channels, in all processes.
         self._wake = wake
@@ -98,10 +101,10 @@ class Claims:
             self._claiming = None
             self._availability.has_no_error(CLAIMS)
             return
-        now = self._clock.now_or_origin()
 
         def work(execute: Execute) -> tuple[dict[str, list[Claimed]], set[str]]:
             left: set[str] = set()
+            now = self._clock.now_or_origin()  # at each attempt
             claimed = sql.claim(execute, wanted, now, left, is_in_transaction=self._is_in_memory)
             return claimed, left
 
@@ -143,9 +146,11 @@ class Claims:
     def _opened(self, rows: Iterable[Claimed]) -> list[tuple[Claimed, bytes]]:
         """The rows with their data decrypted, without those that are to be dropped."""
         opened = []
+        now = self._clock.now_or_origin()
         for row in rows:
-            data = self._decrypt(row.data)
-            if data is not None:
+            if row.expires_at <= now:  # while the claim waited
+                self._stats.expired += 1
+            elif (data := self._decrypt(row.data)) is not None:
                 opened.append((row, data))
         return opened
 

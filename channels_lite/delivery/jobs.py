@@ -19,7 +19,6 @@ from channels_lite.clock import ticks
 from channels_lite.delivery.availability import CLAIMS
 from channels_lite.delivery.capacity import Capacities
 from channels_lite.delivery.claims import Claims
-from channels_lite.delivery.stats import Stats
 from channels_lite.errors import StoreUnavailable
 from channels_lite.relay import InDoubt
 from channels_lite.relay.relay import Relay
@@ -36,11 +35,10 @@ TRY_AGAIN = 0.1
 class Jobs(Claims):
     """Asks for jobs, and requeues them."""
 
-    def __init__(self, *, relay: Relay, capacities: Capacities, stats: Stats, **parts: Any) -> None:
+    def __init__(self, *, relay: Relay, capacities: Capacities, **parts: Any) -> None:
         super().__init__(**parts)
         self._relay = relay
         self._capacities = capacities
-        self._stats = stats
         #: Jobs have no rows.  Their numbers are below all ids, so that a flush voids them.
         self._numbers = itertools.count(-1, -1)
 

@@ -142,13 +142,10 @@ class Mailbox:
             self.call(loop)
         return future
 
-    def leave(
-        self, future: asyncio.Future[None], running: asyncio.AbstractEventLoop | None
-    ) -> None:
-        """Ends the waiting of a cancelled receiver.  Its message goes to another one."""
+    def leave(self, future: asyncio.Future[None]) -> None:
+        """Ends the waiting of a cancelled receiver.  `call` another one for its message."""
         self.take_back()
         del self.receivers[future]
-        self.call(running)
 
     def take_back(self) -> None:
         """Puts the messages in hands to the front.  Their receivers will check the mailbox."""

@@ -172,7 +172,7 @@ class Mailboxes:
         finally:
             self._lock.release()
 
-    def leave(self, channel: str, receiver: asyncio.Future[None]) -> bool:
+    def leave(self, channel: str, receiver: asyncio.Future[None], now: float) -> bool:
         """Removes a cancelled receiver.  Another one is called for its message, if there is one.
 
         False: its loop was closed, and `sweep` removes it.  Its coroutine then ends when Python
@@ -182,7 +182,9 @@ class Mailboxes:
             return False
         with self._lock:
             mailbox = self._mailboxes[channel]
-            mailbox.leave(receiver, running_loop())
+            mailbox.leave(receiver)
+            self._drop_expired(channel, mailbox, now)
+            mailbox.call(running_loop())
         return True
 
     @property

@@ -164,7 +164,8 @@ class Receiving:
 
     def leave(self, channel: str, receiver: asyncio.Future[None]) -> None:
         """The coroutine was cancelled: another one may take its message."""
-        if self._mailboxes.leave(channel, receiver) and "!" not in channel:
+        now = self._clock.now_or_origin()
+        if self._mailboxes.leave(channel, receiver, now) and "!" not in channel:
             self._claims.requeue()
 
     async def _begin(

@@ -180,6 +180,7 @@ class Parts:
             store=self.store,
             mailboxes=self.mailboxes,
             clock=self.clock,
+            stats=self.stats,
             decrypt=self._decrypt,
             wake=self.outgoing.wake,
             pass_on=self.outgoing.pass_on,

@@ -98,7 +98,7 @@ class RelayedEngine(Engine):
         )
 
     def _make_claims(self, **parts: Any) -> Claims:
-        jobs = Jobs(relay=self.relay, capacities=self._capacities, stats=self.stats, **parts)
+        jobs = Jobs(relay=self.relay, capacities=self._capacities, **parts)
         imports = Imports(
             token=self.token,
             roster=self.roster,

@@ -92,25 +92,19 @@ def test_expired_stays_expired_after_the_table_was_emptied(make_layer_sync, data
     assert asyncio.run(next_one()) == {"type": "x"}
 
 
-@pytest.mark.parametrize("by", ["a row of its own", "close"])
-async def test_expired_stays_expired_while_the_clock_is_unknown(
-    make_layer, database, monkeypatch, by
-):
-    """The coroutine waits all the time, so nothing reads the clock for it again."""
-    receiver, sender = make_layer(), make_layer()
-    channel = await receiver.new_channel()
-    receiving = asyncio.ensure_future(received(receiver, channel))
-    await until(lambda: receiver._engine.mailboxes.is_served(channel))
-    await sender.send("others", {"type": "its clock is known"})
-    if by == "close":
-        await receiver.close()
-    else:
-        empty_tables(database)
-        await receiver.send("jobs", {"type": "tells that it is another generation"})
-    await sender.send(channel, {"type": "expired"})
-    ticks = clock.ticks
-    monkeypatch.setattr(clock, "ticks", lambda: ticks() + 61)
-    await sender.send(channel, {"type": "x"})
+async def test_expired_job_is_not_claimed_after_a_lock(make_layer, database, monkeypatch):
+    """The claim has begun before the job expires, and waits for another writer."""
+    layer = make_layer()
+    await layer.send("jobs", {"type": "expired"})
+    with closing(sqlite3.connect(database, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        receiving = asyncio.ensure_future(received(layer, "jobs"))
+        await until(lambda: layer._engine.mailboxes.is_served("jobs"))
+        await asyncio.sleep(0.05)  # the claim begins
+        ticks = clock.ticks
+        monkeypatch.setattr(clock, "ticks", lambda: ticks() + 61)
+        writer.execute("COMMIT")
+    await layer.send("jobs", {"type": "x"})
     assert await receiving == {"type": "x"}
 
 

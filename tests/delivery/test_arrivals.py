@@ -27,12 +27,12 @@ class Receiver:
         self.mailboxes = Mailboxes(lambda channel: Limit(100, is_bytes=False), Stats())
         self.cursors = Cursors("token")
         self.cursors.begin(NOW)
-        clock = Clock()
-        clock.set(0.0, NOW)
+        self.clock = Clock()
+        self.clock.set(0.0, NOW)
         self.arrivals = Arrivals(
             mailboxes=self.mailboxes,
             cursors=self.cursors,
-            clock=clock,
+            clock=self.clock,
             stats=Stats(),
             missed=None,
             decrypt=None,
@@ -145,3 +145,31 @@ def test_look_does_not_mix_generations():
     looked = sql.look(execute, asked)
     assert looked.is_new
     assert looked.rows == {}
+
+
+@pytest.mark.parametrize("generation", [NOW, NOW + 1])
+@pytest.mark.parametrize("began_at", [None, 0.0])
+def test_clock_of_the_generation_before_holds_until_the_next_is_known(
+    receiver, generation, began_at
+):
+    """What has expired is dropped, and nothing else, whoever has not heard of it yet."""
+    now = receiver.clock.now()
+    receiver.cursors.begin(NOW + 1)
+    if began_at is None:
+        receiver.clock.forget(NOW + 1)
+    else:
+        receiver.clock.set(began_at, NOW + 1)  # it is the same
+    for data, left in ((b"expired", -1), (b"live", 60)):
+        receiver.hear(Frame(NAME, "a", data, now - 61, now + left, 0, generation, False))
+    assert receiver.got() == [b"live"]
+
+
+def test_row_that_has_expired_is_dropped_while_the_clock_is_unknown(receiver):
+    """After `close`, by a coroutine that waits on."""
+    now = receiver.clock.now()
+    receiver.clock.forget(NOW)
+    rows = [Row(row, "a", False, data, at) for row, data, at in
+            ((1, b"expired", now - 1), (2, b"live", now + 60))]  # fmt: skip
+    receiver.arrivals.take_rows(lambda: {NAME: rows}, lambda limit: [], 0, 100)
+    receiver.arrivals.deliver()
+    assert receiver.got() == [b"live"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
+from functools import partial
 
 import pytest
 
@@ -39,7 +40,7 @@ async def test_cancelled_receiver_passes_its_message_on():
     mailboxes.put_claimed("jobs", [(Claimed(1, b"message", math.inf, 0.0), b"message")])
     assert first.done()
     assert not second.done()
-    mailboxes.leave("jobs", first)
+    mailboxes.leave("jobs", first, 0.0)
     assert second.done()
     assert mailboxes.take("jobs", 0.0).data == b"message"
 
@@ -76,9 +77,18 @@ async def test_message_of_a_cancelled_receiver_comes_first():
     receivers = [mailboxes.wait("p!a", loop)[0] for _ in range(3)]
     for number in range(4):
         put(mailboxes, "p!a", data=b"%d" % number)
-    mailboxes.leave("p!a", receivers[0])
+    mailboxes.leave("p!a", receivers[0], 0.0)
     assert [mailboxes.take_from("p!a", each) for each in receivers[1:]] == [None, None]
     assert drain(mailboxes, "p!a") == [b"0", b"1", b"2", b"3"]
+
+
+async def test_expired_message_of_a_cancelled_receiver_goes_to_nobody():
+    """Its loop was busy until then."""
+    mailboxes, loop = mailboxes_of(10), asyncio.get_running_loop()
+    first, second = (mailboxes.wait("p!a", loop)[0] for _ in range(2))
+    put(mailboxes, "p!a")
+    mailboxes.leave("p!a", first, math.inf)
+    assert not second.done()
 
 
 async def test_flush_voids_what_is_in_a_hand():
@@ -144,7 +154,7 @@ async def test_claimed_message_without_receiver_is_unwanted():
     claimed = Claimed(1, b"message", math.inf, 0.0)
     mailboxes.put_claimed("jobs", [(claimed, b"message")])
     assert mailboxes.unwanted() == []
-    mailboxes.leave("jobs", receiver)
+    mailboxes.leave("jobs", receiver, 0.0)
     assert mailboxes.unwanted() == [("jobs", claimed)]
     assert mailboxes.take("jobs", 0.0) is None
     assert mailboxes.is_empty
@@ -222,7 +232,8 @@ def test_receiver_that_is_out_asks_for_nothing():
     mailboxes.sweep(0.0, 10)
     left = []
     with mailboxes._lock:
-        thread = threading.Thread(target=lambda: left.append(mailboxes.leave("channel", receiver)))
+        leave = partial(mailboxes.leave, "channel", receiver, 0.0)
+        thread = threading.Thread(target=lambda: left.append(leave()))
         thread.start()
         thread.join(TIMEOUT)
     other.close()

@@ -30,6 +30,7 @@ OTHERWISE = {
     "expired_message_is_not_delivered_and_frees_capacity": CLOCK,
     "setting_the_wall_clock_changes_nothing": CLOCK,
     "generation_goes_by_the_clock_of_the_living": CLOCK,
+    "expired_job_is_not_claimed_after_a_lock": QUEUE,
     "reboot_purges_what_was_before": QUEUE,
     "rows_of_an_earlier_release_are_kept": QUEUE,
     "boot_without_a_name_is_known_by_its_time": QUEUE,
