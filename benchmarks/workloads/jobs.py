@@ -34,7 +34,7 @@ HEADLINE = "cpu_us"
 PEERS = LAYERS
 ROLE = "benchmarks.workloads.jobs"
 CHANNEL = "jobs"
-#: Seconds after the last job in which it may still arrive, or arrive twice.
+#: Seconds without a job after which no more come, once or twice.
 GRACE = 0.5
 
 
@@ -71,7 +71,7 @@ def measure_case(stage: Stage, seconds: float, number: int, rate: int | None) ->
     server_cpu = cpu_seconds(server) if server else 0.0
     for child in [*workers, sender]:
         child.go()
-    count = sender.result(90)
+    sent = sender.result(90)
     for worker in workers:
         worker.go()
     found = [worker.result() for worker in workers]
@@ -79,6 +79,7 @@ def measure_case(stage: Stage, seconds: float, number: int, rate: int | None) ->
     stage.end(children)
     numbers = [each for one in found for each in one["numbers"]]
     cpu = server_cpu + sum(one["cpu"] for one in found)
+    count, seconds = sent["count"], max(one["last"] for one in found) - sent["first"]
     return {
         **latency_figures([each for one in found for each in one["latencies"]]),
         "cpu_us": round(cpu / count * 1e6, 1),
@@ -97,18 +98,28 @@ async def work(link: Link) -> dict[str, Any]:
     await link.hear()
     cpu = time.process_time()
     await link.hear()
-    await asyncio.sleep(GRACE)
-    cpu = time.process_time() - cpu
-    return {"cpu": cpu, "numbers": receiver.numbers, "latencies": receiver.latencies}
+    numbers = receiver.numbers
+    is_silent = False
+    while not is_silent:
+        seen = len(numbers)
+        await asyncio.sleep(GRACE)
+        is_silent = len(numbers) == seen
+    return {
+        "cpu": time.process_time() - cpu,
+        "numbers": numbers,
+        "latencies": receiver.latencies,
+        "last": receiver.last,
+    }
 
 
-async def send(link: Link, seconds: float, rate: int | None) -> int:
-    """Sends for so many seconds.  Returns how many jobs."""
+async def send(link: Link, seconds: float, rate: int | None) -> dict[str, Any]:
+    """Sends for so many seconds.  Returns how many jobs, and when it began."""
     layer, count = link.layer, 0
     await layer.send(CHANNEL, message(WARM_UP))
     link.tell("ready")
     await link.hear()
-    until = time.monotonic() + seconds
+    first = time.monotonic()
+    until = first + seconds
 
     async def send_all() -> None:
         nonlocal count
@@ -119,13 +130,12 @@ async def send(link: Link, seconds: float, rate: int | None) -> int:
     if rate is None:
         await asyncio.gather(*(send_all() for _ in range(SENDERS)))
     else:
-        due = time.monotonic()
+        due = first
         for count in range(1, int(seconds * rate) + 1):
             await layer.send(CHANNEL, message(count))
             due += 1 / rate
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-    await asyncio.sleep(GRACE)
-    return count
+    return {"count": count, "first": first}
 
 
 async def send_one(layer: Any, number: int) -> None:
