@@ -56,7 +56,8 @@ class Clock:
 
     def now(self) -> float:
         """Seconds since 1970; 0 before the table was read: read it, or use `now_or_origin`."""
-        return 0.0 if self.began_at is None else self.began_at + ticks()
+        began_at = self.began_at  # read once: another thread may forget it
+        return 0.0 if began_at is None else began_at + ticks()
 
     def origin(self, others: float | None = None) -> float:
         """When ticks began, for a generation that this process begins.
@@ -73,7 +74,8 @@ class Clock:
 
         Then what is sent goes by the origin, and so does what is received.
         """
-        return self.now() or self.origin() + ticks()
+        began_at = self.began_at
+        return (self.origin() if began_at is None else began_at) + ticks()
 
     def set(self, began_at: float, generation: int = 0) -> None:
         """Sets the values from the table."""

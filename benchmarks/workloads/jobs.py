@@ -36,8 +36,6 @@ ROLE = "benchmarks.workloads.jobs"
 CHANNEL = "jobs"
 #: Seconds without a job after which no more come, once or twice.
 GRACE = 0.5
-
-
 #: Coroutines that send all that the workers take; and how long each waits at a full channel.
 SENDERS = 10
 PAUSE = 0.001
@@ -79,11 +77,11 @@ def measure_case(stage: Stage, seconds: float, number: int, rate: int | None) ->
     stage.end(children)
     numbers = [each for one in found for each in one["numbers"]]
     cpu = server_cpu + sum(one["cpu"] for one in found)
-    count, seconds = sent["count"], max(one["last"] for one in found) - sent["first"]
+    count, took = sent["count"], max(one["last"] for one in found) - sent["first"]
     return {
         **latency_figures([each for one in found for each in one["latencies"]]),
         "cpu_us": round(cpu / count * 1e6, 1),
-        "per_second": round(len(set(numbers)) / seconds, 1),
+        "per_second": round(len(set(numbers)) / took, 1),
         "messages": count,
         "lost": count - len(set(numbers)),
         "twice": len(numbers) - len(set(numbers)),

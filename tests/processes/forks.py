@@ -17,7 +17,6 @@ import sys
 import threading
 from contextlib import suppress
 from functools import cache
-from typing import Any
 
 # Of Linux, like the sockets that keep requests apart.
 IS_POSSIBLE = hasattr(os, "pidfd_open")
@@ -113,7 +112,7 @@ def _begin(request: bytes, descriptors: list[int]) -> None:
     sys.orig_argv[:] = [sys.executable, "-m", "tests.processes.child"]
 
 
-def _main(fd: int) -> Any:
+def _main(fd: int) -> None:
     for module in (
         "_cffi_backend", "aiosqlite", "asyncio", "channels.layers", "ctypes", "django.core.mail",
         "django.core.management", "django.db.backends.sqlite3.base", "django.db.migrations.loader",
