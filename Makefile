@@ -59,9 +59,10 @@ bench: .venv/.bench
 	$(BIN)/python -m benchmarks all --json benchmarks/results/all.json
 	$(BIN)/python -m benchmarks plots benchmarks/results/all.json
 
-# Whether the benchmarks run, not how fast.
+# Whether the benchmarks run, not how fast: each workload, and each layer.
 bench-smoke: .venv/.bench
-	$(BIN)/python -m benchmarks all --short --json build/bench.json
+	$(BIN)/python -m benchmarks all --short --layers notify,redis --json build/bench.json
+	$(BIN)/python -m benchmarks latency --short
 
 .venv/.pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

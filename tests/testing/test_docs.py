@@ -108,9 +108,9 @@ def test_mixin_on_files(project: Path, layer: str, database: str):
     assert "Ran 3 tests" in ran(project, "manage", "test", "chat.tests", "chat.test_heard")
 
 
-@pytest.mark.parametrize("arguments", [(), ("-n", "2"), ("--no-migrations",)])
+@pytest.mark.parametrize("arguments", [(), ("--no-migrations",)])
 def test_fixtures(project: Path, arguments: tuple[str, ...]):
-    """The page's fixtures work, in parallel and without migrations, too."""
+    """The page's fixtures work, without migrations, too."""
     assert "4 passed" in ran(project, "pytest", "test_chat.py", "chat/tests.py", *arguments)
 
 
@@ -129,9 +129,14 @@ needs_live_server = pytest.mark.skipif(
 
 @needs_live_server
 def test_live_server_beside_fresh_layers(project: Path):
-    """The page's browsers hear the test and each other through the server; the mixin works."""
+    """The page's browsers hear the test and each other through the server; the mixin works.
+
+    No file of the test's databases is left.
+    """
     assert "Ran 4 tests" in ran(project, "manage", "test", "chat.tests", "chat.test_live")
+    assert list(project.glob("test-*.sqlite3*")) == []
     assert "6 passed" in ran(project, "pytest", "-n", "2")
+    assert list(project.glob("test-*.sqlite3*")) == []
 
 
 @needs_live_server
@@ -143,14 +148,6 @@ def test_live_server_that_is_not_forked(project: Path, runner: tuple[str, ...], 
         f"import multiprocessing\nmultiprocessing.set_start_method({method!r})\n"
     )
     ran(project, *runner)
-
-
-@needs_live_server
-@pytest.mark.parametrize("runner", [("manage", "test", "chat.test_live"), ("pytest", "chat")])
-def test_live_server_leaves_nothing(project: Path, runner: tuple[str, ...]):
-    """After the page's live server no file of the test's databases is left."""
-    ran(project, *runner)
-    assert list(project.glob("test-*.sqlite3*")) == []
 
 
 def test_send_before_set_up(project: Path):
