@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -18,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.xdist_group("wheels")
 
 
+@cache
 def pythons() -> dict[str, str]:
     """Each CPython from 3.10 on that is on the machine: its version and build, and its path.
 
