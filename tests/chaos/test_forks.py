@@ -134,6 +134,8 @@ def test_26_forks_while_messages_come(start, layer, ledger):
     ledger.check(is_in_order=False)  # of two channels
 
 
+#: From 3.12 on, Python warns when a process with threads forks; these scripts mean to.
+FORKS = ["-W", "ignore:This process:DeprecationWarning"]
 PARENT_THAT_CLOSES = """
 import ctypes, os, threading
 import django; django.setup()
@@ -187,7 +189,7 @@ def test_26_parent_that_closes(start, layer, folder, before, fork):
     Whatever else the child has inherited that it does not use.
     """
     script = PARENT_THAT_CLOSES.format(before=before, fork=fork)
-    ended = run_script(folder, script, TEST_LAYER=layer)
+    ended = run_script(folder, script, *FORKS, TEST_LAYER=layer)
     assert (ended.returncode, ended.stderr) == (0, "")
     receiver = start()
     receiver.do("receive", channel="jobs", count=5)
@@ -220,7 +222,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 @pytest.mark.usefixtures("write_ahead_log")
 def test_26_child_that_begins_late(start, layer, folder):
     """What the parent has sent since it closed its layer is not deleted with an older log."""
-    ended = run_script(folder, PARENT_THAT_IS_KILLED, TEST_LAYER=layer)
+    ended = run_script(folder, PARENT_THAT_IS_KILLED, *FORKS, TEST_LAYER=layer)
     assert (ended.returncode, ended.stderr) == (-signal.SIGKILL, "")
     receiver = start()
     receiver.do("receive", channel="jobs", count=3)
