@@ -84,6 +84,8 @@ class Fifo:
     def __init__(self, sidecar: Path, token: str) -> None:
         self._sidecar = sidecar
         self._path = sidecar / token
+        self._report = self._path.with_suffix(REPORT)
+        self._marks = self._path.with_suffix(FULL)
         self._token = token
         self._channels: set[str] = set()
         self._open()
@@ -170,7 +172,7 @@ class Fifo:
 
     def report(self, report: Report) -> None:
         """Writes it beside the FIFO."""
-        _write(self._path.with_suffix(REPORT), msgspec.json.encode(report))
+        _write(self._report, msgspec.json.encode(report))
 
     def mark(self, channel: str) -> None:
         """Creates the mark of a full channel.  Keeps any other file in its place."""
@@ -190,7 +192,7 @@ class Fifo:
 
     def keep_marks(self, channels: set[str]) -> None:
         """Creates deleted marks of these channels again, and removes all other files."""
-        directory = self._path.with_suffix(FULL)
+        directory = self._marks
         try:
             found = {path.name for path in directory.iterdir()}
         except FileNotFoundError:
@@ -280,8 +282,8 @@ class Fifo:
         # The directory may have been given to another user, who then has to clean up.
         with suppress(OSError):
             self.keep(set())
-            _remove(self._path.with_suffix(REPORT))
-            _remove_with_content(self._path.with_suffix(FULL))
+            _remove(self._report)
+            _remove_with_content(self._marks)
             if self.is_in_place():
                 _remove(self._path)
             left = {path.name for path in self._sidecar.iterdir()}

@@ -108,6 +108,8 @@ class Queues:
 
     def keep(self, channels: Collection[str]) -> bool:
         """Closes all others, and those that were deleted.  True: `listen` again on each loop."""
+        if not self._open:
+            return False
         sidecar = self._sidecar()
         with self._lock:
             unused = [key for key in self._open if key[1] not in channels]
