@@ -23,6 +23,9 @@ import pytest
 from conftest import DEADLINE, DEMO, Demo, children_of, free_port, is_alive, running, start
 from websockets.asyncio.client import ClientConnection, connect
 
+# They share the servers of `demo`.
+pytestmark = pytest.mark.xdist_group("example")
+
 TRIES = 500
 
 
