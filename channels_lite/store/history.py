@@ -60,9 +60,9 @@ BEGIN = """
 """
 IS_KNOWN = f"""
     SELECT EXISTS (SELECT 1 FROM channels_lite_groupmessage
-                   WHERE id = ?1 AND group_name = ?2 AND {STAMP} IN (?3, -?3))
+                   WHERE id = ? AND group_name = ? AND {STAMP} IN (?, -?))
         OR EXISTS (SELECT 1 FROM channels_lite_grouphistory
-                   WHERE trimmed_id = ?1 AND group_name = ?2 AND stamp = ?3)
+                   WHERE trimmed_id = ? AND group_name = ? AND stamp = ?)
 """
 # After `END`, which makes a membership that has expired a new one.
 JOIN = f"""
@@ -115,15 +115,15 @@ IS_MEMBER = """
 AFTER = f"""
     SELECT trimmed, is_member, message.id, stamp, sent_at, data FROM
         (SELECT
-            coalesce((SELECT trimmed_id FROM channels_lite_grouphistory WHERE group_name = ?1), 0)
+            coalesce((SELECT trimmed_id FROM channels_lite_grouphistory WHERE group_name = ?), 0)
                 AS trimmed,
             EXISTS (SELECT 1 FROM channels_lite_groupmembership
-                    WHERE id = ?4 AND group_name = ?1 AND expires_at + 0.0 > ?5) AS is_member)
+                    WHERE id = ? AND group_name = ? AND expires_at + 0.0 > ?) AS is_member)
     LEFT JOIN
         (SELECT id, {STAMP} AS stamp, coalesce(created_at + 0.0, 0) AS sent_at,
             CAST(data AS BLOB) AS data
-         FROM channels_lite_groupmessage WHERE group_name = ?1 AND id > ?2
-         ORDER BY id LIMIT ?3) AS message
+         FROM channels_lite_groupmessage WHERE group_name = ? AND id > ?
+         ORDER BY id LIMIT ?) AS message
     ORDER BY message.id
 """
 BEFORE = """
@@ -178,7 +178,8 @@ def last(execute: Execute, group: str) -> Position | None:
 
 def is_known(execute: Execute, group: str, position: Position) -> bool:
     """Whether all messages of ``group`` after ``position`` are still there."""
-    return bool(execute(IS_KNOWN, (position.id, group, position.stamp))[0][0])
+    known = position.id, group, position.stamp
+    return bool(execute(IS_KNOWN, (*known, position.stamp, *known))[0][0])
 
 
 def join(
@@ -400,7 +401,7 @@ def after(
     _, last, _ = _state(execute)  # before the sizes, so that they include all rows up to it
     sizes = execute(SIZES, (group, row, most))
     count = within(READ_BYTES, sizes)
-    found = execute(AFTER, (group, row, count, membership, now))
+    found = execute(AFTER, (group, membership, group, now, group, row, count))
     rows = [Remembered(*each[2:]) for each in found if each[2] is not None]
     is_all = len(sizes) <= count and len(sizes) < most
     last = max(last, rows[-1].id) if rows else last

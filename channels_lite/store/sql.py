@@ -79,7 +79,7 @@ NAMES = """
         SELECT (SELECT min(channel_name) FROM channels_lite_event WHERE channel_name > name)
         FROM names WHERE name IS NOT NULL
     )
-    SELECT name FROM names WHERE substr(name, -length(?1)) = ?1
+    SELECT name FROM names WHERE substr(name, -length(?)) = ?
 """
 # The amount to read.  SQLite knows a row's length without reading the row.
 SIZE = """
@@ -406,7 +406,7 @@ def _read(execute: Execute, asked: Look) -> tuple[dict[str, list[Row]], bool]:
     """The rows, and whether there are no more."""
     names = asked.names
     if names is None:
-        names = [name for (name,) in execute(NAMES, (f"{asked.token}!",))]
+        names = [name for (name,) in execute(NAMES, 2 * (f"{asked.token}!",))]
     rows: dict[str, list[Row]] = {}
     is_all = True
     for name in names:
