@@ -406,7 +406,8 @@ def _read(execute: Execute, asked: Look) -> tuple[dict[str, list[Row]], bool]:
     """The rows, and whether there are no more."""
     names = asked.names
     if names is None:
-        names = [name for (name,) in execute(NAMES, 2 * (f"{asked.token}!",))]
+        ending = f"{asked.token}!"
+        names = [name for (name,) in execute(NAMES, (ending, ending))]
     rows: dict[str, list[Row]] = {}
     is_all = True
     for name in names:

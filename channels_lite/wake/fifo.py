@@ -192,21 +192,20 @@ class Fifo:
 
     def keep_marks(self, channels: set[str]) -> None:
         """Creates deleted marks of these channels again, and removes all other files."""
-        directory = self._marks
         try:
-            found = {path.name for path in directory.iterdir()}
+            found = {path.name for path in self._marks.iterdir()}
         except FileNotFoundError:
             found = set()
         except NotADirectoryError:
-            _remove(directory)
+            _remove(self._marks)
             found = set()
         for channel in channels - found:
             self.mark(channel)
         for channel in found - channels:
             with suppress(IsADirectoryError, PermissionError):  # a directory of another program
-                _remove(directory / channel)
+                _remove(self._marks / channel)
         if found and not channels:
-            _remove_directory(directory)
+            _remove_directory(self._marks)
 
     def _mark_path(self, channel: str) -> Path:
         return Path(mark_path(str(self._sidecar), self._token, channel))

@@ -108,9 +108,9 @@ def test_mixin_on_files(project: Path, layer: str, database: str):
     assert "Ran 3 tests" in ran(project, "manage", "test", "chat.tests", "chat.test_heard")
 
 
-@pytest.mark.parametrize("arguments", [(), ("--no-migrations",)])
+@pytest.mark.parametrize("arguments", [(), ("-n", "2"), ("--no-migrations",)])
 def test_fixtures(project: Path, arguments: tuple[str, ...]):
-    """The page's fixtures work, without migrations, too."""
+    """The page's fixtures work, in parallel and without migrations, too."""
     assert "4 passed" in ran(project, "pytest", "test_chat.py", "chat/tests.py", *arguments)
 
 
@@ -143,11 +143,15 @@ def test_live_server_beside_fresh_layers(project: Path):
 @pytest.mark.parametrize("runner", [("manage", "test", "chat.test_live"), ("pytest", "chat")])
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_live_server_that_is_not_forked(project: Path, runner: tuple[str, ...], method: str):
-    """Its process has the test's databases, of which Python has told it nothing."""
+    """Its process has the test's databases, of which Python has told it nothing.
+
+    No file of them is left.
+    """
     (project / "sitecustomize.py").write_text(
         f"import multiprocessing\nmultiprocessing.set_start_method({method!r})\n"
     )
     ran(project, *runner)
+    assert list(project.glob("test-*.sqlite3*")) == []
 
 
 def test_send_before_set_up(project: Path):
