@@ -45,4 +45,6 @@ def tests(session: nox.Session, django: str, channels: str) -> None:
         "--editable", ".[all]", "--group", "test",
         requirement("django", django), requirement("channels", channels),
     )  # fmt: skip
+    if str(session.python).endswith("t"):
+        session.run("python", "-m", "pip", "uninstall", "--yes", "hiredis")  # it enables the GIL
     session.run("python", "-m", "pytest", *(session.posargs or SUITE))

@@ -108,7 +108,7 @@ class Queues:
 
     def keep(self, channels: Collection[str]) -> bool:
         """Closes all others, and those that were deleted.  True: `listen` again on each loop."""
-        if not self._open:
+        if not (self._open or self._retired):
             return False
         sidecar = self._sidecar()
         with self._lock:
@@ -119,7 +119,8 @@ class Queues:
                 if channel in channels and not _is_in_place(path_of(sidecar, channel), fd)
             ]
         self._drop(unused + gone)
-        return bool(gone)
+        # Since `channels` were listed, a coroutine on another loop may have found its queue open.
+        return bool(gone) or any(self._is_wanted(channel) for _, channel in unused)
 
     def close(self) -> None:
         """Closes all."""

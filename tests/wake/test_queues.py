@@ -119,6 +119,35 @@ async def test_deleted_queue_is_made_again(processes, tmp_path):
     await until(lambda: process.turns)
 
 
+async def test_queue_that_is_wanted_again_is_opened_again(processes, tmp_path):
+    """A coroutine of another loop began to wait after the wanted channels were listed."""
+    process = processes[0]
+    assert process.queues.keep(set())
+    await until(lambda: not process.watches())
+    assert process.listen()
+    process.is_wanted = False
+    assert not process.queues.keep(set())
+
+
+def test_queues_of_a_closed_loop_are_closed(tmp_path):
+    """Also if they were dropped before, and no other is open."""
+    process = Process(tmp_path)
+
+    async def listen():
+        process.listen()
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(listen())
+    [fd] = process.queues._open.values()
+    process.is_wanted = False
+    process.queues.keep(set())
+    os.fstat(fd)  # its loop, which stands still, has yet to close it
+    loop.close()
+    process.queues.keep(set())
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+
+
 async def test_other_file_is_refused(tmp_path):
     """It is not read or written."""
     path_of(tmp_path, "jobs").write_bytes(b"mine")
