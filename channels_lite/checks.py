@@ -235,7 +235,8 @@ def check_journal(app_configs: object, **kwargs: Any) -> list[CheckMessage]:
             for entry in our_layers().values()
             if database_of(entry) == alias
         )
-        is_ours_to_set = not commands and not is_all_djangos
+        options = connections.settings[alias].get("OPTIONS") or {}
+        is_ours_to_set = options.get("init_command") is None
         is_set = commands.get("journal_mode") == "wal"
         if not is_set and not is_ours_to_set and not is_wal(alias):
             found.append(

@@ -223,12 +223,19 @@ class Source:
                 connection.execute(busy_timeout).fetchall()
             self.read_journal(connection.execute)
             return
-        self.read_journal(connection.execute)
-        # Read it first: setting it, even to its current value, needs locks that another may hold.
-        if self.journal != "wal":
-            [(self.journal,)] = connection.execute("PRAGMA journal_mode = WAL")
+        self.use_log(connection.execute)
         for command in PRAGMAS:
             connection.execute(command).fetchall()
+
+    def use_log(self, execute: Callable[[str, Sequence[Any]], Iterable[Any]]) -> None:
+        """Switches the file to a write-ahead log, unless ``init_command`` decides about it.
+
+        Raises ``sqlite3.OperationalError`` if another connection's transaction prevents it.
+        """
+        self.read_journal(execute)
+        # Read it first: setting it, even to its current value, needs locks that another may hold.
+        if self.journal != "wal" and self._options.get("init_command") is None:
+            [(self.journal,)] = execute("PRAGMA journal_mode = WAL", ())
 
     def read_journal(self, execute: Callable[[str, Sequence[Any]], Iterable[Any]]) -> None:
         """Reads the mode again, because another program may have changed it."""

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sqlite3
 import threading
 import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Executor
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -84,8 +86,12 @@ class DjangoStore(QueuedStore):
         self._source.close_inherited()
         connection.ensure_connection()
         # The store itself retries, see channels_lite.store.attempt, whatever init_command sets.
-        connection.connection.execute("PRAGMA busy_timeout = 0").fetchall()
+        execute = connection.connection.execute
+        execute("PRAGMA busy_timeout = 0").fetchall()
         self._source.opened()
+        # With a rollback journal, a program that writes without a pause keeps everyone out.
+        with suppress(sqlite3.OperationalError):  # refused now; the next connection tries again
+            self._source.use_log(execute)
 
     def _disconnect(self) -> None:
         with self._gate:

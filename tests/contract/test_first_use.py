@@ -9,6 +9,13 @@ from contextlib import closing
 from tests.conftest import TIMEOUT, received
 
 
+async def test_file_gets_a_log(layer, database):
+    """So readers and writers do not wait for each other."""
+    await layer.send("channel", {"type": "x"})
+    with closing(sqlite3.connect(database)) as foreign:
+        assert foreign.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
 async def test_first_send_waits_for_another_writer(layer, database):
     """While a foreign writer holds the lock the very first send waits, and is then delivered."""
     with closing(sqlite3.connect(database, isolation_level=None)) as foreign:
