@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from channels_lite.clock import Clock
 from channels_lite.delivery.mailbox import Message
 from channels_lite.delivery.plain import AllMailboxes
 from channels_lite.delivery.receiving import Receiving
@@ -32,9 +33,11 @@ class Coroutines(RuleBasedStateMachine):
     def begin(self):
         self.loop = asyncio.new_event_loop()
         self.mailboxes = AllMailboxes(lambda channel: None, Stats())
+        clock = Clock()
+        clock.set(0.0)
         self.receiving = Receiving(
             token="p",
-            clock=SimpleNamespace(began_at=0.0, now=lambda: 0.0),
+            clock=clock,
             generations=SimpleNamespace(hear_of_flush=lambda: asyncio.sleep(0)),
             mailboxes=self.mailboxes,
             cursors=SimpleNamespace(own=lambda name: False),
