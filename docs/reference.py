@@ -43,8 +43,8 @@ The layers' connections follow the settings of their alias in `DATABASES`:
 * `OPTIONS["timeout"]`: the seconds to wait for a lock. Then the layer raises `StoreUnavailable`.
   The default is {timeout:g}, or 5 on Django's own connections, as inside `atomic()`.
 * `OPTIONS["init_command"]`: the statements that a new connection runs. By default the notify and
-  aio layers run the statements below. A `busy_timeout` in it has no effect, because the layers
-  retry locks themselves.
+  aio layers run the statements below, and the core layer runs the first one. A `busy_timeout` in it
+  has no effect, because the layers retry locks themselves.
 * `OPTIONS["transaction_mode"]`: Django's own option. Use `"IMMEDIATE"` for a database that models
   share with messages.
 

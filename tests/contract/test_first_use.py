@@ -11,7 +11,7 @@ from tests.conftest import TIMEOUT, received
 
 async def test_file_gets_a_log(layer, database):
     """So readers and writers do not wait for each other."""
-    await layer.send("channel", {"type": "x"})
+    await layer.group_add("group", await layer.new_channel())
     with closing(sqlite3.connect(database)) as foreign:
         assert foreign.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
