@@ -90,6 +90,21 @@ def query(folder: Path) -> Callable[[str], list[Any]]:
     return query
 
 
+@pytest.fixture
+def empty_the_log(query: Callable[..., Any]) -> Callable[[Any], None]:
+    """Lets a process checkpoint until hundreds of messages are no longer in the log."""
+
+    def empty_the_log(child: Any) -> None:
+        def is_emptied() -> bool:
+            child.do("checkpoint")  # does nothing while SQLite itself checkpoints in a commit
+            [(_, frames, moved)] = query("PRAGMA wal_checkpoint(PASSIVE)")
+            return bool(frames == moved < 100)
+
+        wait_until(is_emptied)
+
+    return empty_the_log
+
+
 @pytest.fixture(autouse=True)
 def _database_is_sound(request: pytest.FixtureRequest, folder: Path) -> Any:
     """After every row, unless it is about what breaks it."""

@@ -296,7 +296,7 @@ def listen_or_fail(victim):
         assert "StoreUnavailable" in str(error) or "Improperly" in str(error)  # noqa: PT017
 
 
-def test_23_long_reader(start, folder, ledger, query):
+def test_23_long_reader(start, folder, ledger, empty_the_log):
     """A foreign read transaction keeps nobody from anything; the log is emptied after it."""
     receiver, sender = start(TEST_CONFIG=SOON), start(TEST_CONFIG=SOON)
     listen(receiver, "jobs", 300)
@@ -307,13 +307,7 @@ def test_23_long_reader(start, folder, ledger, query):
         ledger.receive(receiver, count=taken)
         ledger.check()
         reader.execute("ROLLBACK")
-
-    def is_emptied():
-        sender.do("checkpoint")  # does nothing while SQLite itself checkpoints in a commit
-        [(_, frames, moved)] = query("PRAGMA wal_checkpoint(PASSIVE)")
-        return frames == moved < 100  # the messages took more
-
-    wait_until(is_emptied)
+    empty_the_log(sender)
 
 
 @pytest.mark.parametrize("mode", ["DELETE", "TRUNCATE", "PERSIST"])
