@@ -1,20 +1,23 @@
-"""nats-py's client, with another dispatch and other writes.
+"""nats-py's client, with other reads, another dispatch, and other writes.
 
 Facts: nats-py has a queue and a task for each subscription, so messages on different subjects are
 dispatched out of order.  Its ``flush()`` sends the ping before the buffered data, so the answer
 confirms nothing.
-So: each message is dispatched at once, in the order of the connection, and commands are written in
-one piece, followed by their ping.
+So: each message is dispatched in the callback that receives it, in the order of the connection, and
+commands are written in one piece, followed by their ping.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
 
 from nats.aio.client import Client
+from nats.errors import ProtocolError, UnexpectedEOF
+
+from channels_lite.relay.protocol import ReadProtocol
 
 __all__ = ["STEP", "OrderedClient", "fail", "pub"]
 
@@ -29,11 +32,51 @@ class OrderedClient(Client):
         super().__init__()
         self._take = take
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._ending: set[asyncio.Task[None]] = set()
+
+    # Reading: called by nats-py's connect(), by its parser, or by the transport.
+
+    async def _read_loop(self) -> None:
+        transport = cast("Any", self._transport)
+        reader: asyncio.StreamReader = transport._io_reader  # noqa: SLF001
+        ReadProtocol(transport._io_writer, self._received, self._has_ended)  # noqa: SLF001
+        reader.feed_eof()
+        self._received(await reader.read())  # what came before; it does not wait
+
+    def _received(self, data: bytes) -> None:
+        """Parses it in one step of the coroutine, because nothing that it calls here waits."""
+        try:
+            self._ps.parse(data).send(None)
+        except StopIteration:
+            pass
+        except ProtocolError as error:
+            self._has_ended(error)
+        else:
+            raise RuntimeError("nats-py's parser waits")
+
+    def _has_ended(self, error: Exception | None) -> None:
+        self._soon(self._end(error or UnexpectedEOF()))
+
+    async def _end(self, error: Exception) -> None:
+        if not self.is_closed:
+            await self._error_cb(error)
+            await self._process_op_err(error)
+
+    def _soon(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
     ) -> None:
         self._take(sid, subject.decode(), reply.decode(), data, headers)
+
+    async def _process_err(self, said: str) -> None:
+        self._soon(super()._process_err(said))
+
+    async def _process_ping(self) -> None:
+        self.write_only(b"PONG\r\n")
 
     async def _process_pong(self) -> None:
         self._pings_outstanding = 0
@@ -41,6 +84,8 @@ class OrderedClient(Client):
             future = self._waiting.popleft()
             if not future.done():
                 future.set_result(None)
+
+    # Writing
 
     async def _send_ping(self, future: asyncio.Future[None] | None = None) -> None:
         self.write(b"")  # its own, by the clock

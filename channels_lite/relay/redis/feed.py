@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any
 
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError
+from redis.exceptions import ResponseError
 
 from channels_lite.errors import StoreUnavailable
 from channels_lite.relay.redis.client import reason_of
+from channels_lite.relay.redis.exchange import Exchange
 
 __all__ = ["Feed"]
 
@@ -24,28 +24,21 @@ class Feed:
     """Owns the subscriptions and pings that are not confirmed."""
 
     def __init__(self, came: Callable[[str, bytes], None], lose: Callable[[str], None]) -> None:
+        self.exchange = Exchange(self._take, lose)
         self._came = came
         self._lose = lose
         self._reason = ""
-        self._connection: AbstractConnection | None = None
         self._waiting: dict[tuple[bytes, str], list[asyncio.Future[None]]] = {}
 
-    def use(self, connection: AbstractConnection) -> None:
-        """Called before the others."""
-        self._connection = connection
-
-    async def read(self) -> None:
-        """Reads messages and confirmations."""
-        connection = cast("AbstractConnection", self._connection)
-        try:
-            while True:
-                kind, *what = await connection.read_response(disconnect_on_error=False)
-                if kind == b"message":
-                    self._came(what[0].decode(), what[1])
-                elif kind in (b"subscribe", b"unsubscribe", b"pong"):
-                    self._confirmed(kind, "" if kind == b"pong" else what[0].decode())
-        except (RedisError, OSError) as error:
-            self._lose(reason_of(error))
+    def _take(self, said: Any) -> None:
+        if isinstance(said, ResponseError):
+            self._lose(reason_of(said))
+            return
+        kind, *what = said
+        if kind == b"message":
+            self._came(what[0].decode(), what[1])
+        elif kind in (b"subscribe", b"unsubscribe", b"pong"):
+            self._confirmed(kind, "" if kind == b"pong" else what[0].decode())
 
     def _confirmed(self, kind: bytes, name: str) -> None:
         waiting = self._waiting.get((kind, name))
@@ -72,7 +65,6 @@ class Feed:
     async def _say(
         self, verb: str, subjects: Sequence[str], names: Sequence[str], kind: bytes
     ) -> None:
-        connection = cast("AbstractConnection", self._connection)
         if self._reason:
             raise StoreUnavailable(self._reason)
         futures: list[asyncio.Future[None]] = []
@@ -80,11 +72,7 @@ class Feed:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.setdefault((kind, name), []).append(future)
             futures.append(future)
-        try:
-            packed = connection.pack_command(verb, *subjects)
-            await connection.send_packed_command(packed, check_health=False)
-        except (RedisError, OSError) as error:
-            self._lose(reason_of(error))
+        self.exchange.write((verb, *subjects))
         for future in futures:
             await future
 

@@ -51,7 +51,6 @@ class RedisLink:
         self.lack = ""
         self._pool = pool_of(settings)
         self._connections: list[AbstractConnection] = []
-        self._tasks: list[asyncio.Task[None]] = []
         self._pipeline = Pipeline(self._lose)
         self._feed = Feed(self._came, self._lose)
         self._jobs = Jobs(settings, self._pipeline, listener.job_came)
@@ -87,9 +86,8 @@ class RedisLink:
             raise StoreUnavailable(f"it is {self.engine}; take 5 or later")
         for script in SCRIPTS:
             await say(asking, "SCRIPT", "LOAD", script)
-        self._feed.use(await self._connect())
-        work = self._pipeline.write(asking), self._pipeline.read(asking), self._feed.read()
-        self._tasks = [asyncio.get_running_loop().create_task(each) for each in work]
+        self._pipeline.exchange.begin(asking)
+        self._feed.exchange.begin(await self._connect())
         own = self._jobs.subject, f"{self._replies}{self._token}"
         try:
             await asyncio.wait_for(self._feed.subscribe(*own, *subjects), STEP)
@@ -114,10 +112,8 @@ class RedisLink:
 
     async def close(self) -> None:
         """Ends both, whether the server listens or not."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=STEP)
+        self._pipeline.exchange.end()
+        self._feed.exchange.end()
         is_clean = not (self.lost.done() or self._pipeline.is_waiting)
         self._lose("it was closed")
         for connection in self._connections:
@@ -169,6 +165,7 @@ class RedisLink:
         """In one piece with the question which plain channels the groups have."""
         sent = [self._pipeline.ask("PUBLISH", subject, payload) for subject, payload in parcels]
         asked = {group: self._pipeline.run(MEMBERS, [self._group(group)]) for group in groups}
+        self._pipeline.write()
         return asyncio.ensure_future(self._with_members(sent, asked))
 
     async def _with_members(
