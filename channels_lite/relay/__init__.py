@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -29,6 +29,7 @@ __all__ = [
     "Link",
     "Listener",
     "Page",
+    "Published",
     "Recent",
     "Settings",
     "link_class",
@@ -46,6 +47,10 @@ ADAPTERS = {
 
 # Messages that a group has in the engine beyond its limit, or an eighth of that.
 FLOOD = 1000
+
+
+#: Done when the engine has what was published; with the plain channels in each group, if any.
+Published: TypeAlias = "asyncio.Future[dict[str, list[str]] | None]"
 
 
 class InDoubt(StoreUnavailable):
@@ -164,13 +169,8 @@ class Link(Protocol):
         Raises ``StoreUnavailable``, which says how to fix it.
         """
 
-    def publish(
-        self, parcels: Sequence[tuple[str, bytes]], groups: Sequence[str]
-    ) -> asyncio.Future[dict[str, list[str]]]:
-        """Publishes to subjects, in this order.  Done when the engine has all of them.
-
-        The result is the plain channels in each of ``groups``, if there are any.
-        """
+    def publish(self, parcels: Sequence[tuple[str, bytes]], groups: Sequence[str]) -> Published:
+        """Publishes to one or more subjects, in this order.  Asks who is in ``groups``."""
 
     async def ask(self, subject: str, payload: bytes) -> bytes | None:
         """The answer of the process that subscribes to ``subject``; None if there is none."""

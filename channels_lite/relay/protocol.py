@@ -1,7 +1,7 @@
-"""Reads a connection in the callbacks of its transport.
+"""Reads a connection in the callbacks of its transport, into one buffer.
 
 The engines' clients read with asyncio's streams, which cost each message another iteration of the
-loop and a task.  So what they have connected is read here.
+loop and a task, and a new buffer of 256 KiB.  So what they have connected is read here.
 
 Thread: the relay's loop.
 """
@@ -15,7 +15,11 @@ from typing import cast
 __all__ = ["ReadProtocol"]
 
 
-class ReadProtocol(asyncio.Protocol):
+# Bytes that are read at once.
+BUFFER = 64 * 1024
+
+
+class ReadProtocol(asyncio.BufferedProtocol):
     """Replaces the protocol of a stream.  The stream still writes, and ends as before."""
 
     def __init__(
@@ -30,21 +34,26 @@ class ReadProtocol(asyncio.Protocol):
         self._received = received
         #: Called once, when the connection is lost or closed, with the reason if there is one.
         self._lost = lost
+        self._buffer = memoryview(bytearray(BUFFER))
         transport.set_protocol(self)
 
-    def data_received(self, data: bytes) -> None:
-        """See `asyncio.Protocol`."""
-        self._received(data)
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """See `asyncio.BufferedProtocol`."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """See `asyncio.BufferedProtocol`."""
+        self._received(bytes(self._buffer[:nbytes]))
 
     def connection_lost(self, error: Exception | None) -> None:
-        """See `asyncio.Protocol`."""
+        """See `asyncio.BufferedProtocol`."""
         self._stream.connection_lost(error)
         self._lost(error)
 
     def pause_writing(self) -> None:
-        """See `asyncio.Protocol`."""
+        """See `asyncio.BufferedProtocol`."""
         self._stream.pause_writing()
 
     def resume_writing(self) -> None:
-        """See `asyncio.Protocol`."""
+        """See `asyncio.BufferedProtocol`."""
         self._stream.resume_writing()

@@ -17,7 +17,7 @@ from channels.exceptions import MessageTooLarge
 
 from channels_lite.errors import StoreUnavailable
 from channels_lite.loops import PER_ITERATION, settle
-from channels_lite.relay import Link
+from channels_lite.relay import Link, Published
 from channels_lite.relay.deadline import Countdown
 from channels_lite.relay.host import Host
 from channels_lite.relay.posts import Post, pack, size_of
@@ -96,6 +96,8 @@ class Publisher:
             self._done(posts, error)
             return
         posts = self._without_large(posts, link)
+        if not posts:
+            return
         groups = list({post.entry.name for post in posts if post.members is not None})
         parcels = [(each.subject, each.payload(self._host.node)) for each in pack(posts)]
         sent = link.publish(parcels, groups)
@@ -119,7 +121,7 @@ class Publisher:
         posts: list[Post],
         done: asyncio.Future[None],
         countdown: Countdown,
-        sent: asyncio.Future[dict[str, list[str]]],
+        sent: Published,
     ) -> None:
         countdown.cancel()
         settle(done)
@@ -127,7 +129,7 @@ class Publisher:
             self._done(posts, self._host.connection.in_doubt())
             return
         self._host.connection.answered(in_time=True)
-        members = sent.result()
+        members = sent.result() or {}
         for post in posts:
             if post.members is not None and post.entry.name in members:
                 post.members = members[post.entry.name]

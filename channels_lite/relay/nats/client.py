@@ -31,7 +31,7 @@ class OrderedClient(Client):
     def __init__(self, take: Callable[[int, str, str, bytes, bytes], None]) -> None:
         super().__init__()
         self._take = take
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[asyncio.Future[Any]] = deque()
         self._ending: set[asyncio.Task[None]] = set()
 
     # Reading: called by nats-py's connect(), by its parser, or by the transport.
@@ -95,9 +95,9 @@ class OrderedClient(Client):
         self._current_server = self._server_pool[0]
         await self._connect_to_server(self._current_server)
 
-    def write(self, commands: bytes) -> asyncio.Future[None]:
-        """Writes them; done when the server has them."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def write(self, commands: bytes) -> asyncio.Future[Any]:
+        """Writes them; done, with None, when the server has them."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
         self.write_only(commands + b"PING\r\n")
         return future

@@ -14,7 +14,7 @@ from typing import Any
 
 from channels_lite.errors import StoreUnavailable
 from channels_lite.history import Limit, Limits
-from channels_lite.relay import Listener, Page, Recent, Settings
+from channels_lite.relay import Listener, Page, Published, Recent, Settings
 from channels_lite.relay.nats import servers
 from channels_lite.relay.nats.client import STEP, OrderedClient, pub
 from channels_lite.relay.nats.histories import Histories
@@ -151,7 +151,7 @@ class NatsLink:
 
     # Subjects
 
-    def _write(self, commands: bytes) -> asyncio.Future[None]:
+    def _write(self, commands: bytes) -> asyncio.Future[Any]:
         """Done when the server has them."""
         written = self._client.write(commands)
         if self.lost.done():
@@ -173,9 +173,7 @@ class NatsLink:
         if sid is not None:
             await self._write(f"UNSUB {sid}\r\n".encode())
 
-    def publish(
-        self, parcels: Sequence[tuple[str, bytes]], groups: Sequence[str]
-    ) -> asyncio.Future[dict[str, list[str]]]:
+    def publish(self, parcels: Sequence[tuple[str, bytes]], groups: Sequence[str]) -> Published:
         """In one piece with the question whether the groups have plain channels in them."""
         commands = [pub(subject, payload) for subject, payload in parcels]
         asked: Asked = {}
@@ -183,11 +181,13 @@ class NatsLink:
             asked[group], command = self._members.begin(group)
             commands.append(command)
         written = self._write(b"".join(commands))
+        if not asked:
+            return written
         return asyncio.ensure_future(self._with_members(written, asked))
 
     async def _with_members(
-        self, written: asyncio.Future[None], asked: Asked
-    ) -> dict[str, list[str]]:
+        self, written: asyncio.Future[Any], asked: Asked
+    ) -> dict[str, list[str]] | None:
         await written
         return {group: await self._members.finish(group, asked[group]) for group in asked}
 
@@ -245,7 +245,7 @@ class NatsLink:
     ) -> list[str]:
         """By a request; what is published then asks for the plain channels, too."""
         await self._histories.append(group, data, limit)
-        return (await self.publish([told], [group])).get(group, [])
+        return (await self.publish([told], [group]) or {}).get(group, [])
 
     async def recent(self, row: int | None, age: float, limit_of: Limits) -> Recent:
         """See `Link`."""

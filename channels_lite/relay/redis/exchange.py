@@ -8,7 +8,7 @@ Thread: the relay's loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from redis.asyncio.connection import AbstractConnection
@@ -55,8 +55,13 @@ class Exchange:
 
     def write(self, *commands: tuple[Any, ...]) -> None:
         """Writes commands in one piece."""
-        if self._connection is not None and self._writer is not None:
-            self._writer.write(b"".join(self._connection.pack_commands(commands)))
+        if self._connection is None or self._writer is None:
+            return
+        if hiredis is None:
+            packed: Iterable[bytes] = self._connection.pack_commands(commands)
+        else:
+            packed = map(hiredis.pack_command, commands)
+        self._writer.write(b"".join(packed))
 
     def end(self) -> None:
         """Takes no more replies."""

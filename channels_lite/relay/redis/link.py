@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 
 from channels_lite.errors import StoreUnavailable
 from channels_lite.history import Limit, Limits
-from channels_lite.relay import Listener, Page, Recent, Settings
+from channels_lite.relay import Listener, Page, Published, Recent, Settings
 from channels_lite.relay.redis.client import STEP, connect, field_of, pool_of, say
 from channels_lite.relay.redis.feed import Feed
 from channels_lite.relay.redis.histories import AFTER, APPEND, CHANGED, Histories
@@ -159,26 +159,32 @@ class RedisLink:
         """The same."""
         await self._feed.unsubscribe(subject)
 
-    def publish(
-        self, parcels: Sequence[tuple[str, bytes]], groups: Sequence[str]
-    ) -> asyncio.Future[dict[str, list[str]]]:
+    def publish(self, parcels: Sequence[tuple[str, bytes]], groups: Sequence[str]) -> Published:
         """In one piece with the question which plain channels the groups have."""
         sent = [self._pipeline.ask("PUBLISH", subject, payload) for subject, payload in parcels]
         asked = {group: self._pipeline.run(MEMBERS, [self._group(group)]) for group in groups}
         self._pipeline.write()
-        return asyncio.ensure_future(self._with_members(sent, asked))
+        answers = [*sent, *asked.values()]
+        published: Published = self.lost.get_loop().create_future()
+        answers[-1].add_done_callback(lambda _: self._published(published, answers, asked))
+        return published
 
-    async def _with_members(
-        self, sent: list[asyncio.Future[Any]], asked: dict[str, asyncio.Future[Any]]
-    ) -> dict[str, list[str]]:
-        for each in sent:
-            await each
-        found = {group: await answer for group, answer in asked.items()}
-        return {
-            group: [channel.decode() for channel in channels]
-            for group, channels in found.items()
-            if channels
-        }
+    def _published(
+        self,
+        published: Published,
+        answers: list[asyncio.Future[Any]],
+        asked: dict[str, asyncio.Future[Any]],
+    ) -> None:
+        """The last answer has come, and so have the others."""
+        if published.done():
+            return
+        for each in answers:
+            if error := each.exception():
+                published.set_exception(error)
+                return
+        published.set_result(
+            {group: [each.decode() for each in found.result()] for group, found in asked.items()}
+        )
 
     async def ask(self, subject: str, payload: bytes) -> bytes | None:
         """Redis says how many it was told to."""
