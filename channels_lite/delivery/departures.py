@@ -65,14 +65,16 @@ class Departures:
 
     async def publish(self, subject: str, entry: Entry) -> None:
         """Publishes to a process.  Raises ``StoreUnavailable`` and ``MessageTooLarge``."""
-        self._relay.publisher.require_room(entry)
+        publisher = self._relay.publisher
         caller = transaction_of_caller(self._database)
         tell_committed()
         if caller is not None:
+            publisher.require_room(entry)
             await self.publish_committed(caller, subject, entry, is_group=False)
             return
-        await self.catch_up()
-        await self._relay.publisher.publish(subject, entry)
+        if self._relay.committed.is_behind:
+            await self.catch_up()
+        await publisher.finish(publisher.begin(subject, entry))
 
     async def put(self, entry: Entry) -> bool:
         """Puts a job.  False: its channel is full.  Raises the same."""
@@ -153,7 +155,8 @@ class Departures:
             self._relay.publisher.post(post)
 
     async def _publish_later(self, subject: str, entry: Entry, *, is_group: bool) -> None:
-        members = await self._relay.publisher.publish(subject, entry, is_group=is_group)
+        publisher = self._relay.publisher
+        members = await publisher.finish(publisher.begin(subject, entry, is_group=is_group))
         if members:
             await self.put_each(entry, members)
         self._stats.relayed += 1

@@ -20,7 +20,7 @@ ENOUGH = 256 * 1024
 class Post:
     """One outgoing message, and its sender's future."""
 
-    __slots__ = ("entry", "error", "future", "is_done", "loop", "members", "subject", "then")
+    __slots__ = ("entry", "error", "future", "is_done", "members", "size", "subject", "then")
 
     def __init__(
         self,
@@ -33,6 +33,8 @@ class Post:
     ) -> None:
         self.subject = subject
         self.entry = entry
+        #: The maximum number of bytes that it takes in a parcel.
+        self.size = len(entry.name) + len(entry.data) + OVERHEAD
         #: The sender waits for it on its own loop.
         self.future = future
         #: If no sender waits, called on the relay's loop.
@@ -58,11 +60,6 @@ class Parcel:
         return encode(Messages(node, [post.entry for post in self.posts]))
 
 
-def size_of(post: Post) -> int:
-    """The maximum number of bytes that a post takes in a parcel."""
-    return len(post.entry.name) + len(post.entry.data) + OVERHEAD
-
-
 def pack(posts: Iterable[Post]) -> Sequence[Parcel]:
     """The parcels of these posts, in the order of publishing."""
     parcels: list[Parcel] = []
@@ -74,9 +71,9 @@ def pack(posts: Iterable[Post]) -> Sequence[Parcel]:
             open_ones.clear()
             is_of_groups = is_group
         parcel = open_ones.get(post.subject)
-        if parcel is None or parcel.size + size_of(post) > ENOUGH:
+        if parcel is None or parcel.size + post.size > ENOUGH:
             parcel = open_ones[post.subject] = Parcel(post.subject)
             parcels.append(parcel)
         parcel.posts.append(post)
-        parcel.size += size_of(post)
+        parcel.size += post.size
     return parcels

@@ -20,7 +20,7 @@ from channels_lite.loops import PER_ITERATION, settle
 from channels_lite.relay import Link, Published
 from channels_lite.relay.deadline import Countdown
 from channels_lite.relay.host import Host
-from channels_lite.relay.posts import Post, pack, size_of
+from channels_lite.relay.posts import Post, pack
 from channels_lite.relay.wire import OVERHEAD, Entry
 
 __all__ = ["Publisher"]
@@ -37,16 +37,11 @@ class Publisher:
         #: Those of posts that are sent, and not done.
         self.under_way: set[asyncio.Future[None]] = set()
 
-    async def publish(self, subject: str, entry: Entry, *, is_group: bool = False) -> list[str]:
-        """Publishes one message.  Returns the plain channels of the group.  Any thread.
-
-        Raises ``StoreUnavailable`` and ``MessageTooLarge``.
-        """
-        post = self.begin(subject, entry, is_group=is_group)
-        return await self.finish(post)
-
     def begin(self, subject: str, entry: Entry, *, is_group: bool = False) -> Post:
-        """Begins `publish`; `finish` waits for it.  Any thread."""
+        """Publishes one message; `finish` waits for it.  Any thread.
+
+        Raises ``MessageTooLarge``.
+        """
         self.require_room(entry)
         future = asyncio.get_running_loop().create_future()
         post = Post(subject, entry, is_group=is_group, future=future)
@@ -54,7 +49,10 @@ class Publisher:
         return post
 
     async def finish(self, post: Post) -> list[str]:
-        """Waits for what `begin` has begun."""
+        """Waits for what `begin` has begun.  Returns the plain channels of the group.
+
+        Raises ``StoreUnavailable`` and ``MessageTooLarge``.
+        """
         if post.future is not None:
             await post.future
         if post.error is not None:
@@ -71,7 +69,7 @@ class Publisher:
         """Publishes soon.  Any thread; posts of one thread stay in order."""
         try:
             self._host.require_thread()
-            self._host.budget.take(size_of(post))
+            self._host.budget.take(post.size)
         except StoreUnavailable as error:
             _tell([post], error)
             return
@@ -108,13 +106,13 @@ class Publisher:
         sent.add_done_callback(partial(self._published, posts, done, countdown))
 
     def _without_large(self, posts: list[Post], link: Link) -> list[Post]:
-        fitting = []
-        for post in posts:
-            if size_of(post) + OVERHEAD > link.max_payload:
-                self._done([post], _too_large(post.entry, link))
-            else:
-                fitting.append(post)
-        return fitting
+        most = link.max_payload - OVERHEAD
+        large = [post for post in posts if post.size > most]
+        if not large:
+            return posts
+        for post in large:
+            self._done([post], _too_large(post.entry, link))
+        return [post for post in posts if post.size <= most]
 
     def _published(
         self,
@@ -130,9 +128,10 @@ class Publisher:
             return
         self._host.connection.answered(in_time=True)
         members = sent.result() or {}
-        for post in posts:
-            if post.members is not None and post.entry.name in members:
-                post.members = members[post.entry.name]
+        if members:
+            for post in posts:
+                if post.members is not None and post.entry.name in members:
+                    post.members = members[post.entry.name]
         self._done(posts, None)
 
     def _is_late(self, posts: list[Post], done: asyncio.Future[None]) -> None:
@@ -143,7 +142,7 @@ class Publisher:
     def _done(self, posts: list[Post], error: Exception | None) -> None:
         """These posts are done, except those that were before."""
         posts = [post for post in posts if not post.is_done]
-        self._host.budget.give_back(sum(map(size_of, posts)))
+        self._host.budget.give_back(sum(post.size for post in posts))
         _tell(posts, error)
 
 

@@ -289,7 +289,8 @@ async def test_garbage_from_the_engine(nodes, caplog):
             publish = methodcaller("publish", [(subject, payload)], ())
             await relay.call(relay.connection.do, publish)
     foreign = f"specific.{here._engine.token}!x"
-    await relay.publisher.publish(relay.subjects.process(token), Entry(foreign, b"x", 60))
+    post = relay.publisher.begin(relay.subjects.process(token), Entry(foreign, b"x", 60))
+    await relay.publisher.finish(post)
     await here.send(channel, {"type": "x"})
     assert await received(there, channel) == {"type": "x"}
     assert "was dropped" in caplog.text
