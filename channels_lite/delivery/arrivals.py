@@ -161,7 +161,7 @@ class Arrivals:
 
     def deliver(self, most: int | None = SLICE) -> bool:
         """Puts messages into at most ``most`` mailboxes.  Returns whether more wait."""
-        with self._lock:
+        with self._lock:  # even if none is ready: a look on another thread may be adding some
             missed = self._deliver(most, self._clock.now_or_origin())
         if missed:
             self._missed.by_channels(missed)

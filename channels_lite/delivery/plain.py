@@ -53,6 +53,8 @@ class AllMailboxes(Mailboxes):
 
     def plain_channels(self) -> set[str]:
         """The plain channels on which a coroutine waits."""
+        if not self._plain:
+            return set()
         with self._lock:
             return {name for name, mailbox in self._plain.items() if mailbox.receivers}
 
@@ -76,7 +78,9 @@ class AllMailboxes(Mailboxes):
 
     def unwanted(self) -> list[tuple[str, Claimed]]:
         """Takes out claimed rows for which no coroutine waits any more, with their channel."""
-        unwanted = []
+        unwanted: list[tuple[str, Claimed]] = []
+        if not self._plain:
+            return unwanted
         with self._lock:
             for name, mailbox in self._plain.items():
                 if mailbox.claimed:

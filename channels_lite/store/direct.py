@@ -98,7 +98,8 @@ class DirectStore:
         *,
         write: bool = False,
     ) -> None:
-        self._fail_closed_loops()
+        if self._lines:
+            self._fail_closed_loops()
         # The writes of a loop stay in order.
         line = self._lines.get(loop) if write and loop is not None else None
         outcome = None
@@ -150,8 +151,6 @@ class DirectStore:
 
     def _fail_closed_loops(self) -> None:
         """Fails attempts whose loop was closed, because their timer is gone."""
-        if not self._lines:
-            return
         for loop in list(self._lines):
             if loop.is_closed():
                 for attempt in self._lines.pop(loop, ()):

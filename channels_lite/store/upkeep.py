@@ -66,6 +66,8 @@ FORGET_GROUPS = """
 DRIFT = 60.0
 #: Rows that a step of a sweep reads, and pages that it returns: a millisecond.
 STEP = 500
+#: A step goes on to the next table if it has read fewer.
+FEW = 50
 PAGES = 50
 #: The value of ``PRAGMA auto_vacuum`` that allows to return free pages one by one.
 INCREMENTAL = 2
@@ -158,22 +160,37 @@ class Sweep:
         self._trimmed = 0
         self._is_in_transaction = is_in_transaction
         self._kept = kept
+        #: Rows that the current step has read.
+        self._read = 0
 
     def step(self, execute: Execute, now: float) -> int:
-        """Does one step.  Returns how many rows were deleted."""
+        """Does one step: the next parts, up to one that reads many rows or deletes any.
+
+        Returns how many rows were deleted.
+        """
+        self._read = 0
+        deleted = self._part(execute, now)
+        while not (deleted or self.is_done or self._read >= FEW):
+            deleted = self._part(execute, now)
+        return deleted
+
+    def _part(self, execute: Execute, now: float) -> int:
         if self._tables:
             return self._delete(execute, self._tables[0], now)
         if self._group is not None:
-            self._group = _forget_groups(execute, self._group)
+            self._group, read = _forget_groups(execute, self._group)
+            self._read += read
             return 0
         if self._trimming is not None and not self._trimming.is_done:
             begin = _no_transaction if self._is_in_transaction else writing
             deleted = self._trimming.step(execute, now, begin)
             self._trimmed += deleted
+            self._read += STEP
             return deleted
         given = 0 if self._kept is None else _give_pages_back(execute, self._kept)
         self.gave_back = self.gave_back or given > 0
         self.is_done = given < PAGES
+        self._read += STEP
         return 0
 
     def take_trimmed(self) -> int:
@@ -184,6 +201,7 @@ class Sweep:
     def _delete(self, execute: Execute, table: str, now: float) -> int:
         rows = execute(CHUNK.format(table=table), (now, self._after, STEP))
         self.seen += len(rows)
+        self._read += len(rows)
         gone = [row for row, is_live, name in rows if not is_live or self._is_dead(name)]
         if gone:
             execute(DELETE_ROWS.format(table=table, rows=",".join(map(str, gone))), ())
@@ -202,17 +220,18 @@ def _no_transaction(_: Execute) -> nullcontext[None]:
     return nullcontext()
 
 
-def _forget_groups(execute: Execute, after: bytes) -> bytes | None:
-    """Deletes the versions of groups without members.  Returns the last group it checked.
+def _forget_groups(execute: Execute, after: bytes) -> tuple[bytes | None, int]:
+    """Deletes the versions of groups without members.
 
-    None: there are no more, or no versions are kept.
+    Returns the last group, and the number of groups.  None: there are no more, or no versions are
+    kept.
     """
     if not after and not sql.are_versions_kept(execute):
-        return None
+        return None, 0
     [(last, seen, empty)] = execute(GROUPS, (after, STEP))
     if empty:
         execute(FORGET_GROUPS, (after, last))
-    return bytes(last) if seen == STEP else None
+    return bytes(last) if seen == STEP else None, STEP if empty else seen
 
 
 def _give_pages_back(execute: Execute, kept: int) -> int:

@@ -241,37 +241,37 @@ class Fifo:
 
     def stale(self) -> set[str]:
         """The tokens of processes that have died without removing their names."""
-        return {
-            path.name for path in self._sidecar.iterdir() if path.name[0] != "." and is_stale(path)
-        }
+        with os.scandir(self._sidecar) as entries:  # a fifth of what an idle process costs as paths
+            return {each.name for each in entries if each.name[0] != "." and is_stale(each)}
 
     def remove_stale(self, tokens: Collection[str]) -> None:
         """Removes their names, and files that belong to a FIFO that is gone."""
-        for path in list(self._sidecar.iterdir()):
-            with suppress(
-                FileNotFoundError, NotADirectoryError
-            ):  # just deleted, or not one of our names
-                self._remove_stale(path, tokens)
+        with os.scandir(self._sidecar) as entries:
+            names = {each.name: each for each in entries}
+        for name, each in names.items():
+            # Just deleted, or not one of our names.
+            with suppress(FileNotFoundError, NotADirectoryError):
+                if name.startswith("@"):
+                    for token in tokens:
+                        _remove(self._sidecar / name / token)
+                    _remove_channel(self._sidecar / name)
+                elif self._is_left_over(each, names.keys(), tokens):
+                    _remove_with_content(self._sidecar / name)
         for token in tokens:
             _remove(self._sidecar / token)
 
-    def _remove_stale(self, path: Path, tokens: Collection[str]) -> None:
-        if path.name.startswith("@"):
-            for token in tokens:
-                _remove(path / token)
-            _remove_channel(path)
-        elif path.suffix in (FRAMES, REPORT, FULL):
+    def _is_left_over(
+        self, found: os.DirEntry[str], names: Collection[str], tokens: Collection[str]
+    ) -> bool:
+        """Whether a file belongs to a FIFO that is gone, or was never finished."""
+        name = found.name
+        if name.endswith((FRAMES, REPORT, FULL)):
             # These are created after their FIFO, and removed before it.
-            fifo = path.with_name(path.stem.strip("."))
-            if fifo.name in tokens or not fifo.exists():
-                _remove_with_content(path)
-        elif (
-            path.name.startswith(".")
-            and not path.name.startswith(QUEUE)
-            and path.name != CLOCK
-            and path.stat().st_mtime < time.time() - MAKING
-        ):
-            _remove(path)
+            fifo = name.strip(".").rpartition(".")[0]
+            return fifo in tokens or (fifo not in names and not (self._sidecar / fifo).exists())
+        if not name.startswith(".") or name.startswith(QUEUE) or name == CLOCK:
+            return False
+        return found.stat().st_mtime < time.time() - MAKING
 
     def close(self) -> None:
         """Removes the names, and the directory if no other process uses it.
@@ -296,12 +296,12 @@ class Fifo:
         os.close(self._writer)
 
 
-def is_stale(path: Path) -> bool:
+def is_stale(path: os.PathLike[str]) -> bool:
     """Whether it is a FIFO without a reader."""
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC))
     except OSError as error:
-        return error.errno == errno.ENXIO and path.is_fifo()
+        return error.errno == errno.ENXIO and Path(path).is_fifo()
     return False
 
 

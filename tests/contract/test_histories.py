@@ -215,7 +215,8 @@ async def test_full_member_gets_it_later(make):
 
 async def test_member_that_lags_too_far_is_told(make):
     """The first message after those that are gone says so, and only that one."""
-    layer = make(capacity=2, group_history={"chat": {"messages": 3, "seconds": 3600}})
+    config = {"group_history": {"chat": {"messages": 3, "seconds": 3600}}, "auto_trim": False}
+    layer = make(capacity=2, **config)
     channel = await member(layer)
     await send(layer, *range(10))
     assert await numbers(layer, channel, 1) == [0]
@@ -290,7 +291,7 @@ async def test_what_cannot_be_decrypted_is_no_gap(make, sql):
 )
 async def test_history_is_trimmed(make, limit, sql):
     """By number and by age; what was the last to go is still a position."""
-    layer = make(group_history={"chat": limit})
+    layer = make(group_history={"chat": limit}, auto_trim=False)
     channel = await member(layer)
     await send(layer, *range(5))
     got = [await received(layer, channel) for _ in range(5)]
