@@ -17,6 +17,8 @@ from channels.exceptions import ChannelFull
 from channels_lite.errors import StoreUnavailable
 from channels_lite.relay import connection, deadline
 from channels_lite.relay.deadline import DEADLINE
+from channels_lite.relay.nats.client import OrderedClient
+from channels_lite.relay.redis import exchange
 from tests.conftest import TIMEOUT, received, until
 from tests.relay.engines import NatsServer, RedisServer
 
@@ -496,6 +498,45 @@ async def test_nats_without_jetstream(make_node, engine_name, tmp_path, caplog):
         assert "-js" in caplog.text
     finally:
         engine.kill()
+
+
+@pytest.mark.parametrize("engine_name", ["nats"], indirect=True)
+async def test_nats_that_asks_who_is_there(make_node, engine_name, tmp_path, monkeypatch):
+    """A server closes a connection on which its pings are not answered."""
+    config = tmp_path / "nats.conf"
+    config.write_text('ping_interval: "50ms"\nping_max: 1\n')
+    answered = []
+    process_ping = OrderedClient._process_ping
+
+    async def count(client):
+        await process_ping(client)
+        answered.append(client)
+
+    monkeypatch.setattr(OrderedClient, "_process_ping", count)
+    server = NatsServer(tmp_path / "pings", "-c", str(config)).start()
+    try:
+        here = make_node("here", server.url)
+        await here.new_channel()
+        await until(lambda: len(answered) >= 10)
+        assert here._engine.relay.connection.losses == 0
+    finally:
+        server.kill()
+
+
+@pytest.mark.parametrize("engine_name", ["redis"], indirect=True)
+async def test_redis_without_hiredis(make_node, own_engine, monkeypatch):
+    """Everything is the same, also when Redis is back."""
+    monkeypatch.setattr(exchange, "hiredis", None)
+    here, there = (make_node(node, own_engine.url) for node in ("here", "there"))
+    channel = await there.new_channel()
+    await there.group_add("room", channel)
+    for _ in range(2):
+        await here.send(channel, {"number": 0, "data": b"x" * 300_000})
+        await here.group_send("room", {"number": 1})
+        await here.send("jobs", {"number": 2})
+        assert [(await received(there, channel))["number"] for _ in range(2)] == [0, 1]
+        assert await received(there, "jobs") == {"number": 2}
+        await restart(own_engine, here, there)
 
 
 async def test_engine_that_is_too_old(make_node, engine, engine_name, monkeypatch):
