@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import gc
 import logging
 import socket
 import ssl
@@ -521,6 +522,28 @@ async def test_nats_that_asks_who_is_there(make_node, engine_name, tmp_path, mon
         assert here._engine.relay.connection.losses == 0
     finally:
         server.kill()
+
+
+@pytest.mark.parametrize("engine_name", ["redis"], indirect=True)
+async def test_answers_after_one_of_two_connections_is_lost(make_node, engine, caplog):
+    """They are answers to nobody; it connects again, and nothing is logged but a warning."""
+    here = make_node("here", engine.url)
+    await here.new_channel()
+    await is_up(here)
+    link = here._engine.relay.connection.link
+
+    async def lose():
+        for _ in range(3):
+            link._pipeline.ask("PING")
+        await asyncio.sleep(0)  # they are written
+        link._lose("the other connection is lost")
+        link._pipeline.ask("PING")
+
+    await here._engine.relay.call(lose)
+    await until(lambda: here._engine.relay.connection.losses)
+    await is_up(here)
+    gc.collect()
+    assert {each.name for each in caplog.records} <= {connection.__name__}
 
 
 @pytest.mark.parametrize("engine_name", ["redis"], indirect=True)

@@ -77,6 +77,8 @@ class Exchange:
             parser.feed(data)
             while (reply := parser.gets()) is not _NOTHING:
                 self._take(reply)
+                if self._parser is None:
+                    return  # it has ended meanwhile
         except RedisError as error:
             self._lose(reason_of(error))
 

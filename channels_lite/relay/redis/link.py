@@ -112,7 +112,6 @@ class RedisLink:
 
     async def close(self) -> None:
         """Ends both, whether the server listens or not."""
-        self._pipeline.exchange.end()
         self._feed.exchange.end()
         is_clean = not (self.lost.done() or self._pipeline.is_waiting)
         self._lose("it was closed")
@@ -176,12 +175,12 @@ class RedisLink:
         asked: dict[str, asyncio.Future[Any]],
     ) -> None:
         """The last answer has come, and so have the others."""
+        errors = [error for each in answers if (error := each.exception()) is not None]
         if published.done():
             return
-        for each in answers:
-            if error := each.exception():
-                published.set_exception(error)
-                return
+        if errors:
+            published.set_exception(errors[0])
+            return
         published.set_result(
             {group: [each.decode() for each in found.result()] for group, found in asked.items()}
         )

@@ -43,7 +43,7 @@ class Pipeline:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         if self._reason:
-            future.set_exception(StoreUnavailable(self._reason))
+            _fail(future, self._reason)
             return future
         self._answers.append(future)
         if not self._commands:
@@ -66,15 +66,20 @@ class Pipeline:
         if future.done():
             return
         if isinstance(answer, ResponseError):
-            future.set_exception(StoreUnavailable(reason_of(answer)))
+            _fail(future, reason_of(answer))
         else:
             future.set_result(answer)
 
     def fail(self, reason: str) -> None:
-        """The connection is lost."""
+        """The connection is lost, or that of the feed."""
         self._reason = reason
+        self.exchange.end()  # answers may still come, and nobody waits for them any more
         while self._answers:
             future = self._answers.popleft()
             if not future.done():
-                future.set_exception(StoreUnavailable(reason))
-                future.exception()  # somebody may have stopped to wait
+                _fail(future, reason)
+
+
+def _fail(future: asyncio.Future[Any], reason: str) -> None:
+    future.set_exception(StoreUnavailable(reason))
+    future.exception()  # somebody may have stopped to wait
