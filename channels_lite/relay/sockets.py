@@ -21,8 +21,8 @@ def cut(writer: asyncio.StreamWriter | None) -> None:
     """
     if writer is None:
         return
-    sock = writer.get_extra_info("socket")
-    if sock is not None and sock.fileno() >= 0 and sock.family != getattr(socket, "AF_UNIX", None):
+    sock = _socket_of(writer)
+    if sock is not None and sock.family != getattr(socket, "AF_UNIX", None):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
     writer.transport.abort()
 
@@ -33,11 +33,20 @@ def let_go(writer: asyncio.StreamWriter | None) -> None:
     If it stayed open, the engine would not notice that the parent has died.  If it were closed now,
     its objects would later close another file with the same number.
     """
-    sock = None if writer is None else writer.get_extra_info("socket")
-    if sock is None or sock.fileno() < 0:
+    sock = None if writer is None else _socket_of(writer)
+    if sock is None:
         return
     nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
         os.dup2(nothing, sock.fileno(), inheritable=False)
     finally:
         os.close(nothing)
+
+
+def _socket_of(writer: asyncio.StreamWriter) -> socket.socket | None:
+    """None if it is closed."""
+    try:
+        sock: socket.socket | None = writer.get_extra_info("socket")
+    except AttributeError:  # asyncio's transport of TLS, if it was closed after the connection
+        return None
+    return sock if sock is not None and sock.fileno() >= 0 else None

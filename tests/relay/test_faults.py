@@ -450,7 +450,7 @@ async def test_another_server(make_node, engine_name):
 
 
 async def test_certificate_that_does_not_verify(make_node, engine_name, tmp_path, certificate):
-    """It is refused, with the option that mends it; and with that taken."""
+    """It is refused, with the option that mends it; and with that taken, again after a restart."""
     cert, key = map(str, certificate)
     if engine_name == "nats":
         engine = NatsServer(tmp_path / "own", "--tls", "--tlscert", cert, "--tlskey", key)
@@ -472,6 +472,9 @@ async def test_certificate_that_does_not_verify(make_node, engine_name, tmp_path
         channel = await there.new_channel()
         await here.send(channel, {"type": "x"})
         assert await received(there, channel) == {"type": "x"}
+        await restart(engine, here, there)
+        await here.send(channel, {"type": "y"})
+        assert await received(there, channel) == {"type": "y"}
     finally:
         engine.kill()
 
