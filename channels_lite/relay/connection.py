@@ -104,18 +104,29 @@ class Connection:
             await asyncio.wait([before])
         retry = FIRST_RETRY
         while True:
-            link = self._link_class(self._settings, self._listener)
             try:
-                if await self._open(link):
-                    self._has_tried(tried)
+                if await self._use_link(tried):
                     retry = FIRST_RETRY
-                    await self._watch(link)
-            finally:
-                self.link = None
-                self._has_tried(tried)
-                await self._close(link)
+            except Exception as error:
+                if self.reason != repr(error):
+                    logger.error("the relay's connection has a fault", exc_info=error)
+                self.reason = repr(error)
             await asyncio.sleep(retry)
             retry = min(2 * retry, LAST_RETRY)
+
+    async def _use_link(self, tried: asyncio.Event) -> bool:
+        """Opens a link, and returns when it is lost.  False: it could not be opened."""
+        link = self._link_class(self._settings, self._listener)
+        try:
+            is_open = await self._open(link)
+            self._has_tried(tried)
+            if is_open:
+                await self._watch(link)
+            return is_open
+        finally:
+            self.link = None
+            self._has_tried(tried)
+            await self._close(link)
 
     async def _close(self, link: Link) -> None:
         """Closes a link to its end, also if this is cancelled meanwhile."""

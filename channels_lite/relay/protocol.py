@@ -24,6 +24,7 @@ class ReadProtocol(asyncio.BufferedProtocol):
 
     def __init__(
         self,
+        reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         received: Callable[[bytes], None],
         lost: Callable[[Exception | None], None],
@@ -32,10 +33,13 @@ class ReadProtocol(asyncio.BufferedProtocol):
         self._stream = cast("asyncio.StreamReaderProtocol", transport.get_protocol())
         #: Called with data, in order; it must not raise.
         self._received = received
-        #: Called once, when the connection is lost or closed, with the reason if there is one.
+        #: Called when the connection is lost or closed, with the reason if there is one.
         self._lost = lost
         self._buffer = memoryview(bytearray(BUFFER))
         transport.set_protocol(self)
+        if reader.at_eof() or reader.exception() is not None:
+            # The stream has heard of the end already, and the transport says it only once.
+            asyncio.get_running_loop().call_soon(lost, reader.exception())
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """See `asyncio.BufferedProtocol`."""

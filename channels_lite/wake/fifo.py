@@ -249,29 +249,25 @@ class Fifo:
         with os.scandir(self._sidecar) as entries:
             names = {each.name: each for each in entries}
         for name, each in names.items():
-            # Just deleted, or not one of our names.
-            with suppress(FileNotFoundError, NotADirectoryError):
+            with suppress(OSError):  # just deleted, or not one of our names
                 if name.startswith("@"):
                     for token in tokens:
                         _remove(self._sidecar / name / token)
                     _remove_channel(self._sidecar / name)
-                elif self._is_left_over(each, names.keys(), tokens):
+                elif self._is_orphan(name, names.keys(), tokens):
                     _remove_with_content(self._sidecar / name)
+                elif _is_unfinished(each):
+                    _remove(self._sidecar / name)
         for token in tokens:
             _remove(self._sidecar / token)
 
-    def _is_left_over(
-        self, found: os.DirEntry[str], names: Collection[str], tokens: Collection[str]
-    ) -> bool:
-        """Whether a file belongs to a FIFO that is gone, or was never finished."""
-        name = found.name
-        if name.endswith((FRAMES, REPORT, FULL)):
-            # These are created after their FIFO, and removed before it.
-            fifo = name.strip(".").rpartition(".")[0]
-            return fifo in tokens or (fifo not in names and not (self._sidecar / fifo).exists())
-        if not name.startswith(".") or name.startswith(QUEUE) or name == CLOCK:
+    def _is_orphan(self, name: str, names: Collection[str], tokens: Collection[str]) -> bool:
+        """Whether a file belongs to a FIFO that is gone."""
+        if not name.endswith((FRAMES, REPORT, FULL)):
             return False
-        return found.stat().st_mtime < time.time() - MAKING
+        # These are created after their FIFO, and removed before it.
+        fifo = name.strip(".").rpartition(".")[0]
+        return fifo in tokens or (fifo not in names and not (self._sidecar / fifo).exists())
 
     def close(self) -> None:
         """Removes the names, and the directory if no other process uses it.
@@ -294,6 +290,14 @@ class Fifo:
         """Closes only the descriptors: in a forked child, the names belong to the parent."""
         os.close(self.fd)
         os.close(self._writer)
+
+
+def _is_unfinished(found: os.DirEntry[str]) -> bool:
+    """Whether the process that was creating it was killed."""
+    name = found.name
+    if not name.startswith(".") or name.startswith(QUEUE) or name == CLOCK:
+        return False
+    return found.stat().st_mtime < time.time() - MAKING
 
 
 def is_stale(path: os.PathLike[str]) -> bool:

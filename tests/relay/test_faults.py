@@ -549,6 +549,58 @@ async def test_answers_after_one_of_two_connections_is_lost(make_node, engine, c
     assert {each.name for each in caplog.records} <= {connection.__name__}
 
 
+async def test_fault_of_a_link_is_not_the_end(make_node, own_engine, monkeypatch, caplog):
+    """It is logged, and the engine is connected to again."""
+    here = make_node("here", own_engine.url)
+    await here.new_channel()
+    await is_up(here)
+    link_class = type(here._engine.relay.connection.link)
+    close, faults = link_class.close, []
+
+    async def fail_once(link):
+        await close(link)
+        if not faults:
+            faults.append(link)
+            raise RuntimeError("a fault")
+
+    monkeypatch.setattr(link_class, "close", fail_once)
+    await restart(own_engine, here)
+    assert faults
+    assert "has a fault" in caplog.text
+
+
+@pytest.mark.parametrize("engine_name", ["nats"], indirect=True)
+async def test_nats_that_closes_at_once(make_node, engine_name):
+    """The connection has ended before anything is read by the relay."""
+
+    async def serve(reader, writer):
+        writer.write(b'INFO {"version":"2.9.10","max_payload":1048576,"jetstream":true}\r\n')
+        while b"PING" not in await reader.readline():
+            pass
+        writer.write(b"PONG\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    assert "EOF" in await reason_of(make_node("here", f"nats://127.0.0.1:{port}"))
+    server.close()
+
+
+@pytest.mark.parametrize("engine_name", ["redis"], indirect=True)
+async def test_redis_whose_scripts_are_deleted(make_node, own_engine):
+    """A job is refused, and the next connection loads them again."""
+    here, there = (make_node(node, own_engine.url) for node in ("here", "there"))
+    await here.send("jobs", {"number": 1})
+    relay = here._engine.relay
+
+    async def flush():
+        await relay.connection.link._pipeline.ask("SCRIPT", "FLUSH")
+
+    await relay.call(flush)
+    assert await sent(here.send, "jobs", {"number": 2})
+    assert [(await received(there, "jobs"))["number"] for _ in range(2)] == [1, 2]
+
+
 @pytest.mark.parametrize("engine_name", ["redis"], indirect=True)
 async def test_redis_without_hiredis(make_node, own_engine, monkeypatch):
     """Everything is the same, also when Redis is back."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 from nats.aio.client import Client
-from nats.errors import ProtocolError, UnexpectedEOF
+from nats.errors import Error, ProtocolError, UnexpectedEOF
 
 from channels_lite.relay.protocol import ReadProtocol
 
@@ -39,9 +39,10 @@ class OrderedClient(Client):
     async def _read_loop(self) -> None:
         transport = cast("Any", self._transport)
         reader: asyncio.StreamReader = transport._io_reader  # noqa: SLF001
-        ReadProtocol(transport._io_writer, self._received, self._has_ended)  # noqa: SLF001
-        reader.feed_eof()
-        self._received(await reader.read())  # what came before; it does not wait
+        ReadProtocol(reader, transport._io_writer, self._received, self._has_ended)  # noqa: SLF001
+        if reader.exception() is None:
+            reader.feed_eof()
+            self._received(await reader.read())  # what came before; it does not wait
 
     def _received(self, data: bytes) -> None:
         """Parses it in one step of the coroutine, because nothing that it calls here waits."""
@@ -73,7 +74,11 @@ class OrderedClient(Client):
         self._take(sid, subject.decode(), reply.decode(), data, headers)
 
     async def _process_err(self, said: str) -> None:
-        self._soon(super()._process_err(said))
+        self._soon(self._refused(said))
+
+    async def _refused(self, said: str) -> None:
+        await self._error_cb(Error(f"nats: {said}"))
+        await super()._process_err(said)
 
     async def _process_ping(self) -> None:
         self.write_only(b"PONG\r\n")

@@ -19,6 +19,7 @@ from channels_lite.relay.redis.client import reason_of
 
 try:
     import hiredis
+    from hiredis import pack_command  # noqa: F401 - old versions lack it
 except ImportError:
     hiredis = None  # type: ignore[assignment]
 
@@ -44,6 +45,7 @@ class Exchange:
     def begin(self, connection: AbstractConnection) -> None:
         """Takes over a connection that waits for no reply."""
         self._connection = connection
+        reader = cast("asyncio.StreamReader", connection._reader)
         writer = self._writer = cast("asyncio.StreamWriter", connection._writer)  # noqa: SLF001
         if hiredis is None:
             self._reading = asyncio.get_running_loop().create_task(self._read(connection))
@@ -51,7 +53,7 @@ class Exchange:
         self._parser = hiredis.Reader(
             protocolError=InvalidResponse, replyError=ResponseError, notEnoughData=_NOTHING
         )
-        ReadProtocol(writer, self._received, self._lost)
+        ReadProtocol(reader, writer, self._received, self._lost)
 
     def write(self, *commands: tuple[Any, ...]) -> None:
         """Writes commands in one piece."""

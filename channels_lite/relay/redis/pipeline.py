@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from redis.exceptions import ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
 from channels_lite.errors import StoreUnavailable
 from channels_lite.relay.redis.client import reason_of
@@ -24,6 +24,7 @@ class Pipeline:
     """Owns the requests that are not written, and those that are not answered."""
 
     def __init__(self, lose: Callable[[str], None]) -> None:
+        self._lose = lose
         self.exchange = Exchange(self._answered, lose)
         self._reason = ""
         self._commands: list[tuple[Any, ...]] = []
@@ -67,6 +68,8 @@ class Pipeline:
             return
         if isinstance(answer, ResponseError):
             _fail(future, reason_of(answer))
+            if isinstance(answer, NoScriptError) or str(answer).startswith("NOSCRIPT"):
+                self._lose("its scripts were deleted")  # the next link loads them again
         else:
             future.set_result(answer)
 
@@ -74,6 +77,7 @@ class Pipeline:
         """The connection is lost, or that of the feed."""
         self._reason = reason
         self.exchange.end()  # answers may still come, and nobody waits for them any more
+        self._commands.clear()
         while self._answers:
             future = self._answers.popleft()
             if not future.done():
