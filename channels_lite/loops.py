@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["PER_ITERATION", "call_on", "is_ending", "running_loop", "settle", "soon"]
+__all__ = ["PER_ITERATION", "call_on", "fail", "is_ending", "running_loop", "settle", "soon"]
 
 #: Messages that one iteration of a loop handles, because all other coroutines wait meanwhile.
 PER_ITERATION = 16
@@ -50,3 +50,10 @@ def settle(future: asyncio.Future[None]) -> None:
     """Lets the coroutine that waits for ``future`` continue, unless it was cancelled."""
     if not future.done():
         future.set_result(None)
+
+
+def fail(future: asyncio.Future[Any], error: BaseException) -> None:
+    """Raises ``error`` where ``future`` is awaited, if it is."""
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # so that nothing is logged if nobody awaits it any more

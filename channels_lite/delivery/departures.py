@@ -72,9 +72,8 @@ class Departures:
             publisher.require_room(entry)
             await self.publish_committed(caller, subject, entry, is_group=False)
             return
-        if self._relay.committed.is_behind:
-            await self.catch_up()
-        await publisher.finish(publisher.begin(subject, entry))
+        await self.catch_up()
+        await publisher.publish(subject, entry)
 
     async def put(self, entry: Entry) -> bool:
         """Puts a job.  False: its channel is full.  Raises the same."""
@@ -155,8 +154,7 @@ class Departures:
             self._relay.publisher.post(post)
 
     async def _publish_later(self, subject: str, entry: Entry, *, is_group: bool) -> None:
-        publisher = self._relay.publisher
-        members = await publisher.finish(publisher.begin(subject, entry, is_group=is_group))
+        members = await self._relay.publisher.publish(subject, entry, is_group=is_group)
         if members:
             await self.put_each(entry, members)
         self._stats.relayed += 1

@@ -107,7 +107,7 @@ class Connection:
             try:
                 if await self._use_link(tried):
                     retry = FIRST_RETRY
-            except Exception as error:
+            except Exception as error:  # a fault of the link, which must not be its last one
                 if self.reason != repr(error):
                     logger.error("the relay's connection has a fault", exc_info=error)
                 self.reason = repr(error)
@@ -118,11 +118,11 @@ class Connection:
         """Opens a link, and returns when it is lost.  False: it could not be opened."""
         link = self._link_class(self._settings, self._listener)
         try:
-            is_open = await self._open(link)
+            if not await self._open(link):
+                return False
             self._has_tried(tried)
-            if is_open:
-                await self._watch(link)
-            return is_open
+            await self._watch(link)
+            return True
         finally:
             self.link = None
             self._has_tried(tried)

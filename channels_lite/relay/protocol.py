@@ -31,7 +31,7 @@ class ReadProtocol(asyncio.BufferedProtocol):
     ) -> None:
         transport = cast("asyncio.Transport", writer.transport)
         self._stream = cast("asyncio.StreamReaderProtocol", transport.get_protocol())
-        #: Called with data, in order; it must not raise.
+        #: Called with data, in order.  If it raises, asyncio closes the connection.
         self._received = received
         #: Called when the connection is lost or closed, with the reason if there is one.
         self._lost = lost

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Coroutine
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 from channels.exceptions import MessageTooLarge
 
@@ -36,6 +38,12 @@ class Publisher:
         self._is_waking = False
         #: Those of posts that are sent, and not done.
         self.under_way: set[asyncio.Future[None]] = set()
+
+    def publish(
+        self, subject: str, entry: Entry, *, is_group: bool = False
+    ) -> Coroutine[Any, Any, list[str]]:
+        """`begin` and `finish`, without a coroutine around them.  Any thread."""
+        return self.finish(self.begin(subject, entry, is_group=is_group))
 
     def begin(self, subject: str, entry: Entry, *, is_group: bool = False) -> Post:
         """Publishes one message; `finish` waits for it.  Any thread.

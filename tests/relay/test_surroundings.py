@@ -289,8 +289,7 @@ async def test_garbage_from_the_engine(nodes, caplog):
             publish = methodcaller("publish", [(subject, payload)], ())
             await relay.call(relay.connection.do, publish)
     foreign = f"specific.{here._engine.token}!x"
-    post = relay.publisher.begin(relay.subjects.process(token), Entry(foreign, b"x", 60))
-    await relay.publisher.finish(post)
+    await relay.publisher.publish(relay.subjects.process(token), Entry(foreign, b"x", 60))
     await here.send(channel, {"type": "x"})
     assert await received(there, channel) == {"type": "x"}
     assert "was dropped" in caplog.text

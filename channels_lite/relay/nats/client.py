@@ -17,9 +17,10 @@ from typing import Any, cast
 from nats.aio.client import Client
 from nats.errors import Error, ProtocolError, UnexpectedEOF
 
+from channels_lite.loops import fail
 from channels_lite.relay.protocol import ReadProtocol
 
-__all__ = ["STEP", "OrderedClient", "fail", "pub"]
+__all__ = ["STEP", "OrderedClient", "pub"]
 
 #: Seconds of one step of connecting.
 STEP = 2.0
@@ -141,10 +142,3 @@ class OrderedClient(Client):
 def pub(subject: str, payload: bytes, reply: str = "") -> bytes:
     """The command that publishes."""
     return b"PUB %s %s %d\r\n%s\r\n" % (subject.encode(), reply.encode(), len(payload), payload)
-
-
-def fail(future: asyncio.Future[Any], error: Exception) -> None:
-    """Raises ``error`` where ``future`` is awaited, if it is."""
-    if not future.done():
-        future.set_exception(error)
-        future.exception()  # somebody may have stopped to wait

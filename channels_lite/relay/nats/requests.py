@@ -13,7 +13,8 @@ import json
 from typing import Any, NamedTuple
 
 from channels_lite.errors import StoreUnavailable
-from channels_lite.relay.nats.client import OrderedClient, fail, pub
+from channels_lite.loops import fail
+from channels_lite.relay.nats.client import OrderedClient, pub
 
 __all__ = ["AGAIN", "NO_RESPONDERS", "NO_STREAM", "Reply", "Requests", "code_of", "said_by"]
 

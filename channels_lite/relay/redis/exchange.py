@@ -19,7 +19,7 @@ from channels_lite.relay.redis.client import reason_of
 
 try:
     import hiredis
-    from hiredis import pack_command  # noqa: F401 - old versions lack it
+    from hiredis import pack_command  # old versions lack it
 except ImportError:
     hiredis = None  # type: ignore[assignment]
 
@@ -62,7 +62,7 @@ class Exchange:
         if hiredis is None:
             packed: Iterable[bytes] = self._connection.pack_commands(commands)
         else:
-            packed = map(hiredis.pack_command, commands)
+            packed = map(pack_command, commands)
         self._writer.write(b"".join(packed))
 
     def end(self) -> None:
@@ -72,15 +72,13 @@ class Exchange:
         self._parser = None
 
     def _received(self, data: bytes) -> None:
-        parser = self._parser
-        if parser is None:
+        if self._parser is None:
             return
         try:
-            parser.feed(data)
-            while (reply := parser.gets()) is not _NOTHING:
+            self._parser.feed(data)
+            # A reply may end it.
+            while self._parser is not None and (reply := self._parser.gets()) is not _NOTHING:
                 self._take(reply)
-                if self._parser is None:
-                    return  # it has ended meanwhile
         except RedisError as error:
             self._lose(reason_of(error))
 

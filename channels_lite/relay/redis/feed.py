@@ -14,6 +14,7 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from channels_lite.errors import StoreUnavailable
+from channels_lite.loops import fail
 from channels_lite.relay.redis.client import reason_of
 from channels_lite.relay.redis.exchange import Exchange
 
@@ -82,6 +83,4 @@ class Feed:
         waiting, self._waiting = self._waiting, {}
         for futures in waiting.values():
             for future in futures:
-                if not future.done():
-                    future.set_exception(StoreUnavailable(reason))
-                    future.exception()  # somebody may have stopped to wait
+                fail(future, StoreUnavailable(reason))

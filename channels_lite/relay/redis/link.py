@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 
 from channels_lite.errors import StoreUnavailable
 from channels_lite.history import Limit, Limits
+from channels_lite.loops import fail
 from channels_lite.relay import Listener, Page, Published, Recent, Settings
 from channels_lite.relay.redis.client import STEP, connect, field_of, pool_of, say
 from channels_lite.relay.redis.feed import Feed
@@ -106,9 +107,7 @@ class RedisLink:
         self._feed.fail(reason)
         while self._asked:
             _, future = self._asked.popitem()
-            if not future.done():
-                future.set_exception(StoreUnavailable(reason))
-                future.exception()  # somebody may have stopped to wait
+            fail(future, StoreUnavailable(reason))
 
     async def close(self) -> None:
         """Ends both, whether the server listens or not."""
@@ -176,14 +175,13 @@ class RedisLink:
     ) -> None:
         """The last answer has come, and so have the others."""
         errors = [error for each in answers if (error := each.exception()) is not None]
-        if published.done():
-            return
         if errors:
-            published.set_exception(errors[0])
-            return
-        published.set_result(
-            {group: [each.decode() for each in found.result()] for group, found in asked.items()}
-        )
+            fail(published, errors[0])
+        elif not published.done():
+            members = {group: found.result() for group, found in asked.items()}
+            published.set_result(
+                {group: [each.decode() for each in found] for group, found in members.items()}
+            )
 
     async def ask(self, subject: str, payload: bytes) -> bytes | None:
         """Redis says how many it was told to."""

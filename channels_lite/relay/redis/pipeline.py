@@ -13,6 +13,7 @@ from typing import Any
 from redis.exceptions import NoScriptError, ResponseError
 
 from channels_lite.errors import StoreUnavailable
+from channels_lite.loops import fail
 from channels_lite.relay.redis.client import reason_of
 from channels_lite.relay.redis.exchange import Exchange
 from channels_lite.relay.redis.scripts import sha_of
@@ -44,7 +45,7 @@ class Pipeline:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         if self._reason:
-            _fail(future, self._reason)
+            fail(future, StoreUnavailable(self._reason))
             return future
         self._answers.append(future)
         if not self._commands:
@@ -67,7 +68,7 @@ class Pipeline:
         if future.done():
             return
         if isinstance(answer, ResponseError):
-            _fail(future, reason_of(answer))
+            fail(future, StoreUnavailable(reason_of(answer)))
             if isinstance(answer, NoScriptError) or str(answer).startswith("NOSCRIPT"):
                 self._lose("its scripts were deleted")  # the next link loads them again
         else:
@@ -79,11 +80,4 @@ class Pipeline:
         self.exchange.end()  # answers may still come, and nobody waits for them any more
         self._commands.clear()
         while self._answers:
-            future = self._answers.popleft()
-            if not future.done():
-                _fail(future, reason)
-
-
-def _fail(future: asyncio.Future[Any], reason: str) -> None:
-    future.set_exception(StoreUnavailable(reason))
-    future.exception()  # somebody may have stopped to wait
+            fail(self._answers.popleft(), StoreUnavailable(reason))
