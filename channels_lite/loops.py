@@ -5,9 +5,21 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["PER_ITERATION", "call_on", "fail", "is_ending", "running_loop", "settle", "soon"]
+__all__ = [
+    "PER_ITERATION",
+    "call_on",
+    "fail",
+    "is_ending",
+    "reject",
+    "resolve",
+    "running_loop",
+    "settle",
+    "soon",
+]
+
+T = TypeVar("T")
 
 #: Messages that one iteration of a loop handles, because all other coroutines wait meanwhile.
 PER_ITERATION = 16
@@ -57,3 +69,18 @@ def fail(future: asyncio.Future[Any], error: BaseException) -> None:
     if not future.done():
         future.set_exception(error)
         future.exception()  # so that nothing is logged if nobody awaits it any more
+
+
+def resolve(future: asyncio.Future[T], result: T) -> None:
+    """Lets the coroutine that waits for ``future`` continue with ``result``.  Any thread."""
+    call_on(future.get_loop(), _resolve, future, result)
+
+
+def _resolve(future: asyncio.Future[T], result: T) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def reject(future: asyncio.Future[Any], error: BaseException) -> None:
+    """`fail`, from any thread."""
+    call_on(future.get_loop(), fail, future, error)

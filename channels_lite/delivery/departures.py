@@ -111,7 +111,7 @@ class Departures:
             await self.after(caller, what, after_commit, len(entry.data))
             return None
         await self.catch_up()
-        return await self._relay.call(now)
+        return await self._relay.call_link(now)
 
     async def _do(self, entry: Entry, verb: Callable[[Link], Awaitable[T]]) -> T:
         relay = self._relay
@@ -164,8 +164,9 @@ class Departures:
             self.was_missed(f"a message to {post.entry.name}", post.error)
             return
         self._stats.relayed += 1
-        if post.members:  # then this is the relay's loop
-            self._relay.finish(self.put_each(post.entry, post.members))
+        relay, entry, members = self._relay, post.entry, post.members
+        if members:
+            relay.on_loop(lambda: relay.finish(self.put_each(entry, members)))
 
     async def _put_committed(self, entry: Entry) -> None:
         if not await self._put(entry):

@@ -2,7 +2,7 @@
 
 The mailbox enforces the capacity, as for any member of a group.
 
-Thread: the relay's loop.  It has no state, so no lock.
+Thread: any.  It has no state, so no lock.
 """
 
 from __future__ import annotations

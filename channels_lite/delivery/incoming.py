@@ -1,6 +1,7 @@
 """RELAY: what other processes send to this one through the engine.
 
-Thread: the relay's loop.  The only state is whether the process has connected before.
+Thread: the relay's loop; messages come on any thread.  The only state is whether the process has
+connected before.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from channels_lite.delivery.roster import Roster
 from channels_lite.delivery.sending import Sending
 from channels_lite.errors import StoreUnavailable
 from channels_lite.layers.engine import Engine
-from channels_lite.loops import is_ending, soon
+from channels_lite.loops import is_ending, running_loop, soon
 from channels_lite.relay import Link, Settings, link_class, settings_of
 from channels_lite.relay.node import name_of, token_in
 from channels_lite.relay.relay import Relay
@@ -125,11 +125,17 @@ class RelayedEngine(Engine):
     def _deliver(self, waiting: int) -> None:
         """Delivers on a receiving loop, if there is one, so that it calls waiting coroutines."""
         loops = [loop for loop in list(self.waiter.watched) if loop.is_running()]
-        if waiting < MANY and any(soon(loop, self.reader.deliver) for loop in loops):
+        is_far = running_loop() not in loops and waiting < MANY
+        if is_far and any(soon(loop, self._deliver_here) for loop in loops):
             return
         self.reader.deliver()
         if not loops and self.mailboxes.needs_clock:
             self._keep_time()
+
+    def _deliver_here(self) -> None:
+        """From now on, this loop reads itself what other nodes send."""
+        self.relay.connection.use_here()
+        self.reader.deliver()
 
     def forget_membership(self, group: str, channel: str, but: int) -> None:
         """See `Engine.forget_membership`.  Also looks, because it may be another loop's."""

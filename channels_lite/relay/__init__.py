@@ -14,7 +14,10 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -22,6 +25,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from channels_lite.errors import StoreUnavailable
 from channels_lite.history import Limit, Limits
+from channels_lite.loops import reject, resolve
 
 __all__ = [
     "Head",
@@ -32,8 +36,11 @@ __all__ = [
     "Published",
     "Recent",
     "Settings",
+    "confirmed",
+    "failed",
     "link_class",
     "most_of",
+    "outcome",
     "settings_of",
 ]
 
@@ -49,8 +56,9 @@ ADAPTERS = {
 FLOOD = 1000
 
 
-#: Done when the engine has what was published; with the plain channels in each group, if any.
-Published: TypeAlias = "asyncio.Future[dict[str, list[str]] | None]"
+#: Done, on any thread, when the engine has what was published; with the plain channels in each
+#: group, if any.
+Published: TypeAlias = "Future[dict[str, list[str]] | None]"
 
 
 class InDoubt(StoreUnavailable):
@@ -129,7 +137,7 @@ def most_of(limit: Limit) -> int:
 
 
 class Listener(Protocol):
-    """Receives messages, on the relay's loop.  Raises nothing."""
+    """Receives messages, on the thread that has read them.  Raises nothing."""
 
     def came(self, subject: str, payload: bytes, reply: str) -> None:
         """A publish, or a `Link.ask` that expects an answer at ``reply``."""
@@ -141,7 +149,8 @@ class Listener(Protocol):
 class Link(Protocol):
     """One connection to an engine, from `open` until it is lost.
 
-    It runs on the relay's loop.  When the link is lost, all methods that wait for the engine raise
+    It is opened and closed on the relay's loop.  If it `is_shared`, other loops may `publish`,
+    `put` and `want`, too.  When the link is lost, all methods that wait for the engine raise
     ``StoreUnavailable``.  The caller sets the timeout.
     """
 
@@ -151,6 +160,10 @@ class Link(Protocol):
     max_payload: int
     #: The engine's name and version.
     engine: str
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether any loop may use it.  See `streams`."""
 
     @property
     def lack(self) -> str:
@@ -168,6 +181,9 @@ class Link(Protocol):
 
         Raises ``StoreUnavailable``, which says how to fix it.
         """
+
+    def use_here(self) -> None:
+        """The running loop reads, too, so that it need not be called by another thread."""
 
     def publish(self, parcels: Sequence[tuple[str, bytes]], groups: Sequence[str]) -> Published:
         """Publishes to one or more subjects, in this order.  Asks who is in ``groups``."""
@@ -187,10 +203,10 @@ class Link(Protocol):
     async def put(self, channel: str, data: bytes, ttl: float, capacity: int | None) -> bool:
         """Puts a job into a plain channel's queue.  False: it is full."""
 
-    def want(self, channel: str, capacity: int | None, total: int) -> asyncio.Future[Any] | None:
+    def want(self, channel: str, capacity: int | None, total: int) -> Future[Any] | None:
         """Requests jobs, so that ``total`` are requested, including earlier requests.
 
-        None: it has.  Otherwise, what it returns may fail with ``StoreUnavailable``.
+        None: it has.  Otherwise, what it returns may fail with ``StoreUnavailable``, on any thread.
         """
 
     async def put_back(self, channel: str, data: bytes, ttl: float, capacity: int | None) -> bool:
@@ -282,3 +298,31 @@ def link_class(layer: str, settings: Settings) -> type[Link]:
     except ImproperlyConfigured as error:
         raise ImproperlyConfigured(f"{layer}: {error}") from None
     return found
+
+
+def confirmed(published: Published, members: dict[str, list[str]] | None = None) -> None:
+    """The engine has it.  Any thread."""
+    with suppress(InvalidStateError):
+        published.set_result(members)
+
+
+def failed(published: Published, error: BaseException) -> None:
+    """It has it not, or nobody knows.  Any thread."""
+    with suppress(InvalidStateError):
+        published.set_exception(error)
+
+
+def outcome(published: Published) -> asyncio.Future[dict[str, list[str]] | None]:
+    """The same for the running loop."""
+    future: asyncio.Future[dict[str, list[str]] | None]
+    future = asyncio.get_running_loop().create_future()
+    published.add_done_callback(partial(_tell, future))
+    return future
+
+
+def _tell(future: asyncio.Future[dict[str, list[str]] | None], published: Published) -> None:
+    error = published.exception()
+    if error is not None:
+        reject(future, error)
+    else:
+        resolve(future, published.result())

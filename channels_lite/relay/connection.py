@@ -4,7 +4,8 @@ A link is up only when the engine has confirmed all subscriptions.  Until then, 
 raises `StoreUnavailable` at once.  An engine that does not answer within `DEADLINE` counts as
 unavailable, until its next answer.  After a few seconds without one, it is connected to again.
 
-Thread: the relay's loop.  Other threads read whether it is up, and why not.
+Thread: the relay's loop.  Other threads read whether it is up, and why not, and other loops use a
+link that is shared (`Connection.use_here`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from channels_lite.errors import StoreUnavailable
+from channels_lite.loops import running_loop
 from channels_lite.relay import InDoubt, Link, Listener, Settings
 from channels_lite.relay.deadline import DEADLINE, Countdown, Deadline
 
@@ -70,6 +72,8 @@ class Connection:
         self._owner = owner
         #: None: the engine is away.
         self.link: Link | None = None
+        #: The same, or one that is being opened or closed.
+        self._latest: Link | None = None
         self._is_suspect = False
         #: Set when the first attempt to connect has ended, or takes too long.
         self._tried: asyncio.Event | None = None
@@ -84,6 +88,14 @@ class Connection:
     def is_up(self) -> bool:
         """Whether messages can be sent now.  Any thread."""
         return self.link is not None and not self._is_suspect
+
+    def use_here(self) -> bool:
+        """Whether the link can be used on the running loop, which then reads, too.  Any thread."""
+        link = self.link
+        if link is None or self._is_suspect or not link.is_shared or running_loop() is None:
+            return False
+        link.use_here()
+        return True
 
     @property
     def is_trying(self) -> bool:
@@ -116,7 +128,7 @@ class Connection:
 
     async def _use_link(self, tried: asyncio.Event) -> bool:
         """Opens a link, and returns when it is lost.  False: it could not be opened."""
-        link = self._link_class(self._settings, self._listener)
+        link = self._latest = self._link_class(self._settings, self._listener)
         try:
             if not await self._open(link):
                 return False
@@ -127,6 +139,11 @@ class Connection:
             self.link = None
             self._has_tried(tried)
             await self._close(link)
+
+    def abandon(self) -> None:
+        """In a forked child, abandons the parent's sockets."""
+        if self._latest is not None:
+            self._latest.abandon()
 
     async def _close(self, link: Link) -> None:
         """Closes a link to its end, also if this is cancelled meanwhile."""

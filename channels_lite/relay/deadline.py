@@ -5,7 +5,7 @@ the loop was busy.  The answer may be in the socket, unread.
 So: the time is counted in steps.  A step whose timer is late is repeated, at most as often as there
 are steps, so that the wait ends in any case.
 
-Thread: the relay's loop.
+Thread: any loop.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from types import TracebackType
+
+from channels_lite.loops import call_on
 
 __all__ = ["DEADLINE", "Countdown", "Deadline"]
 
@@ -32,7 +34,10 @@ class Countdown:
         self._begin_step()
 
     def cancel(self) -> None:
-        """It is answered."""
+        """It is answered.  Any thread."""
+        call_on(self._loop, self._cancel)
+
+    def _cancel(self) -> None:
         self._timer.cancel()
 
     def _begin_step(self) -> None:

@@ -1,6 +1,7 @@
 """What other processes send to this one, and the questions between processes.
 
-Thread: the relay's loop.  The only state is the fault that other processes have made known.
+Thread: what comes, any; otherwise the relay's loop.  The only state is the fault that other
+processes have made known.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import logging
 from contextlib import suppress
 
 from channels_lite.errors import StoreUnavailable
-from channels_lite.relay import Link
+from channels_lite.relay import Link, outcome
 from channels_lite.relay.flushes import Flushes
 from channels_lite.relay.host import Host
 from channels_lite.relay.wire import (
@@ -56,7 +57,7 @@ class Envelopes:
         elif isinstance(message, Appended):
             host.receiver.appended()
         else:
-            host.keep(self._came(message, reply))
+            host.on_loop(lambda: host.keep(self._came(message, reply)))
 
     def job_came(self, channel: str, data: bytes, ttl: float) -> None:
         """See `Listener`."""
@@ -110,8 +111,7 @@ class Envelopes:
     def greet(self, link: Link) -> None:
         """Tells the processes of this node that another one has connected."""
         hello = encode(Hello(self._host.node, self._host.token))
-        sent = link.publish([(self._host.subjects.node(self._host.node), hello)], ())
-        sent.add_done_callback(lambda done: done.cancelled() or done.exception())
+        link.publish([(self._host.subjects.node(self._host.node), hello)], ())
 
     async def _met(self, token: str) -> None:
         """Checks that a process which claims to be of this node uses its database.
@@ -128,7 +128,7 @@ class Envelopes:
             if answer is not None and not answer.error and is_neighbour(host.token):
                 self._is_copied()
                 told = (host.subjects.process(token), encode(copied))
-                await host.connection.do(lambda link: link.publish([told], ()))
+                await host.connection.do(lambda link: outcome(link.publish([told], ())))
 
     def _is_copied(self) -> None:
         if not self.fault:

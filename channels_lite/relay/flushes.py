@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from channels_lite.errors import StoreUnavailable
+from channels_lite.relay import outcome
 from channels_lite.relay.deadline import DEADLINE
 from channels_lite.relay.host import Host
 from channels_lite.relay.wire import Flushed, Heard, encode
@@ -44,7 +45,7 @@ class Flushes:
         answers = self._flushes[flush.id] = _Answers(set(), set(), asyncio.Event())
         told = [(self._host.subjects.everybody(), encode(flush))]
         try:
-            await self._host.connection.do(lambda link: link.publish(told, ()))
+            await self._host.connection.do(lambda link: outcome(link.publish(told, ())))
             # The time that all processes need to answer, because there is no list of them.
             await asyncio.sleep(max(ANSWERS, 3 * self._host.connection.round_trip))
             deadline = time.monotonic() + DEADLINE
@@ -67,7 +68,7 @@ class Flushes:
         heard = encode(Heard(flush.id, self._host.token, is_done))
         parcels = [(self._host.subjects.process(flush.token), heard)]
         with suppress(StoreUnavailable):
-            await self._host.connection.do(lambda link: link.publish(parcels, ()))
+            await self._host.connection.do(lambda link: outcome(link.publish(parcels, ())))
 
     def heard(self, heard: Heard) -> None:
         """Takes an answer to a flush of this process."""

@@ -14,7 +14,8 @@ __all__ = ["Host", "Receiver"]
 
 
 class Receiver(Protocol):
-    """The layer, as the relay sees it.  Called on the relay's loop; raises nothing."""
+    """The layer, as the relay sees it.  Called on the relay's loop, and about what came on the
+    thread that has read it.  Raises nothing."""
 
     def groups(self) -> set[str]:
         """The groups with members in this process."""
@@ -68,6 +69,12 @@ class Host(Protocol):
 
     def soon(self, callback: Callable[[], object]) -> None:
         """Calls ``callback`` on the relay's loop, if there is one."""
+
+    def on_loop(self, callback: Callable[[], object]) -> None:
+        """Calls ``callback`` on the relay's loop, at once if this is it.  Starts nothing."""
+
+    def near(self, callback: Callable[[], object]) -> None:
+        """Calls ``callback`` now if the link can be used here, and otherwise soon on its loop."""
 
     def keep(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Runs ``coroutine``.  On its loop."""

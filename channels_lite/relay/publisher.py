@@ -1,9 +1,9 @@
-"""Publishes the posts of senders: those of one loop iteration together.
+"""Publishes the posts of senders: those of one iteration of a loop together.
 
-A post is done when the engine has it, or when it has not answered in time.
+The sender's loop publishes them if the link can be used there, and otherwise the relay's loop.  A
+post is done when the engine has it, or when it has not answered in time.
 
-Thread: the relay's loop, except where a docstring says "any thread".  One lock guards the posts
-that wait for the loop's next iteration.
+Thread: any.  One lock guards the posts.  Another one is held while they are published.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from channels.exceptions import MessageTooLarge
 
 from channels_lite.errors import StoreUnavailable
-from channels_lite.loops import PER_ITERATION, settle
+from channels_lite.loops import PER_ITERATION, call_on, resolve, running_loop
 from channels_lite.relay import Link, Published
 from channels_lite.relay.deadline import Countdown
 from channels_lite.relay.host import Host
@@ -34,19 +33,22 @@ class Publisher:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._lock = threading.Lock()
-        self._posts: list[Post] = []
-        self._is_waking = False
-        #: Those of posts that are sent, and not done.
-        self.under_way: set[asyncio.Future[None]] = set()
+        #: Those that wait for the next iteration, by loop; None: the relay's.
+        self._posts: dict[asyncio.AbstractEventLoop | None, list[Post]] = {}
+        #: Held while posts are published, so that later ones come after them.
+        self._flushing = threading.Lock()
+        #: Those that are sent, and not done; and who waits for them.
+        self._under_way: set[Post] = set()
+        self._waiting: asyncio.Future[None] | None = None
 
     def publish(
         self, subject: str, entry: Entry, *, is_group: bool = False
     ) -> Coroutine[Any, Any, list[str]]:
-        """`begin` and `finish`, without a coroutine around them.  Any thread."""
+        """`begin` and `finish`, without a coroutine around them."""
         return self.finish(self.begin(subject, entry, is_group=is_group))
 
     def begin(self, subject: str, entry: Entry, *, is_group: bool = False) -> Post:
-        """Publishes one message; `finish` waits for it.  Any thread.
+        """Publishes one message; `finish` waits for it.
 
         Raises ``MessageTooLarge``.
         """
@@ -68,7 +70,7 @@ class Publisher:
         return post.members or []
 
     def require_room(self, entry: Entry) -> None:
-        """Raises ``MessageTooLarge`` if the engine would refuse it.  Any thread."""
+        """Raises ``MessageTooLarge`` if the engine would refuse it."""
         link = self._host.connection.link
         if link is not None and len(entry.data) + len(entry.name) + 2 * OVERHEAD > link.max_payload:
             raise _too_large(entry, link)
@@ -81,37 +83,57 @@ class Publisher:
         except StoreUnavailable as error:
             _tell([post], error)
             return
+        loop = running_loop() if self._host.connection.use_here() else None
         with self._lock:
-            self._posts.append(post)
-            must_wake, self._is_waking = not self._is_waking, True
-        if must_wake:
+            if None in self._posts:
+                loop = None  # after those that came before the link
+            posts = self._posts.get(loop)
+            if posts is not None:
+                posts.append(post)
+                return
+            self._posts[loop] = [post]
+        if loop is None:
             self._host.soon(self.flush)
+        else:
+            loop.call_soon(self._flush, loop)
 
     def flush(self) -> None:
-        """Publishes the posts that wait, unless the first attempt to connect is under way."""
-        with self._lock:
-            self._is_waking = False
-            if self._host.connection.is_trying:
-                return  # it is called again then
-            posts, self._posts = self._posts, []
-        if not posts:
-            return
-        try:
-            link = self._host.connection.require_link()
-        except StoreUnavailable as error:
-            self._done(posts, error)
-            return
-        posts = self._without_large(posts, link)
-        if not posts:
-            return
+        """Publishes the posts of the relay's loop, unless it tries to connect for the first time.
+
+        On its loop.
+        """
+        if not self._host.connection.is_trying:  # otherwise, it is called again
+            self._flush(None)
+
+    def flush_all(self) -> None:
+        """Publishes the posts of all loops, some of which may not run any more.  On its loop."""
+        for loop in list(self._posts):
+            self._flush(loop)
+
+    def _flush(self, of: asyncio.AbstractEventLoop | None) -> None:
+        """Publishes the posts of one loop."""
+        with self._flushing:
+            with self._lock:
+                posts = self._posts.pop(of, [])
+            if not posts:
+                return
+            try:
+                link = self._host.connection.require_link()
+            except StoreUnavailable as error:
+                self._done(posts, error)
+                return
+            posts = self._without_large(posts, link)
+            if posts:
+                self._publish(posts, link)
+
+    def _publish(self, posts: list[Post], link: Link) -> None:
         groups = list({post.entry.name for post in posts if post.members is not None})
         parcels = [(each.subject, each.payload(self._host.node)) for each in pack(posts)]
+        with self._lock:
+            self._under_way.update(posts)
+        countdown = Countdown(partial(self._is_late, posts))
         sent = link.publish(parcels, groups)
-        done = asyncio.get_running_loop().create_future()
-        self.under_way.add(done)
-        done.add_done_callback(self.under_way.discard)
-        countdown = Countdown(partial(self._is_late, posts, done))
-        sent.add_done_callback(partial(self._published, posts, done, countdown))
+        sent.add_done_callback(partial(self._published, posts, countdown))
 
     def _without_large(self, posts: list[Post], link: Link) -> list[Post]:
         most = link.max_payload - OVERHEAD
@@ -122,16 +144,10 @@ class Publisher:
             self._done([post], _too_large(post.entry, link))
         return [post for post in posts if post.size <= most]
 
-    def _published(
-        self,
-        posts: list[Post],
-        done: asyncio.Future[None],
-        countdown: Countdown,
-        sent: Published,
-    ) -> None:
+    def _published(self, posts: list[Post], countdown: Countdown, sent: Published) -> None:
+        """The engine has answered, or the link is lost.  Any thread."""
         countdown.cancel()
-        settle(done)
-        if sent.cancelled() or sent.exception() is not None:
+        if sent.exception() is not None:
             self._done(posts, self._host.connection.in_doubt())
             return
         self._host.connection.answered(in_time=True)
@@ -142,16 +158,32 @@ class Publisher:
                     post.members = members[post.entry.name]
         self._done(posts, None)
 
-    def _is_late(self, posts: list[Post], done: asyncio.Future[None]) -> None:
-        settle(done)
+    def _is_late(self, posts: list[Post]) -> None:
         self._host.connection.answered(in_time=False)
         self._done(posts, self._host.connection.in_doubt())
 
     def _done(self, posts: list[Post], error: Exception | None) -> None:
-        """These posts are done, except those that were before."""
-        posts = [post for post in posts if not post.is_done]
+        """These posts are done, except those that were before.  Any thread."""
+        with self._lock:
+            posts = [post for post in posts if not post.is_done]
+            for post in posts:
+                post.is_done = True
+            self._under_way.difference_update(posts)
+            is_drained, waiting = not self._under_way, self._waiting
         self._host.budget.give_back(sum(post.size for post in posts))
         _tell(posts, error)
+        if is_drained and waiting is not None:
+            resolve(waiting, None)
+
+    async def drained(self) -> None:
+        """Returns when no post is under way.  On its loop."""
+        while True:
+            waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            with self._lock:
+                if not self._under_way:
+                    return
+                self._waiting = waiting
+            await waiting
 
 
 def _too_large(entry: Entry, link: Link) -> MessageTooLarge:
@@ -165,7 +197,6 @@ def _tell(posts: list[Post], error: Exception | None) -> None:
     """Tells the senders, with one call to each loop, a limited number in each iteration."""
     by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
     for post in posts:
-        post.is_done = True
         if error is not None:  # one error for each post, because each is raised elsewhere
             post.error = type(error)(*error.args)
         if post.future is not None:
@@ -173,8 +204,7 @@ def _tell(posts: list[Post], error: Exception | None) -> None:
         elif post.then is not None:
             post.then(post)
     for loop, futures in by_loop.items():
-        with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(_settle, loop, futures)
+        call_on(loop, _settle, loop, futures)
 
 
 def _settle(loop: asyncio.AbstractEventLoop, futures: list[asyncio.Future[None]]) -> None:

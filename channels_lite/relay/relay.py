@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from channels_lite.loops import running_loop
+from channels_lite.loops import call_on, running_loop
 from channels_lite.relay import Link, Settings
 from channels_lite.relay.budget import Budget
 from channels_lite.relay.committed import Committed
@@ -99,16 +99,19 @@ class Relay:
         relay_loop().call_soon_threadsafe(self._begin_to_end, self._ended)
 
     def _begin_to_end(self, ended: threading.Event) -> None:
-        self.publisher.flush()
+        if not self.connection.is_trying:
+            self.publisher.flush_all()
         self.keep(self._end(self._running, ended))
 
     async def _end(self, running: asyncio.Task[None] | None, ended: threading.Event) -> None:
         try:
             if not self.is_started:  # otherwise the next connection publishes what waits
                 await self.connection.wait()
-                self.publisher.flush()
-            while under_way := self.publisher.under_way | self._finishing:
-                await asyncio.wait(under_way)
+                self.publisher.flush_all()
+            await self.publisher.drained()
+            while self._finishing:
+                await asyncio.wait(self._finishing)
+                await self.publisher.drained()
             while running is not None and not running.done():
                 running.cancel()  # again, because before Python 3.12 wait_for() may swallow it
                 await asyncio.wait([running], timeout=0.5)  # longer than a link takes to close
@@ -127,8 +130,7 @@ class Relay:
 
     def abandon(self) -> None:
         """In a forked child, abandons the parent's sockets."""
-        if self.connection.link is not None:
-            self.connection.link.abandon()
+        self.connection.abandon()
 
     # Calls into its loop
 
@@ -140,6 +142,19 @@ class Relay:
             return await function(*args)
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(function(*args), loop))
 
+    async def call_link(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+        """`call`, on the running loop if the link can be used there."""
+        if self.connection.use_here():
+            return await function(*args)
+        return await self.call(function, *args)
+
+    def near(self, callback: Callable[[], object]) -> None:
+        """Calls ``callback`` now if the link can be used here, and otherwise soon on its loop."""
+        if self.connection.use_here():
+            callback()
+        else:
+            self.soon(callback)
+
     def require_thread(self) -> None:
         """Starts.  Raises ``StoreUnavailable`` if it cannot."""
         if not self.start():
@@ -149,6 +164,10 @@ class Relay:
         """Calls ``callback`` on the relay's loop, if there is one."""
         if self.start():
             relay_loop().call_soon_threadsafe(callback)
+
+    def on_loop(self, callback: Callable[[], object]) -> None:
+        """Calls ``callback`` on the relay's loop, at once if this is it.  Starts nothing."""
+        call_on(relay_loop(), callback)
 
     def spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Runs a function on the relay's loop, before it ends.  It must not raise."""
@@ -201,3 +220,4 @@ class Relay:
         """See `connection.Owner`."""
         self.jobs.tell()
         self.groups.settle_soon()
+        self.publisher.flush_all()

@@ -7,7 +7,7 @@ import os
 import socket
 import struct
 
-__all__ = ["cut", "let_go"]
+__all__ = ["cut", "let_go", "replace", "socket_of"]
 
 # Of SO_LINGER: on, for no time.
 _AT_ONCE = struct.pack("ii", 1, 0)
@@ -21,7 +21,7 @@ def cut(writer: asyncio.StreamWriter | None) -> None:
     """
     if writer is None:
         return
-    sock = _socket_of(writer)
+    sock = socket_of(writer)
     if sock is not None and sock.family != getattr(socket, "AF_UNIX", None):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
     writer.transport.abort()
@@ -33,17 +33,21 @@ def let_go(writer: asyncio.StreamWriter | None) -> None:
     If it stayed open, the engine would not notice that the parent has died.  If it were closed now,
     its objects would later close another file with the same number.
     """
-    sock = None if writer is None else _socket_of(writer)
-    if sock is None:
-        return
+    sock = None if writer is None else socket_of(writer)
+    if sock is not None:
+        replace(sock.fileno())
+
+
+def replace(fd: int) -> None:
+    """Makes this descriptor one of the null device."""
     nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
-        os.dup2(nothing, sock.fileno(), inheritable=False)
+        os.dup2(nothing, fd, inheritable=False)
     finally:
         os.close(nothing)
 
 
-def _socket_of(writer: asyncio.StreamWriter) -> socket.socket | None:
+def socket_of(writer: asyncio.StreamWriter) -> socket.socket | None:
     """None if it is closed."""
     try:
         sock: socket.socket | None = writer.get_extra_info("socket")

@@ -271,7 +271,7 @@ async def test_link_that_is_lost_does_nothing_more(make_node, engine):
         link._lose("cut")
         await asyncio.wait_for(link._members.make(), 1)
         with pytest.raises(StoreUnavailable):
-            await asyncio.wait_for(link.want("jobs", 100, 1), 1)
+            await asyncio.wait_for(asyncio.wrap_future(link.want("jobs", 100, 1)), 1)
 
     await relay.call(lose)
 

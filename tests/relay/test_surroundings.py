@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from operator import methodcaller
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -12,7 +11,7 @@ from channels.exceptions import MessageTooLarge
 from django.core.exceptions import ImproperlyConfigured
 from django.db import transaction
 
-from channels_lite.relay import node
+from channels_lite.relay import node, outcome
 from channels_lite.relay.wire import Entry, Hello, encode
 from tests.conftest import TIMEOUT, received, until
 from tests.processes.conftest import wait_until
@@ -286,8 +285,10 @@ async def test_garbage_from_the_engine(nodes, caplog):
     for payload in garbage:
         for subject in (relay.subjects.process(token), relay.subjects.group("room"),
                         relay.subjects.everybody()):  # fmt: skip
-            publish = methodcaller("publish", [(subject, payload)], ())
-            await relay.call(relay.connection.do, publish)
+            await relay.call(
+                relay.connection.do,
+                lambda link: outcome(link.publish([(subject, payload)], ())),  # noqa: B023
+            )
     foreign = f"specific.{here._engine.token}!x"
     await relay.publisher.publish(relay.subjects.process(token), Entry(foreign, b"x", 60))
     await here.send(channel, {"type": "x"})

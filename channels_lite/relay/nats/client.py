@@ -3,22 +3,29 @@
 Facts: nats-py has a queue and a task for each subscription, so messages on different subjects are
 dispatched out of order.  Its ``flush()`` sends the ping before the buffered data, so the answer
 confirms nothing.
-So: each message is dispatched in the callback that receives it, in the order of the connection, and
+So: each message is dispatched by the thread that reads it, in the order of the connection, and
 commands are written in one piece, followed by their ping.
+
+Thread: the relay's loop, except where a docstring says "any thread".  One lock guards what is
+written, so that answers come in its order.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from typing import Any, cast
 
 from nats.aio.client import Client
 from nats.errors import Error, ProtocolError, UnexpectedEOF
 
-from channels_lite.loops import fail
-from channels_lite.relay.protocol import ReadProtocol
+from channels_lite.loops import soon
+from channels_lite.relay import Published, confirmed, failed
+from channels_lite.relay.sockets import let_go
+from channels_lite.relay.streams import Stream, stream_of
 
 __all__ = ["STEP", "OrderedClient", "pub"]
 
@@ -32,15 +39,22 @@ class OrderedClient(Client):
     def __init__(self, take: Callable[[int, str, str, bytes, bytes], None]) -> None:
         super().__init__()
         self._take = take
-        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        #: What the server has not confirmed.
+        self._unconfirmed: deque[Published] = deque()
         self._ending: set[asyncio.Task[None]] = set()
+        self.stream: Stream | None = None
 
-    # Reading: called by nats-py's connect(), by its parser, or by the transport.
+    # Reading: called by nats-py's connect(), by its parser, or by the stream.
 
     async def _read_loop(self) -> None:
-        transport = cast("Any", self._transport)
-        reader: asyncio.StreamReader = transport._io_reader  # noqa: SLF001
-        ReadProtocol(reader, transport._io_writer, self._received, self._has_ended)  # noqa: SLF001
+        """The stream reads."""
+
+    async def begin(self) -> None:
+        """Takes over the connection that nats-py has opened."""
+        reader: asyncio.StreamReader = cast("Any", self._transport)._io_reader  # noqa: SLF001
+        self.stream = stream_of(reader, self.writer(), self._received, self._has_ended)
         if reader.exception() is None:
             reader.feed_eof()
             self._received(await reader.read())  # what came before; it does not wait
@@ -65,7 +79,11 @@ class OrderedClient(Client):
             await self._process_op_err(error)
 
     def _soon(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
+        """Runs it on the relay's loop.  Any thread."""
+        soon(self._loop, lambda: self._begin_to_end(coroutine))
+
+    def _begin_to_end(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(coroutine)
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
@@ -86,10 +104,8 @@ class OrderedClient(Client):
 
     async def _process_pong(self) -> None:
         self._pings_outstanding = 0
-        if self._waiting:
-            future = self._waiting.popleft()
-            if not future.done():
-                future.set_result(None)
+        if self._unconfirmed:
+            confirmed(self._unconfirmed.popleft())
 
     # Writing
 
@@ -101,27 +117,28 @@ class OrderedClient(Client):
         self._current_server = self._server_pool[0]
         await self._connect_to_server(self._current_server)
 
-    def write(self, commands: bytes) -> asyncio.Future[Any]:
-        """Writes them; done, with None, when the server has them."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
-        self.write_only(commands + b"PING\r\n")
-        return future
+    def write(self, commands: bytes) -> Published:
+        """Writes them; done, with None, when the server has them.  Any thread."""
+        published: Published = Future()
+        with self._lock:
+            self._unconfirmed.append(published)
+            self.write_only(commands + b"PING\r\n")
+        return published
 
     def write_only(self, commands: bytes) -> None:
-        """The same, and nobody asks."""
-        if self._transport is not None and not self.is_closed:
-            self._transport.write(commands)
+        """The same, and nobody asks.  Any thread."""
+        if self.stream is not None:
+            self.stream.write(commands)
 
     @property
     def is_waiting(self) -> bool:
         """Whether there is something of which nobody knows whether the server has it."""
-        return bool(self._waiting)
+        return bool(self._unconfirmed)
 
     def fail(self, error: Exception) -> None:
         """For those who wait: the connection is gone."""
-        while self._waiting:
-            fail(self._waiting.popleft(), error)
+        while self._unconfirmed:
+            failed(self._unconfirmed.popleft(), error)
 
     @property
     def info(self) -> dict[str, Any]:
@@ -132,6 +149,19 @@ class OrderedClient(Client):
         """asyncio's, if there is a connection."""
         transport = self._transport
         return getattr(transport, "_io_writer", None)
+
+    def end(self) -> None:
+        """The connection is closed."""
+        if self.stream is not None:
+            self.stream.close()
+            self.stream = None
+
+    def abandon(self) -> None:
+        """In a forked child."""
+        if self.stream is not None:
+            self.stream.abandon()
+        else:
+            let_go(self.writer())
 
     def drop(self) -> None:
         """Ends a connection that was never finished."""

@@ -7,7 +7,7 @@ acknowledged to make room.  Each capacity has its own stream, because it is a pr
 There is one pull request for each waiting coroutine.  It ends when it is served, or expires.  Then
 another one replaces it while the coroutine waits.
 
-Thread: the relay's loop.
+Thread: any loop that may use the link; jobs come on any thread.  One lock guards all state.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
+import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 from channels_lite.clock import ticks
@@ -42,6 +45,8 @@ PULL = 20.0
 ACKNOWLEDGED = 0.01
 # JetStream's error of a full subject; the status of a pull request that has expired.
 FULL, EXPIRED = 10077, "408"
+# A pull request.
+ONE = json.dumps({"batch": 1, "expires": int(PULL * 1e9)}).encode()
 #: What is before the data of a job: seconds that it had to live when it was put.
 TTL = struct.Struct("!d")
 
@@ -72,15 +77,18 @@ class Jobs:
         requests: Requests,
         streams: Streams,
         came: Callable[[str, bytes, float], None],
-        keep: Callable[[Coroutine[Any, Any, None]], None],
+        keep: Callable[[Callable[[], Coroutine[Any, Any, None]]], None],
     ) -> None:
         self._prefix = settings.prefix
         self._expiry = settings.expiry
         self._requests = requests
         self._streams = streams
-        #: Hands a job to the layer; and runs a coroutine until the link is lost.
+        #: Hands a job to the layer; and runs a coroutine on the relay's loop until the link is
+        #: lost.
         self._came = came
         self._keep = keep
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
         #: By plain channel: its capacity, and how many are still wanted.
         self._wanted: dict[str, tuple[int | None, int]] = {}
         #: By plain channel: the pull requests under way, one for a job, and until when; they are
@@ -167,13 +175,16 @@ class Jobs:
 
     # Taking
 
-    def want(self, channel: str, capacity: int | None, total: int) -> asyncio.Future[None] | None:
+    def want(self, channel: str, capacity: int | None, total: int) -> Future[None] | None:
         """Requests the jobs that are not requested yet.  See `Link`."""
-        self._wanted[channel] = capacity, total
-        if total <= len(self._pulls.setdefault(channel, {})):
-            return None
-        if (channel, capacity) not in self._made:
-            return asyncio.ensure_future(self._make_and_pull(channel, capacity))
+        with self._lock:
+            self._wanted[channel] = capacity, total
+            if total <= len(self._pulls.setdefault(channel, {})):
+                return None
+            is_made = (channel, capacity) in self._made
+        if not is_made:
+            making = self._make_and_pull(channel, capacity)
+            return asyncio.run_coroutine_threadsafe(making, self._loop)
         self._pull(channel, capacity)
         return None
 
@@ -184,21 +195,21 @@ class Jobs:
         self._pull(channel, capacity)
 
     def _pull(self, channel: str, capacity: int | None) -> None:
-        requests, pulls = self._requests, self._pulls[channel]
-        commands = []
-        request = json.dumps({"batch": 1, "expires": int(PULL * 1e9)}).encode()
+        requests, commands = self._requests, []
         consumer = f"{self._stream(capacity)}.{escape(channel)}"
-        while len(pulls) < self._wanted.get(channel, (capacity, 0))[1]:
-            number = f"p{requests.number()}"
-            pulls[number] = ticks() + PULL
-            reply = f"{requests.inbox}.{number}"
-            commands.append(pub(f"$JS.API.CONSUMER.MSG.NEXT.{consumer}", request, reply))
+        with self._lock:
+            pulls = self._pulls[channel]
+            while len(pulls) < self._wanted.get(channel, (capacity, 0))[1]:
+                number = f"p{requests.number()}"
+                pulls[number] = ticks() + PULL
+                reply = f"{requests.inbox}.{number}"
+                commands.append(pub(f"$JS.API.CONSUMER.MSG.NEXT.{consumer}", ONE, reply))
         requests.client.write_only(b"".join(commands))
 
     def take(self, subject: str, reply: str, payload: bytes) -> None:
         """Takes a job that the server has delivered."""
         if self._streams.replicas > 1:
-            self._keep(self._claim(subject, reply, payload))
+            self._keep(partial(self._claim, subject, reply, payload))
         else:
             self._requests.client.write_only(pub(reply, b""))
             self._taken(subject, reply, payload, is_ours=True)
@@ -224,46 +235,53 @@ class Jobs:
 
     def _taken(self, subject: str, reply: str, payload: bytes, *, is_ours: bool) -> None:
         channel = unescape(subject.rpartition(".")[2])
-        pulls = self._pulls.get(channel)
-        if pulls:
-            del pulls[next(iter(pulls))]
-        capacity, total = self._wanted.get(channel, (None, 0))
-        if not is_ours or len(payload) < TTL.size:
-            self._again(channel, capacity, 0)
-            return
-        self._wanted[channel] = capacity, max(0, total - 1)
+        is_ours = is_ours and len(payload) >= TTL.size
         age = ticks() - Delivery.of(reply).at
-        self._offset = min(self._offset, age)
+        with self._lock:
+            pulls = self._pulls.get(channel)
+            if pulls:
+                del pulls[next(iter(pulls))]
+            capacity, total = self._wanted.get(channel, (None, 0))
+            if is_ours:
+                self._wanted[channel] = capacity, max(0, total - 1)
+                self._offset = min(self._offset, age)
+        if not is_ours:
+            self._again(channel, 0)
+            return
         ttl = TTL.unpack_from(payload)[0] - (age - self._offset)
         self._came(channel, payload[TTL.size :], ttl)
 
     def ended(self, number: str, status: str) -> None:
         """A pull request has ended: it has expired, or its consumer is gone."""
-        for channel, pulls in self._pulls.items():
-            if pulls.pop(number, None) is not None:
-                capacity, total = self._wanted.get(channel, (None, 0))
+        with self._lock:
+            ended = [each for each, pulls in self._pulls.items() if pulls.pop(number, None)]
+            for channel in ended:
+                capacity, _ = self._wanted.get(channel, (None, 0))
                 if status != EXPIRED:
                     self._made.discard((channel, capacity))
-                if total > len(pulls):
-                    self._again(channel, capacity, 0 if status == EXPIRED else AGAIN)
+        for channel in ended:
+            self._again(channel, 0 if status == EXPIRED else AGAIN)
 
     def renew(self) -> None:
         """Repeats old requests that were never answered."""
-        for channel, pulls in self._pulls.items():
-            late = [number for number, until in pulls.items() if ticks() > until + STEP]
-            for number in late:
-                del pulls[number]
-            capacity, total = self._wanted.get(channel, (None, 0))
-            if late and total > len(pulls):
-                self._again(channel, capacity, 0)
+        renewed = set()
+        with self._lock:
+            for channel, pulls in self._pulls.items():
+                for number in [each for each, until in pulls.items() if ticks() > until + STEP]:
+                    del pulls[number]
+                    renewed.add(channel)
+        for channel in renewed:
+            self._again(channel, 0)
 
-    def _again(self, channel: str, capacity: int | None, after: float) -> None:
+    def _again(self, channel: str, after: float) -> None:
+        """Requests, after so many seconds, what is still wanted."""
+
         async def again() -> None:
             await asyncio.sleep(after)
-            _, total = self._wanted.get(channel, (capacity, 0))
+            capacity, total = self._wanted.get(channel, (None, 0))
             wanting = self.want(channel, capacity, total)
             if wanting is not None:
                 with suppress(StoreUnavailable):  # `renew`, or the next link
-                    await wanting
+                    await asyncio.wrap_future(wanting)
 
-        self._keep(again())
+        self._keep(again)

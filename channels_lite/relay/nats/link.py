@@ -1,7 +1,7 @@
 """A connection to NATS: its subscriptions, its publishes, and what comes.
 
-Thread: the relay's loop.  Requests, jobs and memberships have their own state; this class has that
-of the connection.
+Thread: the relay's loop, except where a docstring says "any loop" or "any thread".  Requests, jobs
+and memberships have their own state; this class has that of the connection.
 """
 
 from __future__ import annotations
@@ -9,20 +9,31 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
+from channels_lite.clock import ticks
 from channels_lite.errors import StoreUnavailable
 from channels_lite.history import Limit, Limits
-from channels_lite.relay import Listener, Page, Published, Recent, Settings
+from channels_lite.loops import soon
+from channels_lite.relay import (
+    Listener,
+    Page,
+    Published,
+    Recent,
+    Settings,
+    outcome,
+)
 from channels_lite.relay.nats import servers
 from channels_lite.relay.nats.client import STEP, OrderedClient, pub
 from channels_lite.relay.nats.histories import Histories
 from channels_lite.relay.nats.jobs import Jobs
-from channels_lite.relay.nats.members import Asked, Members
+from channels_lite.relay.nats.members import Members, Publication
 from channels_lite.relay.nats.requests import NO_RESPONDERS, Requests
 from channels_lite.relay.nats.streams import Streams
-from channels_lite.relay.sockets import cut, let_go
+from channels_lite.relay.sockets import cut
 
 __all__ = ["NatsLink"]
 
@@ -37,7 +48,8 @@ class NatsLink:
         self._settings = settings
         self._listener = listener
         self._client = OrderedClient(self._take)
-        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.lost: asyncio.Future[str] = self._loop.create_future()
         self.max_payload = 1024 * 1024
         self.engine = "NATS"
         self._error: Exception | None = None
@@ -47,13 +59,26 @@ class NatsLink:
         self._requests = Requests(self._client, settings.token)
         streams = self._streams = Streams(settings, self._requests)
         self._jobs = Jobs(settings, self._requests, streams, listener.job_came, self._keep)
-        self._members = Members(settings, self._requests, streams)
+        self._members = Members(settings, self._requests, streams, self._keep)
+        #: Those to groups that are not done.
+        self._publications: set[Publication] = set()
         self._histories = Histories(settings, self._requests, streams)
 
     @classmethod
     def check(cls, settings: Settings) -> None:
         """Checks the URL and the options of nats-py."""
         servers.check(settings)
+
+    @property
+    def is_shared(self) -> bool:
+        """See `Link`."""
+        stream = self._client.stream
+        return stream is not None and stream.is_shared
+
+    def use_here(self) -> None:
+        """See `Link`.  Any loop."""
+        if self._client.stream is not None:
+            self._client.stream.use_here()
 
     @property
     def lack(self) -> str:
@@ -77,13 +102,14 @@ class NatsLink:
                 "with -js"
             )
         commands = [self._sub(f"{self._requests.inbox}.*"), *map(self._sub, subjects)]
+        await self._client.begin()
         try:
             await asyncio.wait_for(self._write(b"".join(commands)), STEP)
         except (TimeoutError, asyncio.TimeoutError):
             raise StoreUnavailable(f"it did not answer within {STEP:.0f} s") from None
         if not self.lack:
             # Nobody waits for it: a cluster may have no leader yet, and who joins makes it, too.
-            self._keep(self._members.make())
+            self._keep(self._members.make)
 
     async def _connect(self) -> None:
         found = servers.servers_of(self._settings.url)
@@ -100,9 +126,14 @@ class NatsLink:
                 self._client.drop()
                 self._client = self._requests.client = OrderedClient(self._take)
 
-    def _keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Runs it until the link is lost."""
-        task = asyncio.get_running_loop().create_task(coroutine)
+    def _keep(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Runs it on the relay's loop until the link is lost.  Any thread."""
+        soon(self._loop, partial(self._begin, function))
+
+    def _begin(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        if self.lost.done():
+            return
+        task = self._loop.create_task(function())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -128,6 +159,9 @@ class NatsLink:
         """By the protocol's own."""
         await self._write(b"")
         self._jobs.renew()
+        for publication in list(self._publications):
+            if ticks() > publication.until:  # its loop does not run any more
+                publication.give_up()
 
     async def close(self) -> None:
         """Ends it, whether the server listens or not."""
@@ -144,19 +178,24 @@ class NatsLink:
             self._error = closing.exception()  # type: ignore[assignment]
         if writer is not None:
             writer.transport.abort()
+        self._loop.call_soon(self._client.end)  # when asyncio has closed it
 
     def abandon(self) -> None:
         """In a forked child."""
-        let_go(self._client.writer())
+        self._client.abandon()
 
     # Subjects
 
     def _write(self, commands: bytes) -> asyncio.Future[Any]:
         """Done when the server has them."""
-        written = self._client.write(commands)
+        return outcome(self._publish(commands))
+
+    def _publish(self, commands: bytes) -> Published:
+        """The same.  Any loop."""
+        published = self._client.write(commands)
         if self.lost.done():
             self._client.fail(StoreUnavailable(self.lost.result()))
-        return written
+        return published
 
     def _sub(self, subject: str) -> bytes:
         self._last_sid += 1
@@ -174,22 +213,20 @@ class NatsLink:
             await self._write(f"UNSUB {sid}\r\n".encode())
 
     def publish(self, parcels: Sequence[tuple[str, bytes]], groups: Sequence[str]) -> Published:
-        """In one piece with the question whether the groups have plain channels in them."""
-        commands = [pub(subject, payload) for subject, payload in parcels]
-        asked: Asked = {}
-        for group in () if self.lack else groups:
-            asked[group], command = self._members.begin(group)
-            commands.append(command)
-        written = self._write(b"".join(commands))
-        if not asked:
-            return written
-        return asyncio.ensure_future(self._with_members(written, asked))
+        """In one piece with the question whether the groups have plain channels in them.
 
-    async def _with_members(
-        self, written: asyncio.Future[Any], asked: Asked
-    ) -> dict[str, list[str]] | None:
-        await written
-        return {group: await self._members.finish(group, asked[group]) for group in asked}
+        Any loop.
+        """
+        commands = [pub(subject, payload) for subject, payload in parcels]
+        if self.lack or not groups:
+            return self._publish(b"".join(commands))
+        publication = Publication(groups)
+        self._publications.add(publication)
+        publication.published.add_done_callback(lambda _: self._publications.discard(publication))
+        publication.begin()
+        commands += [self._members.ask(group, publication) for group in groups]
+        self._publish(b"".join(commands)).add_done_callback(publication.written)
+        return publication.published
 
     async def ask(self, subject: str, payload: bytes) -> bytes | None:
         """The server says at once where nobody subscribes."""
@@ -201,7 +238,7 @@ class NatsLink:
         await self._write(pub(reply, payload))
 
     def _take(self, sid: int, subject: str, reply: str, data: bytes, headers: bytes) -> None:
-        """Everything that comes, in the order of the connection."""
+        """Everything that comes, in the order of the connection.  Any thread."""
         inbox = self._requests.inbox
         if subject.startswith(inbox):
             number = subject[len(inbox) + 1 :]
@@ -217,15 +254,15 @@ class NatsLink:
     # JetStream
 
     async def put(self, channel: str, data: bytes, ttl: float, capacity: int | None) -> bool:
-        """By a request."""
+        """By a request.  Any loop."""
         return await self._jobs.put(channel, data, ttl, capacity)
 
     async def put_back(self, channel: str, data: bytes, ttl: float, capacity: int | None) -> bool:
         """As the last one, for a stream has one end."""
         return await self._jobs.put(channel, data, ttl, capacity)
 
-    def want(self, channel: str, capacity: int | None, total: int) -> asyncio.Future[None] | None:
-        """By pull requests."""
+    def want(self, channel: str, capacity: int | None, total: int) -> Future[None] | None:
+        """By pull requests.  Any loop."""
         return self._jobs.want(channel, capacity, total)
 
     async def join(self, group: str, channel: str, expiry: float) -> None:
@@ -245,7 +282,8 @@ class NatsLink:
     ) -> list[str]:
         """By a request; what is published then asks for the plain channels, too."""
         await self._histories.append(group, data, limit)
-        return (await self.publish([told], [group]) or {}).get(group, [])
+        members = await outcome(self.publish([told], [group]))
+        return (members or {}).get(group, [])
 
     async def recent(self, row: int | None, age: float, limit_of: Limits) -> Recent:
         """See `Link`."""

@@ -2,17 +2,23 @@
 
 A further subject says that a group has any.  It is read first, because most groups have none.
 
-Thread: the relay's loop.
+Thread: the relay's loop, except where a docstring says "any loop" or "any thread".
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import threading
+from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
+from channels_lite.clock import ticks
 from channels_lite.errors import StoreUnavailable
-from channels_lite.relay import Settings
+from channels_lite.loops import call_on
+from channels_lite.relay import Published, Settings, confirmed, failed
 from channels_lite.relay.nats.client import STEP
 from channels_lite.relay.nats.requests import (
     AGAIN,
@@ -25,24 +31,81 @@ from channels_lite.relay.nats.requests import (
 from channels_lite.relay.nats.streams import Streams
 from channels_lite.relay.wire import escape, unescape
 
-__all__ = ["Members"]
+__all__ = ["Members", "Publication"]
 
 # Seconds for which a group's plain channels are waited for, where a cluster has no leader.
 NO_LEADER = 0.5
 
-#: The answer whether a group has any; None: it could not be asked yet.
-Asked = dict[str, "asyncio.Future[Reply] | None"]
+
+class Publication:
+    """What was published to groups, and the question for their plain channels.
+
+    It is done even if its loop has ended.  Thread: any.  One lock guards all state.
+    """
+
+    def __init__(self, groups: Iterable[str]) -> None:
+        self.published: Published = Future()
+        #: Until when the plain channels are waited for.
+        self.until = ticks() + NO_LEADER
+        self._lock = threading.Lock()
+        self._is_written = False
+        self._unknown = set(groups)
+        self._members: dict[str, list[str]] = {}
+
+    def begin(self) -> None:
+        """Counts the time on the running loop."""
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(NO_LEADER, self.give_up)
+        self.published.add_done_callback(lambda _: call_on(loop, timer.cancel))
+
+    def written(self, written: Published) -> None:
+        """The server has what was published, or not."""
+        error = written.exception()
+        if error is not None:
+            failed(self.published, error)
+            return
+        with self._lock:
+            self._is_written = True
+        self._check()
+
+    def found(self, group: str, channels: list[str]) -> None:
+        """The plain channels of a group."""
+        with self._lock:
+            self._unknown.discard(group)
+            if channels:
+                self._members[group] = channels
+        self._check()
+
+    def give_up(self) -> None:
+        """Waits no longer for plain channels, because the cluster has no leader."""
+        with self._lock:
+            self._unknown.clear()
+        self._check()
+
+    def _check(self) -> None:
+        with self._lock:
+            is_done = self._is_written and not self._unknown
+        if is_done:
+            confirmed(self.published, self._members)
 
 
 class Members:
     """Knows whether the stream is there."""
 
-    def __init__(self, settings: Settings, requests: Requests, streams: Streams) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        requests: Requests,
+        streams: Streams,
+        keep: Callable[[Callable[[], Coroutine[Any, Any, None]]], None],
+    ) -> None:
         self._prefix = settings.prefix
         self._group_expiry = settings.group_expiry
         self._requests = requests
         self._streams = streams
         self._stream = f"{settings.prefix}_members"
+        #: Runs a coroutine on the relay's loop until the link is lost.
+        self._keep = keep
         self._is_made = asyncio.Event()
 
     async def make(self) -> None:
@@ -99,22 +162,29 @@ class Members:
         found = (said.get("state") or {}).get("subjects") or {}
         return sorted(unescape(each[len(name) + 1 :]) for each in found)
 
-    def begin(self, group: str) -> tuple[asyncio.Future[Reply] | None, bytes]:
-        """What asks whether a group has any, and its answer; `finish` waits for it."""
+    def ask(self, group: str, publication: Publication) -> bytes:
+        """What asks whether a group has any.  Any loop."""
         if not self._is_made.is_set():
-            return None, b""  # nobody would answer
-        return self._requests.begin(f"$JS.API.DIRECT.GET.{self._stream}.{self._subject(group)}")
+            self._keep(partial(self._find, group, publication))
+            return b""  # nobody would answer
+        subject = f"$JS.API.DIRECT.GET.{self._stream}.{self._subject(group)}"
+        answered = partial(self._answered, group, publication)
+        number, command = self._requests.call(answered, subject)
+        publication.published.add_done_callback(lambda _: self._requests.forget(number))
+        return command
 
-    async def finish(self, group: str, answer: asyncio.Future[Reply] | None) -> list[str]:
-        """The plain channels in a group, for which `begin` has asked."""
+    def _answered(
+        self, group: str, publication: Publication, reply: Reply | None, error: Exception | None
+    ) -> None:
+        """Any thread."""
+        if reply is None or reply.status:
+            publication.found(group, [])  # if the link is lost, it fails anyway
+        else:
+            self._keep(partial(self._find, group, publication))
+
+    async def _find(self, group: str, publication: Publication) -> None:
+        await self._is_made.wait()
         try:
-            return await asyncio.wait_for(self._finish(group, answer), NO_LEADER)
-        except (TimeoutError, asyncio.TimeoutError):
-            return []
-
-    async def _finish(self, group: str, answer: asyncio.Future[Reply] | None) -> list[str]:
-        if answer is None:
-            await self._is_made.wait()
-        elif (await answer).status:
-            return []
-        return await self.of(group)
+            publication.found(group, await self.of(group))
+        except StoreUnavailable as error:
+            failed(publication.published, error)

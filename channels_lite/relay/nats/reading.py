@@ -7,7 +7,7 @@ Fact: with a wildcard, this number may be wrong (nats-server 2.9 leaves messages
 were deleted; the releases after it have counted too many).  So it never says that a reader has
 everything.
 
-Thread: the relay's loop.
+Thread: the relay's loop; messages come on any thread.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 from channels_lite.errors import StoreUnavailable
-from channels_lite.loops import settle
+from channels_lite.loops import resolve
 from channels_lite.relay.nats.client import pub
 from channels_lite.relay.nats.jobs import Delivery
 from channels_lite.relay.nats.requests import NO_STREAM, Requests, code_of, said_by
@@ -170,7 +170,7 @@ class Reader:
         if reading is not None:
             reading.found.append(Found(subject, delivery.sequence, data))
             if len(reading.found) == reading.count:
-                settle(reading.is_done)
+                resolve(reading.is_done, None)
 
 
 def _from(start: int) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 An answer comes to the inbox of this process, with the number of its request.
 
-Thread: the relay's loop.
+Thread: any loop that may use the link; answers come on any thread.  The dictionary of requests is
+only changed key by key, so it needs no lock.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from channels_lite.errors import StoreUnavailable
-from channels_lite.loops import fail
+from channels_lite.loops import reject, resolve
 from channels_lite.relay.nats.client import OrderedClient, pub
 
 __all__ = ["AGAIN", "NO_RESPONDERS", "NO_STREAM", "Reply", "Requests", "code_of", "said_by"]
@@ -31,6 +34,17 @@ class Reply(NamedTuple):
     status: str
 
 
+#: Called with an answer, or an error, on any thread.
+Answered = Callable[["Reply | None", "Exception | None"], object]
+
+
+def _tell(future: asyncio.Future[Reply], reply: Reply | None, error: Exception | None) -> None:
+    if reply is not None:
+        resolve(future, reply)
+    elif error is not None:
+        reject(future, error)
+
+
 class Requests:
     """Owns those that are not answered."""
 
@@ -42,7 +56,7 @@ class Requests:
         self.lack = ""
         #: Why the connection is lost; None if it is not.
         self._error: Exception | None = None
-        self._answers: dict[str, asyncio.Future[Reply]] = {}
+        self._answers: dict[str, Answered] = {}
         self._numbers = itertools.count()
 
     @property
@@ -54,20 +68,28 @@ class Requests:
         """A new one."""
         return f"{next(self._numbers):x}"
 
+    def call(self, then: Answered, subject: str, payload: bytes = b"") -> tuple[str, bytes]:
+        """The number of a request, and what asks once it is written.  ``then`` is called once."""
+        number = self.number()
+        self._answers[number] = then
+        if self._error is not None and self._answers.pop(number, None) is not None:
+            then(None, self._error)
+        return number, pub(subject, payload, f"{self.inbox}.{number}")
+
+    def forget(self, number: str) -> None:
+        """Nobody waits for the answer, which is late, or never comes."""
+        self._answers.pop(number, None)
+
     def begin(self, subject: str, payload: bytes = b"") -> tuple[asyncio.Future[Reply], bytes]:
         """What will be answered, and what asks for it once it is written."""
-        number = self.number()
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._answers[number] = answer
-        # A request that timed out is answered late, or never.
-        answer.add_done_callback(lambda _: self._answers.pop(number, None))
-        return answer, pub(subject, payload, f"{self.inbox}.{number}")
+        number, command = self.call(partial(_tell, answer), subject, payload)
+        answer.add_done_callback(lambda _: self.forget(number))
+        return answer, command
 
     async def ask(self, subject: str, payload: bytes = b"") -> Reply:
         """The answer to it."""
         answer, command = self.begin(subject, payload)
-        if self._error is not None:
-            fail(answer, self._error)
         self.client.write_only(command)
         return await answer
 
@@ -83,17 +105,18 @@ class Requests:
     def answered(self, number: str, data: bytes, status: str) -> bool:
         """Takes an answer.  False if it is to none of these requests."""
         answer = self._answers.pop(number, None)
-        if answer is not None and not answer.done():
+        if answer is not None:
             # A direct answer has headers of its own, and no status.
-            answer.set_result(Reply(data, status if status.strip().isdigit() else ""))
+            answer(Reply(data, status if status.strip().isdigit() else ""), None)
         return answer is not None
 
     def fail(self, error: Exception) -> None:
         """The connection is lost."""
         self._error = error
-        for answer in list(self._answers.values()):
-            fail(answer, error)
-        self._answers.clear()
+        for number in list(self._answers):
+            answer = self._answers.pop(number, None)
+            if answer is not None:
+                answer(None, error)
 
 
 def code_of(said: dict[str, Any]) -> int:

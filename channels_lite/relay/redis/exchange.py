@@ -1,21 +1,23 @@
 """Commands to Redis, and its replies, on a connection that redis-py has opened.
 
-hiredis parses what is received.  Without hiredis, redis-py reads, which is slower.
+hiredis parses what is received.  Without hiredis, redis-py reads on the relay's loop, which is
+slower.
 
-Thread: the relay's loop.
+Thread: the relay's loop, except where a docstring says "any thread".
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, cast
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import InvalidResponse, RedisError, ResponseError
 
-from channels_lite.relay.protocol import ReadProtocol
 from channels_lite.relay.redis.client import reason_of
+from channels_lite.relay.sockets import let_go
+from channels_lite.relay.streams import Stream, stream_of
 
 try:
     import hiredis
@@ -33,37 +35,47 @@ class Exchange:
     """Owns the connection from `begin` until it is lost."""
 
     def __init__(self, take: Callable[[Any], None], lose: Callable[[str], None]) -> None:
-        #: Called with each reply, in order.  One that is an error is a ``ResponseError``.
+        #: Called with each reply, in order, on any thread.  One that is an error is a
+        #: ``ResponseError``.
         self._take = take
         #: Called with the reason when the connection is lost.
         self._lose = lose
         self._connection: AbstractConnection | None = None
-        self._writer: asyncio.StreamWriter | None = None
+        self.stream: Stream | None = None
         self._reading: asyncio.Task[None] | None = None
         self._parser: Any = None
 
     def begin(self, connection: AbstractConnection) -> None:
         """Takes over a connection that waits for no reply."""
         self._connection = connection
-        reader = cast("asyncio.StreamReader", connection._reader)
-        writer = self._writer = cast("asyncio.StreamWriter", connection._writer)  # noqa: SLF001
         if hiredis is None:
             self._reading = asyncio.get_running_loop().create_task(self._read(connection))
             return
         self._parser = hiredis.Reader(
             protocolError=InvalidResponse, replyError=ResponseError, notEnoughData=_NOTHING
         )
-        ReadProtocol(reader, writer, self._received, self._lost)
+        reader = cast("asyncio.StreamReader", connection._reader)
+        self.stream = stream_of(reader, self._writer(), self._received, self._lost)
+
+    @property
+    def is_shared(self) -> bool:
+        """See `channels_lite.relay.Link`."""
+        return self.stream is not None and self.stream.is_shared
+
+    def use_here(self) -> None:
+        """The same.  Any loop."""
+        if self.stream is not None:
+            self.stream.use_here()
+
+    def _writer(self) -> asyncio.StreamWriter:
+        return cast("asyncio.StreamWriter", getattr(self._connection, "_writer", None))
 
     def write(self, *commands: tuple[Any, ...]) -> None:
-        """Writes commands in one piece."""
-        if self._connection is None or self._writer is None:
-            return
-        if hiredis is None:
-            packed: Iterable[bytes] = self._connection.pack_commands(commands)
-        else:
-            packed = map(pack_command, commands)
-        self._writer.write(b"".join(packed))
+        """Writes commands in one piece.  Any thread."""
+        if self.stream is not None:
+            self.stream.write(b"".join(map(pack_command, commands)))
+        elif self._connection is not None and self._writer() is not None:
+            self._writer().write(b"".join(self._connection.pack_commands(commands)))
 
     def end(self) -> None:
         """Takes no more replies."""
@@ -71,13 +83,27 @@ class Exchange:
             self._reading.cancel()
         self._parser = None
 
+    def close(self) -> None:
+        """The connection is closed."""
+        if self.stream is not None:
+            self.stream.close()
+            self.stream = None
+
+    def abandon(self) -> None:
+        """In a forked child."""
+        if self.stream is not None:
+            self.stream.abandon()
+        else:
+            let_go(self._writer())
+
     def _received(self, data: bytes) -> None:
-        if self._parser is None:
+        parser = self._parser
+        if parser is None:
             return
         try:
-            self._parser.feed(data)
+            parser.feed(data)
             # A reply may end it.
-            while self._parser is not None and (reply := self._parser.gets()) is not _NOTHING:
+            while self._parser is not None and (reply := parser.gets()) is not _NOTHING:
                 self._take(reply)
         except RedisError as error:
             self._lose(reason_of(error))

@@ -2,19 +2,20 @@
 
 What is subscribed to is confirmed on it, among the messages.
 
-Thread: the relay's loop.
+Thread: the relay's loop; messages come on any thread.  One lock guards what is not confirmed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis.exceptions import ResponseError
 
 from channels_lite.errors import StoreUnavailable
-from channels_lite.loops import fail
+from channels_lite.loops import reject, resolve
 from channels_lite.relay.redis.client import reason_of
 from channels_lite.relay.redis.exchange import Exchange
 
@@ -29,6 +30,7 @@ class Feed:
         self._came = came
         self._lose = lose
         self._reason = ""
+        self._lock = threading.Lock()
         self._waiting: dict[tuple[bytes, str], list[asyncio.Future[None]]] = {}
 
     def _take(self, said: Any) -> None:
@@ -42,14 +44,14 @@ class Feed:
             self._confirmed(kind, "" if kind == b"pong" else what[0].decode())
 
     def _confirmed(self, kind: bytes, name: str) -> None:
-        waiting = self._waiting.get((kind, name))
-        if not waiting:
-            return
-        future = waiting.pop(0)
-        if not waiting:
-            del self._waiting[kind, name]
-        if not future.done():
-            future.set_result(None)
+        with self._lock:
+            waiting = self._waiting.get((kind, name))
+            if not waiting:
+                return
+            future = waiting.pop(0)
+            if not waiting:
+                del self._waiting[kind, name]
+        resolve(future, None)
 
     async def subscribe(self, *subjects: str) -> None:
         """Returns when all are confirmed.  Raises ``StoreUnavailable``."""
@@ -66,21 +68,22 @@ class Feed:
     async def _say(
         self, verb: str, subjects: Sequence[str], names: Sequence[str], kind: bytes
     ) -> None:
-        if self._reason:
-            raise StoreUnavailable(self._reason)
-        futures: list[asyncio.Future[None]] = []
-        for name in names:
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.setdefault((kind, name), []).append(future)
-            futures.append(future)
+        loop = asyncio.get_running_loop()
+        futures: list[asyncio.Future[None]] = [loop.create_future() for _ in names]
+        with self._lock:
+            if self._reason:
+                raise StoreUnavailable(self._reason)
+            for name, future in zip(names, futures, strict=True):
+                self._waiting.setdefault((kind, name), []).append(future)
         self.exchange.write((verb, *subjects))
         for future in futures:
             await future
 
     def fail(self, reason: str) -> None:
         """The connection is lost."""
-        self._reason = reason
-        waiting, self._waiting = self._waiting, {}
+        with self._lock:
+            self._reason = reason
+            waiting, self._waiting = self._waiting, {}
         for futures in waiting.values():
             for future in futures:
-                fail(future, StoreUnavailable(reason))
+                reject(future, StoreUnavailable(reason))

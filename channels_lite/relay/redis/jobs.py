@@ -5,17 +5,20 @@ otherwise appends it to the list, if there is room.  Another script takes jobs, 
 to the waiting list.  Both use Redis's clock.  So the list holds jobs only while no process waits.
 A job costs its sender one round trip, and its worker at most one.
 
-Thread: the relay's loop.
+Thread: any loop that may use the link; jobs come on any thread.  One lock guards all state.
 """
 
 from __future__ import annotations
 
-import asyncio
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
-from channels_lite.relay import Settings
-from channels_lite.relay.redis.pipeline import Pipeline
+from channels_lite.errors import StoreUnavailable
+from channels_lite.relay import Published, Settings, confirmed, failed, outcome
+from channels_lite.relay.redis.pipeline import Pipeline, script
 from channels_lite.relay.redis.scripts import PUT, TAKE
 
 __all__ = ["Jobs"]
@@ -39,6 +42,7 @@ class Jobs:
         self._subjects = f"{settings.prefix}.j."
         #: That of this process.
         self.subject = f"{self._subjects}{self._token}"
+        self._lock = threading.Lock()
         #: By plain channel: jobs that we are entered for.
         self._entered: dict[str, int] = {}
 
@@ -54,33 +58,39 @@ class Jobs:
         what = self._subjects, channel, data, milliseconds, capacity or 0, int(is_first)
         return bool(await self._pipeline.run(PUT, self._queue(channel), *what))
 
-    def want(self, channel: str, total: int) -> asyncio.Future[Any] | None:
+    def want(self, channel: str, total: int) -> Published | None:
         """By `TAKE`, if it is not what we are entered for.  See `Link`."""
-        if self._entered.get(channel, 0) == total:
-            return None
+        with self._lock:
+            if self._entered.get(channel, 0) == total:
+                return None
+            self._entered[channel] = total
         return self._enter(channel, total)
 
     async def renew(self) -> None:
         """Enters again, because a script may have removed the entry."""
         for channel, count in list(self._entered.items()):
             if count:
-                # A delivered job belongs to this process, so it is taken even if this is cancelled.
-                await asyncio.shield(self._enter(channel, count))
+                await outcome(self._enter(channel, count))
 
-    def _enter(self, channel: str, total: int) -> asyncio.Future[Any]:
-        self._entered[channel] = total
+    def _enter(self, channel: str, total: int) -> Published:
+        # A delivered job belongs to this process, so it is taken even if nobody waits any more.
+        taking: Published = Future()
         what = "", self._token, total, WAITING
-        taking = self._pipeline.run(TAKE, self._queue(channel), *what)
-        taking.add_done_callback(lambda _: self._taken(channel, taking))
+        command = script(TAKE, self._queue(channel), *what)
+        self._pipeline.write([(command, partial(self._taken, channel, taking))])
         return taking
 
-    def _taken(self, channel: str, taking: asyncio.Future[list[bytes]]) -> None:
-        if taking.cancelled() or taking.exception() is not None:
-            self._entered.pop(channel, None)
+    def _taken(
+        self, channel: str, taking: Published, found: Any, error: StoreUnavailable | None
+    ) -> None:
+        if error is not None:
+            with self._lock:
+                self._entered.pop(channel, None)
+            failed(taking, error)
             return
-        found = taking.result()
         for ttl, data in zip(found[::2], found[1::2], strict=True):
             self._take(channel, ttl, data)
+        confirmed(taking)
 
     def take(self, payload: bytes) -> None:
         """Takes a job that was published to this process."""
@@ -89,5 +99,6 @@ class Jobs:
         self._take(channel.decode(), ttl, data)
 
     def _take(self, channel: str, ttl: bytes, data: bytes) -> None:
-        self._entered[channel] = max(0, self._entered.get(channel, 0) - 1)
+        with self._lock:
+            self._entered[channel] = max(0, self._entered.get(channel, 0) - 1)
         self._came(channel, data, int(ttl) / 1000)

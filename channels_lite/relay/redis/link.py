@@ -2,15 +2,17 @@
 
 Memberships of plain channels are a sorted set for each group, ordered by their expiry.
 
-Thread: the relay's loop.  The connections and the jobs have their own state; this class has that of
-the questions to other processes.
+Thread: the relay's loop, except where a docstring says "any loop" or "any thread".  The connections
+and the jobs have their own state; this class has that of the questions to other processes.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -20,13 +22,21 @@ from redis.exceptions import RedisError
 
 from channels_lite.errors import StoreUnavailable
 from channels_lite.history import Limit, Limits
-from channels_lite.loops import fail
-from channels_lite.relay import Listener, Page, Published, Recent, Settings
+from channels_lite.loops import call_on, fail, resolve
+from channels_lite.relay import (
+    Listener,
+    Page,
+    Published,
+    Recent,
+    Settings,
+    confirmed,
+    failed,
+)
 from channels_lite.relay.redis.client import STEP, connect, field_of, pool_of, say
 from channels_lite.relay.redis.feed import Feed
 from channels_lite.relay.redis.histories import AFTER, APPEND, CHANGED, Histories
 from channels_lite.relay.redis.jobs import Jobs
-from channels_lite.relay.redis.pipeline import Pipeline
+from channels_lite.relay.redis.pipeline import Answer, Command, Pipeline, script
 from channels_lite.relay.redis.scripts import JOIN, MEMBERS, PUT, TAKE
 from channels_lite.relay.sockets import cut, let_go
 from channels_lite.relay.wire import Ask, Unreadable, decode_ask, encode_ask
@@ -46,7 +56,8 @@ class RedisLink:
     def __init__(self, settings: Settings, listener: Listener) -> None:
         self._token = settings.token
         self._listener = listener
-        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.lost: asyncio.Future[str] = self._loop.create_future()
         self.max_payload = MAX_PAYLOAD
         self.engine = "Redis"
         self.lack = ""
@@ -77,6 +88,16 @@ class RedisLink:
 
     # The connections
 
+    @property
+    def is_shared(self) -> bool:
+        """See `Link`."""
+        return self._pipeline.exchange.is_shared and self._feed.exchange.is_shared
+
+    def use_here(self) -> None:
+        """See `Link`.  Any loop."""
+        self._pipeline.exchange.use_here()
+        self._feed.exchange.use_here()
+
     async def open(self, subjects: Iterable[str]) -> None:
         """Both, and everything subscribed to."""
         asking = await self._connect()
@@ -85,8 +106,8 @@ class RedisLink:
         self.engine = f"{'Valkey' if b'valkey_version' in info else 'Redis'} {version}"
         if int(version.partition(".")[0]) < OLDEST:
             raise StoreUnavailable(f"it is {self.engine}; take 5 or later")
-        for script in SCRIPTS:
-            await say(asking, "SCRIPT", "LOAD", script)
+        for source in SCRIPTS:
+            await say(asking, "SCRIPT", "LOAD", source)
         self._pipeline.exchange.begin(asking)
         self._feed.exchange.begin(await self._connect())
         own = self._jobs.subject, f"{self._replies}{self._token}"
@@ -101,6 +122,10 @@ class RedisLink:
         return connection
 
     def _lose(self, reason: str) -> None:
+        """Any thread."""
+        call_on(self._loop, self._lose_here, reason)
+
+    def _lose_here(self, reason: str) -> None:
         if not self.lost.done():
             self.lost.set_result(reason)
         self._pipeline.fail(reason)
@@ -119,9 +144,16 @@ class RedisLink:
                 cut(getattr(connection, "_writer", None))
             with suppress(RedisError, OSError):
                 await connection.disconnect(nowait=True)
+        self._loop.call_soon(self._close_streams)  # when asyncio has closed them
+
+    def _close_streams(self) -> None:
+        self._pipeline.exchange.close()
+        self._feed.exchange.close()
 
     def abandon(self) -> None:
         """In a forked child."""
+        self._pipeline.exchange.abandon()
+        self._feed.exchange.abandon()
         for connection in self._connections:
             let_go(getattr(connection, "_writer", None))
 
@@ -134,14 +166,15 @@ class RedisLink:
     # Subjects
 
     def _came(self, subject: str, payload: bytes) -> None:
+        """Any thread."""
         if subject == self._jobs.subject:
             self._jobs.take(payload)
         elif subject.startswith(self._replies):
             with suppress(Unreadable):
                 ask = decode_ask(payload)
                 future = self._asked.pop(ask.number, None)
-                if future is not None and not future.done():
-                    future.set_result(ask.payload)
+                if future is not None:
+                    resolve(future, ask.payload)
         elif payload[:1] == Ask.MARK:
             with suppress(Unreadable):
                 ask = decode_ask(payload[1:])
@@ -158,30 +191,16 @@ class RedisLink:
         await self._feed.unsubscribe(subject)
 
     def publish(self, parcels: Sequence[tuple[str, bytes]], groups: Sequence[str]) -> Published:
-        """In one piece with the question which plain channels the groups have."""
-        sent = [self._pipeline.ask("PUBLISH", subject, payload) for subject, payload in parcels]
-        asked = {group: self._pipeline.run(MEMBERS, [self._group(group)]) for group in groups}
-        self._pipeline.write()
-        answers = [*sent, *asked.values()]
-        published: Published = self.lost.get_loop().create_future()
-        answers[-1].add_done_callback(lambda _: self._published(published, answers, asked))
-        return published
-
-    def _published(
-        self,
-        published: Published,
-        answers: list[asyncio.Future[Any]],
-        asked: dict[str, asyncio.Future[Any]],
-    ) -> None:
-        """The last answer has come, and so have the others."""
-        errors = [error for each in answers if (error := each.exception()) is not None]
-        if errors:
-            fail(published, errors[0])
-        elif not published.done():
-            members = {group: found.result() for group, found in asked.items()}
-            published.set_result(
-                {group: [each.decode() for each in found] for group, found in members.items()}
-            )
+        """In one piece with the question which plain channels the groups have.  Any loop."""
+        publication = _Publication(len(parcels) + len(groups))
+        requests: list[tuple[Command, Answer]] = [
+            (("PUBLISH", *parcel), publication.sent) for parcel in parcels
+        ]
+        for group in groups:
+            command = script(MEMBERS, [self._group(group)])
+            requests.append((command, partial(publication.asked, group)))
+        self._pipeline.write(requests)
+        return publication.published
 
     async def ask(self, subject: str, payload: bytes) -> bytes | None:
         """Redis says how many it was told to."""
@@ -206,15 +225,15 @@ class RedisLink:
     # Plain channels
 
     async def put(self, channel: str, data: bytes, ttl: float, capacity: int | None) -> bool:
-        """At the end."""
+        """At the end.  Any loop."""
         return await self._jobs.put(channel, data, ttl, capacity, is_first=False)
 
     async def put_back(self, channel: str, data: bytes, ttl: float, capacity: int | None) -> bool:
         """To the front, over the capacity if need be."""
         return await self._jobs.put(channel, data, ttl, None, is_first=True)
 
-    def want(self, channel: str, capacity: int | None, total: int) -> asyncio.Future[Any] | None:
-        """See `Link`."""
+    def want(self, channel: str, capacity: int | None, total: int) -> Published | None:
+        """See `Link`.  Any loop."""
         return self._jobs.want(channel, total)
 
     def _group(self, group: str) -> str:
@@ -270,3 +289,30 @@ class RedisLink:
                     await self._pipeline.ask("UNLINK", *keys)
                 if cursor == b"0":
                     break
+
+
+class _Publication:
+    """The answers to one publish, which come in order, on any thread."""
+
+    def __init__(self, count: int) -> None:
+        self.published: Published = Future()
+        self._left = count
+        self._members: dict[str, list[str]] = {}
+        self._error: StoreUnavailable | None = None
+
+    def sent(self, answer: Any, error: StoreUnavailable | None) -> None:
+        """It was published, or not."""
+        self._error = self._error or error
+        self._left -= 1
+        if self._left:
+            return
+        if self._error is not None:
+            failed(self.published, self._error)
+        else:
+            confirmed(self.published, self._members)
+
+    def asked(self, group: str, answer: Any, error: StoreUnavailable | None) -> None:
+        """The plain channels in the group."""
+        if error is None:
+            self._members[group] = [each.decode() for each in answer]
+        self.sent(answer, error)
