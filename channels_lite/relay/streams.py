@@ -20,6 +20,7 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import Context
 from typing import Protocol, cast
 
 from channels_lite.loops import call_on, running_loop
@@ -118,14 +119,15 @@ class SharedStream:
                 return
             if loop not in self._loops:
                 try:
-                    loop.add_reader(self._fd, self._read)
+                    # Not in the caller's context, which would be kept.
+                    Context().run(loop.add_reader, self._fd, self._read)
                 except NotImplementedError:
                     return  # its own loop reads
                 self._loops = frozenset(each for each in self._loops if not each.is_closed())
                 self._loops |= {loop}
             must_look, self._only_looks = not self._only_looks, True
         if must_look:
-            self._loop.call_soon_threadsafe(self._look)
+            self._loop.call_soon_threadsafe(self._look, context=Context())
 
     def _look(self) -> None:
         """Reads what the others have left, or watches if none of them runs.  On its loop."""

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -170,6 +171,26 @@ def test_busy_loop_does_not_keep_the_connection(peer):
         on(loop, lambda: None)
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(peer.stream._fd)
+
+
+def test_context_of_the_first_use_is_not_kept(peer):
+    """It may be that of a request, with all that it holds."""
+    request: ContextVar[object | None] = ContextVar("request", default=None)
+    seen = []
+    peer.stream._received = lambda data: seen.append((request.get(), peer._take(data)))
+
+    def use():
+        request.set(object())
+        peer.stream.use_here()
+
+    with loop_in_a_thread("app") as loop:
+        on(loop, use)
+        peer.came(b"1")
+        goes_on = threading.Event()
+        loop.call_soon_threadsafe(goes_on.wait, TIMEOUT)
+        assert peer.came(b"2") == RELAY
+        goes_on.set()
+    assert [each for each, _ in seen] == [None, None]
 
 
 def test_fault_of_a_reader_ends_it(peer, caplog):

@@ -204,7 +204,7 @@ class Jobs:
                 pulls[number] = ticks() + PULL
                 reply = f"{requests.inbox}.{number}"
                 commands.append(pub(f"$JS.API.CONSUMER.MSG.NEXT.{consumer}", ONE, reply))
-        requests.client.write_only(b"".join(commands))
+            requests.client.write_only(b"".join(commands))  # in the order of their numbers
 
     def take(self, subject: str, reply: str, payload: bytes) -> None:
         """Takes a job that the server has delivered."""

@@ -42,7 +42,7 @@ class Jobs:
         self._subjects = f"{settings.prefix}.j."
         #: That of this process.
         self.subject = f"{self._subjects}{self._token}"
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         #: By plain channel: jobs that we are entered for.
         self._entered: dict[str, int] = {}
 
@@ -63,16 +63,20 @@ class Jobs:
         with self._lock:
             if self._entered.get(channel, 0) == total:
                 return None
-            self._entered[channel] = total
-        return self._enter(channel, total)
+            return self._enter(channel, total)
 
     async def renew(self) -> None:
         """Enters again, because a script may have removed the entry."""
-        for channel, count in list(self._entered.items()):
-            if count:
-                await outcome(self._enter(channel, count))
+        for channel in list(self._entered):
+            with self._lock:
+                count = self._entered.get(channel, 0)
+                entering = self._enter(channel, count) if count else None
+            if entering is not None:
+                await outcome(entering)
 
     def _enter(self, channel: str, total: int) -> Published:
+        """Under the lock, so that the last number is also the last one that Redis gets."""
+        self._entered[channel] = total
         # A delivered job belongs to this process, so it is taken even if nobody waits any more.
         taking: Published = Future()
         what = "", self._token, total, WAITING
