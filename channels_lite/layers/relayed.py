@@ -125,11 +125,14 @@ class RelayedEngine(Engine):
     def _deliver(self, waiting: int) -> None:
         """Delivers on a receiving loop, if there is one, so that it calls waiting coroutines."""
         loops = [loop for loop in list(self.waiter.watched) if loop.is_running()]
-        is_far = running_loop() not in loops and waiting < MANY
-        if is_far and any(soon(loop, self._deliver_here) for loop in loops):
-            return
+        if running_loop() in loops:
+            self.reader.deliver()
+        elif waiting >= MANY or not any(soon(loop, self._deliver_here) for loop in loops):
+            self.relay.on_loop(self._deliver_on_its_loop)  # this one may be about to end
+
+    def _deliver_on_its_loop(self) -> None:
         self.reader.deliver()
-        if not loops and self.mailboxes.needs_clock:
+        if not self.mailboxes.loops() and self.mailboxes.needs_clock:
             self._keep_time()
 
     def _deliver_here(self) -> None:
@@ -196,6 +199,7 @@ class RelayedEngine(Engine):
         """Waits a moment for the connection, so that messages to the new channel arrive."""
         if not self.relay.connection.is_up:
             await self.relay.call(self.relay.connection.wait)
+        self.relay.connection.use_here()
 
     def _begin_use(self) -> None:
         """Messages from other nodes come, too, from the first read of the table on."""

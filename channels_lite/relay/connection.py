@@ -92,7 +92,7 @@ class Connection:
     def use_here(self) -> bool:
         """Whether the link can be used on the running loop, which then reads, too.  Any thread."""
         link = self.link
-        if link is None or self._is_suspect or not link.is_shared or running_loop() is None:
+        if link is None or self._is_suspect or running_loop() is None or not link.is_shared:
             return False
         link.use_here()
         return True
@@ -237,13 +237,14 @@ class Connection:
 
     def require_link(self) -> Link:
         """The link, for a request.  Raises ``StoreUnavailable``."""
-        if self.link is None or self._is_suspect:
+        link = self.link
+        if link is None or self._is_suspect:
             raise self.away()
-        return self.link
+        return link
 
     async def wait(self) -> None:
         """Waits for the first attempt to connect, at most `DEADLINE`."""
-        if self._tried is not None:
+        if self._tried is not None and self.link is None:
             await self._tried.wait()
 
     async def do(self, verb: Callable[[Link], Awaitable[T]]) -> T:

@@ -60,6 +60,7 @@ class Deadline:
 
     async def __aenter__(self) -> None:
         self._task = asyncio.current_task()
+        self._requests = getattr(self._task, "cancelling", int)()  # since Python 3.11
         self._has_ended = False
         self._countdown = Countdown(self._end)
 
@@ -73,5 +74,6 @@ class Deadline:
     ) -> None:
         self._countdown.cancel()
         if self._has_ended and kind is asyncio.CancelledError:
-            getattr(self._task, "uncancel", bool)()  # since Python 3.11
+            if getattr(self._task, "uncancel", int)() > self._requests:
+                return  # its caller has cancelled it, too
             raise TimeoutError

@@ -71,7 +71,7 @@ class Host(Protocol):
         """Calls ``callback`` on the relay's loop, if there is one."""
 
     def on_loop(self, callback: Callable[[], object]) -> None:
-        """Calls ``callback`` on the relay's loop, at once if this is it.  Starts nothing."""
+        """Calls ``callback`` on the relay's loop, in the order of the calls.  Starts nothing."""
 
     def near(self, callback: Callable[[], object]) -> None:
         """Calls ``callback`` now if the link can be used here, and otherwise soon on its loop."""

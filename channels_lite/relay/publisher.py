@@ -39,7 +39,7 @@ class Publisher:
         self._flushing = threading.Lock()
         #: Those that are sent, and not done; and who waits for them.
         self._under_way: set[Post] = set()
-        self._waiting: asyncio.Future[None] | None = None
+        self._waiting: list[asyncio.Future[None]] = []
 
     def publish(
         self, subject: str, entry: Entry, *, is_group: bool = False
@@ -83,10 +83,11 @@ class Publisher:
         except StoreUnavailable as error:
             _tell([post], error)
             return
-        loop = running_loop() if self._host.connection.use_here() else None
+        loop = running_loop()
+        is_near = self._host.connection.use_here()
         with self._lock:
-            if None in self._posts:
-                loop = None  # after those that came before the link
+            if None in self._posts or (not is_near and loop not in self._posts):
+                loop = None  # also after those that came before the link
             posts = self._posts.get(loop)
             if posts is not None:
                 posts.append(post)
@@ -115,6 +116,10 @@ class Publisher:
         with self._flushing:
             with self._lock:
                 posts = self._posts.pop(of, [])
+                if posts and self._host.connection.is_trying:
+                    self._posts.setdefault(None, []).extend(posts)
+                    return  # `flush` is called
+                self._under_way.update(posts)
             if not posts:
                 return
             try:
@@ -129,8 +134,6 @@ class Publisher:
     def _publish(self, posts: list[Post], link: Link) -> None:
         groups = list({post.entry.name for post in posts if post.members is not None})
         parcels = [(each.subject, each.payload(self._host.node)) for each in pack(posts)]
-        with self._lock:
-            self._under_way.update(posts)
         countdown = Countdown(partial(self._is_late, posts))
         sent = link.publish(parcels, groups)
         sent.add_done_callback(partial(self._published, posts, countdown))
@@ -159,8 +162,9 @@ class Publisher:
         self._done(posts, None)
 
     def _is_late(self, posts: list[Post]) -> None:
-        self._host.connection.answered(in_time=False)
-        self._done(posts, self._host.connection.in_doubt())
+        if any(not post.is_done for post in posts):
+            self._host.connection.answered(in_time=False)
+            self._done(posts, self._host.connection.in_doubt())
 
     def _done(self, posts: list[Post], error: Exception | None) -> None:
         """These posts are done, except those that were before.  Any thread."""
@@ -168,12 +172,15 @@ class Publisher:
             posts = [post for post in posts if not post.is_done]
             for post in posts:
                 post.is_done = True
-            self._under_way.difference_update(posts)
-            is_drained, waiting = not self._under_way, self._waiting
         self._host.budget.give_back(sum(post.size for post in posts))
         _tell(posts, error)
-        if is_drained and waiting is not None:
-            resolve(waiting, None)
+        with self._lock:
+            self._under_way.difference_update(posts)
+            if self._under_way:
+                return
+            waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            resolve(future, None)
 
     async def drained(self) -> None:
         """Returns when no post is under way.  On its loop."""
@@ -182,7 +189,7 @@ class Publisher:
             with self._lock:
                 if not self._under_way:
                     return
-                self._waiting = waiting
+                self._waiting.append(waiting)
             await waiting
 
 

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from channels_lite.loops import call_on, running_loop
+from channels_lite.loops import running_loop
 from channels_lite.relay import Link, Settings
 from channels_lite.relay.budget import Budget
 from channels_lite.relay.committed import Committed
@@ -137,6 +137,7 @@ class Relay:
     async def call(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
         """Awaits a coroutine function on the relay's loop."""
         self.require_thread()
+        self.connection.use_here()  # this loop turns while it waits, so it may read the answer
         loop = relay_loop()
         if running_loop() is loop:
             return await function(*args)
@@ -144,13 +145,14 @@ class Relay:
 
     async def call_link(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
         """`call`, on the running loop if the link can be used there."""
+        self.require_thread()
         if self.connection.use_here():
             return await function(*args)
         return await self.call(function, *args)
 
     def near(self, callback: Callable[[], object]) -> None:
         """Calls ``callback`` now if the link can be used here, and otherwise soon on its loop."""
-        if self.connection.use_here():
+        if self.start() and self.connection.use_here():
             callback()
         else:
             self.soon(callback)
@@ -166,8 +168,8 @@ class Relay:
             relay_loop().call_soon_threadsafe(callback)
 
     def on_loop(self, callback: Callable[[], object]) -> None:
-        """Calls ``callback`` on the relay's loop, at once if this is it.  Starts nothing."""
-        call_on(relay_loop(), callback)
+        """Calls ``callback`` on the relay's loop, in the order of the calls.  Starts nothing."""
+        relay_loop().call_soon_threadsafe(callback)
 
     def spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Runs a function on the relay's loop, before it ends.  It must not raise."""

@@ -23,7 +23,7 @@ from contextlib import suppress
 from contextvars import Context
 from typing import Protocol, cast
 
-from channels_lite.loops import call_on, running_loop
+from channels_lite.loops import PER_ITERATION, call_on, running_loop
 from channels_lite.relay.sockets import let_go, replace, socket_of
 
 __all__ = ["Stream", "stream_of"]
@@ -140,8 +140,14 @@ class SharedStream:
                 return
             self._loop.remove_reader(self._fd)
             self._timer = self._loop.call_later(LOOK, self._look)
-        while self._read():
-            pass
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """Reads a limited amount in each iteration.  On its loop."""
+        for _ in range(PER_ITERATION):
+            if not self._read():
+                return
+        self._loop.call_soon(self._read_on)
 
     def _read(self) -> bool:
         """Takes what the kernel has.  False: it has no more."""
@@ -229,7 +235,8 @@ class SharedStream:
         with self._watching:
             self._left -= {loop}
             if not self._left:
-                self._socket.close()
+                with self._writing:  # not while a thread writes to this number
+                    self._socket.close()
 
     def __del__(self) -> None:
         self._socket.close()  # unless a loop was closed that has never run again, it is closed

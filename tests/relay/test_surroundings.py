@@ -335,6 +335,7 @@ async def test_processes_of_a_node_are_no_copies(make_node, engine):
     async def is_a_copy():
         hello = encode(Hello(relay.node, two._engine.token))
         relay.envelopes.came(relay.subjects.node(relay.node), hello, "")
+        await asyncio.sleep(0)  # then it has begun
         await asyncio.wait(relay._tasks - {relay._running}, timeout=TIMEOUT)
         return relay.envelopes.fault
 

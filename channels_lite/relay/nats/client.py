@@ -104,8 +104,13 @@ class OrderedClient(Client):
 
     async def _process_pong(self) -> None:
         self._pings_outstanding = 0
-        if self._unconfirmed:
-            confirmed(self._unconfirmed.popleft())
+        published = self._take_first()
+        if published is not None:
+            confirmed(published)
+
+    def _take_first(self) -> Published | None:
+        with self._lock:
+            return self._unconfirmed.popleft() if self._unconfirmed else None
 
     # Writing
 
@@ -127,8 +132,9 @@ class OrderedClient(Client):
 
     def write_only(self, commands: bytes) -> None:
         """The same, and nobody asks.  Any thread."""
-        if self.stream is not None:
-            self.stream.write(commands)
+        stream = self.stream
+        if stream is not None:
+            stream.write(commands)
 
     @property
     def is_waiting(self) -> bool:
@@ -137,8 +143,8 @@ class OrderedClient(Client):
 
     def fail(self, error: Exception) -> None:
         """For those who wait: the connection is gone."""
-        while self._unconfirmed:
-            failed(self._unconfirmed.popleft(), error)
+        while (published := self._take_first()) is not None:
+            failed(published, error)
 
     @property
     def info(self) -> dict[str, Any]:

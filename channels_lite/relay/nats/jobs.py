@@ -179,6 +179,11 @@ class Jobs:
         """Requests the jobs that are not requested yet.  See `Link`."""
         with self._lock:
             self._wanted[channel] = capacity, total
+        return self._request(channel)
+
+    def _request(self, channel: str) -> Future[None] | None:
+        with self._lock:
+            capacity, total = self._wanted.get(channel, (None, 0))
             if total <= len(self._pulls.setdefault(channel, {})):
                 return None
             is_made = (channel, capacity) in self._made
@@ -278,8 +283,7 @@ class Jobs:
 
         async def again() -> None:
             await asyncio.sleep(after)
-            capacity, total = self._wanted.get(channel, (None, 0))
-            wanting = self.want(channel, capacity, total)
+            wanting = self._request(channel)
             if wanting is not None:
                 with suppress(StoreUnavailable):  # `renew`, or the next link
                     await asyncio.wrap_future(wanting)

@@ -77,8 +77,9 @@ class NatsLink:
 
     def use_here(self) -> None:
         """See `Link`.  Any loop."""
-        if self._client.stream is not None:
-            self._client.stream.use_here()
+        stream = self._client.stream
+        if stream is not None:
+            stream.use_here()
 
     @property
     def lack(self) -> str:

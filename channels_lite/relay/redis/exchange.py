@@ -60,20 +60,23 @@ class Exchange:
     @property
     def is_shared(self) -> bool:
         """See `channels_lite.relay.Link`."""
-        return self.stream is not None and self.stream.is_shared
+        stream = self.stream
+        return stream is not None and stream.is_shared
 
     def use_here(self) -> None:
         """The same.  Any loop."""
-        if self.stream is not None:
-            self.stream.use_here()
+        stream = self.stream
+        if stream is not None:
+            stream.use_here()
 
     def _writer(self) -> asyncio.StreamWriter:
         return cast("asyncio.StreamWriter", getattr(self._connection, "_writer", None))
 
     def write(self, *commands: tuple[Any, ...]) -> None:
         """Writes commands in one piece.  Any thread."""
-        if self.stream is not None:
-            self.stream.write(b"".join(map(pack_command, commands)))
+        stream = self.stream
+        if stream is not None:
+            stream.write(b"".join(map(pack_command, commands)))
         elif self._connection is not None and self._writer() is not None:
             self._writer().write(b"".join(self._connection.pack_commands(commands)))
 

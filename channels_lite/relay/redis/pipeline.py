@@ -88,9 +88,10 @@ class Pipeline:
                 answer(None, StoreUnavailable(reason))
 
     def _answered(self, answer: Any) -> None:
-        if not self._answers:
-            return  # it is lost
-        take = self._answers.popleft()
+        with self._lock:
+            if not self._answers:
+                return  # it is lost
+            take = self._answers.popleft()
         if isinstance(answer, ResponseError):
             take(None, StoreUnavailable(reason_of(answer)))
             if isinstance(answer, NoScriptError) or str(answer).startswith("NOSCRIPT"):
