@@ -108,16 +108,22 @@ class Relay:
             if not self.is_started:  # otherwise the next connection publishes what waits
                 await self.connection.wait()
                 self.publisher.flush_all()
-            await self.publisher.drained()
-            while self._finishing:
-                await asyncio.wait(self._finishing)
-                await self.publisher.drained()
+            await self._finished()
             while running is not None and not running.done():
                 running.cancel()  # again, because before Python 3.12 wait_for() may swallow it
                 await asyncio.wait([running], timeout=0.5)  # longer than a link takes to close
             self.groups.forget()
         finally:
             ended.set()
+
+    async def _finished(self) -> None:
+        """Returns when nothing is under way."""
+        while True:
+            await self.publisher.drained()
+            await asyncio.sleep(0)  # what follows from the last post is queued before
+            if not self._finishing:
+                return
+            await asyncio.wait(self._finishing)
 
     def wait_for_end(self) -> None:
         """Returns when the stopped connection is closed.  Not on the relay's thread."""

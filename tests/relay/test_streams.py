@@ -253,9 +253,10 @@ async def test_group_message_of_a_loop_that_has_stopped(nodes):
     def send():
         loop = asyncio.new_event_loop()
         sending = loop.create_task(here.group_send("room", {"number": 2}))
-        while not publisher._under_way:
-            loop.call_soon(loop.stop)
-            loop.run_forever()
+        for is_posted in (True, False):  # and then published
+            while (loop in publisher._posts) is not is_posted:
+                loop.call_soon(loop.stop)
+                loop.run_forever()
         sending._log_destroy_pending = False
         return loop
 
