@@ -3,7 +3,7 @@
 It is the counterpart of `claims`.  It asks for as many jobs as coroutines wait, and requeues jobs
 for which no coroutine waits any more.  A delivered job belongs to this process.
 
-Thread: any; jobs arrive on the relay's loop.  Its state is that of `claims` and `relay.wanted`.
+Thread: any; jobs arrive on any thread.  Its state is that of `claims` and `relay.wanted`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Jobs(Claims):
         return self._mailboxes.wanted((channel,)).get(channel, 0) if self.is_open else 0
 
     def take(self, channel: str, data: bytes, ttl: float) -> None:
-        """Takes a job with ``ttl`` seconds to live, on the relay's loop."""
+        """Takes a job with ``ttl`` seconds to live.  Any thread."""
         opened = self._decrypt(data) if ttl > 0 else None
         if opened is None:
             self._stats.expired += ttl <= 0

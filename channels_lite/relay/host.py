@@ -59,7 +59,7 @@ class Host(Protocol):
     subjects: Subjects
     receiver: Receiver
     budget: Budget
-    #: Used on its loop.
+    #: Used on its loop, and where its link can be used (`Connection.use_here`).
     connection: Connection
     #: Whether it has begun to connect.
     is_started: bool

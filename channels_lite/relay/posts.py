@@ -37,7 +37,7 @@ class Post:
         self.size = len(entry.name) + len(entry.data) + OVERHEAD
         #: The sender waits for it on its own loop.
         self.future = future
-        #: If no sender waits, called on the relay's loop.
+        #: If no sender waits, called on the thread that has read the answer.
         self.then = then
         self.is_done = False
         self.error: Exception | None = None

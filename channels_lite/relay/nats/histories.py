@@ -15,7 +15,8 @@ the same reason, who joins a group without messages appends an empty one, which 
 An id is a sequence number, and the microsecond in which the stream was made added to it.  So ids
 grow even if NATS has lost its data, and no id is ever used twice.
 
-Thread: the relay's loop.
+Thread: the relay's loop; `append`, any loop that may use the link.  Two of them may make the stream
+at the same time, with the same effect.
 """
 
 from __future__ import annotations
