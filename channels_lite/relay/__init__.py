@@ -150,8 +150,8 @@ class Link(Protocol):
     """One connection to an engine, from `open` until it is lost.
 
     It is opened and closed on the relay's loop.  If it `is_shared`, other loops may `publish`,
-    `put`, `append` and `want`, too.  When the link is lost, all methods that wait for the engine raise
-    ``StoreUnavailable``.  The caller sets the timeout.
+    `put`, `append` and `want`, too.  When the link is lost, all methods that wait for the engine
+    raise ``StoreUnavailable``.  The caller sets the timeout.
     """
 
     #: Set when the connection is lost, with the reason.
