@@ -124,8 +124,10 @@ async def test_jobs_expire(make_node, engine):
     await asyncio.sleep(0.4)
     assert await fill(here, "jobs") == 2
     await asyncio.sleep(0.4)
+    receiving = asyncio.create_task(received(there, "jobs"))  # it may take as long to connect
+    await waits(there, "jobs")
     await here.send("jobs", {"type": "new"})
-    assert await received(there, "jobs") == {"type": "new"}
+    assert await receiving == {"type": "new"}
 
 
 async def test_job_of_a_cancelled_receive(nodes):
