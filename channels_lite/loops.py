@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 __all__ = [
     "PER_ITERATION",
+    "answer",
     "call_on",
     "fail",
     "is_ending",
@@ -58,10 +59,10 @@ def soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> boo
     return True
 
 
-def settle(future: asyncio.Future[None]) -> None:
+def settle(future: asyncio.Future[Any], result: Any = None) -> None:
     """Lets the coroutine that waits for ``future`` continue, unless it was cancelled."""
     if not future.done():
-        future.set_result(None)
+        future.set_result(result)
 
 
 def fail(future: asyncio.Future[Any], error: BaseException) -> None:
@@ -73,14 +74,17 @@ def fail(future: asyncio.Future[Any], error: BaseException) -> None:
 
 def resolve(future: asyncio.Future[T], result: T) -> None:
     """Lets the coroutine that waits for ``future`` continue with ``result``.  Any thread."""
-    call_on(future.get_loop(), _resolve, future, result)
-
-
-def _resolve(future: asyncio.Future[T], result: T) -> None:
-    if not future.done():
-        future.set_result(result)
+    call_on(future.get_loop(), settle, future, result)
 
 
 def reject(future: asyncio.Future[Any], error: BaseException) -> None:
     """`fail`, from any thread."""
     call_on(future.get_loop(), fail, future, error)
+
+
+def answer(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    """`resolve`, or `reject` if there is an error.  Any thread."""
+    if error is not None:
+        reject(future, error)
+    else:
+        resolve(future, result)

@@ -3,7 +3,7 @@
 It is the counterpart of `claims`.  It asks for as many jobs as coroutines wait, and requeues jobs
 for which no coroutine waits any more.  A delivered job belongs to this process.
 
-Thread: any; jobs arrive on any thread.  Its state is that of `claims` and `relay.wanted`.
+Thread: any.  Its state is that of `claims` and `relay.wanted`.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from channels_lite.errors import StoreUnavailable
 from channels_lite.history import Limit, Limits
-from channels_lite.loops import reject, resolve
+from channels_lite.loops import answer
 
 __all__ = [
     "Head",
@@ -322,7 +322,4 @@ def outcome(published: Published) -> asyncio.Future[dict[str, list[str]] | None]
 
 def _tell(future: asyncio.Future[dict[str, list[str]] | None], published: Published) -> None:
     error = published.exception()
-    if error is not None:
-        reject(future, error)
-    else:
-        resolve(future, published.result())
+    answer(future, None if error is not None else published.result(), error)

@@ -99,12 +99,8 @@ class Publisher:
             loop.call_soon(self._flush, loop)
 
     def flush(self) -> None:
-        """Publishes the posts of the relay's loop, unless it tries to connect for the first time.
-
-        On its loop.
-        """
-        if not self._host.connection.is_trying:  # otherwise, it is called again
-            self._flush(None)
+        """Publishes the posts of the relay's loop.  On its loop."""
+        self._flush(None)
 
     def flush_all(self) -> None:
         """Publishes the posts of all loops, some of which may not run any more.  On its loop."""
@@ -112,13 +108,13 @@ class Publisher:
             self._flush(loop)
 
     def _flush(self, of: asyncio.AbstractEventLoop | None) -> None:
-        """Publishes the posts of one loop."""
+        """Publishes the posts of one loop, unless the first attempt to connect is under way."""
         with self._flushing:
             with self._lock:
                 posts = self._posts.pop(of, [])
                 if posts and self._host.connection.is_trying:
                     self._posts.setdefault(None, []).extend(posts)
-                    return  # `flush` is called
+                    return  # `flush` is called then
                 self._under_way.update(posts)
             if not posts:
                 return

@@ -99,8 +99,7 @@ class Relay:
         relay_loop().call_soon_threadsafe(self._begin_to_end, self._ended)
 
     def _begin_to_end(self, ended: threading.Event) -> None:
-        if not self.connection.is_trying:
-            self.publisher.flush_all()
+        self.publisher.flush_all()
         self.keep(self._end(self._running, ended))
 
     async def _end(self, running: asyncio.Task[None] | None, ended: threading.Event) -> None:

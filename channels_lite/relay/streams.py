@@ -24,7 +24,7 @@ from contextvars import Context
 from typing import Protocol, cast
 
 from channels_lite.loops import PER_ITERATION, call_on, running_loop
-from channels_lite.relay.sockets import let_go, replace, socket_of
+from channels_lite.relay.sockets import replace, socket_of
 
 __all__ = ["Stream", "stream_of"]
 
@@ -54,7 +54,7 @@ class Stream(Protocol):
         """Ends it, after the client has closed the connection."""
 
     def abandon(self) -> None:
-        """In a forked child, leaves the connection to the parent."""
+        """In a forked child, lets go of its own descriptor.  The client's is the caller's."""
 
 
 def stream_of(
@@ -83,7 +83,6 @@ class SharedStream:
         self, writer: asyncio.StreamWriter, sock: socket.socket, received: Received, lost: Lost
     ) -> None:
         cast("asyncio.Transport", writer.transport).pause_reading()
-        self._writer = writer
         self._socket = socket.socket(fileno=os.dup(sock.fileno()))
         self._fd = self._socket.fileno()
         #: Called under the lock for what is read.
@@ -249,7 +248,6 @@ class SharedStream:
 
     def abandon(self) -> None:
         """See `Stream`."""
-        let_go(self._writer)
         replace(self._fd)
 
 
@@ -283,7 +281,6 @@ class LoopStream(asyncio.BufferedProtocol):
 
     def abandon(self) -> None:
         """See `Stream`."""
-        let_go(self._writer)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """See `asyncio.BufferedProtocol`."""

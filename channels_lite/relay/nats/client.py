@@ -166,8 +166,7 @@ class OrderedClient(Client):
         """In a forked child."""
         if self.stream is not None:
             self.stream.abandon()
-        else:
-            let_go(self.writer())
+        let_go(self.writer())
 
     def drop(self) -> None:
         """Ends a connection that was never finished."""

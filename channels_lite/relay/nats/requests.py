@@ -15,8 +15,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+from channels_lite import loops
 from channels_lite.errors import StoreUnavailable
-from channels_lite.loops import reject, resolve
 from channels_lite.relay.nats.client import OrderedClient, pub
 
 __all__ = ["AGAIN", "NO_RESPONDERS", "NO_STREAM", "Reply", "Requests", "code_of", "said_by"]
@@ -36,13 +36,6 @@ class Reply(NamedTuple):
 
 #: Called with an answer, or an error, on any thread.
 Answered = Callable[["Reply | None", "Exception | None"], object]
-
-
-def _tell(future: asyncio.Future[Reply], reply: Reply | None, error: Exception | None) -> None:
-    if reply is not None:
-        resolve(future, reply)
-    elif error is not None:
-        reject(future, error)
 
 
 class Requests:
@@ -83,7 +76,7 @@ class Requests:
     def begin(self, subject: str, payload: bytes = b"") -> tuple[asyncio.Future[Reply], bytes]:
         """What will be answered, and what asks for it once it is written."""
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        number, command = self.call(partial(_tell, answer), subject, payload)
+        number, command = self.call(partial(loops.answer, answer), subject, payload)
         answer.add_done_callback(lambda _: self.forget(number))
         return answer, command
 

@@ -16,7 +16,6 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import InvalidResponse, RedisError, ResponseError
 
 from channels_lite.relay.redis.client import reason_of
-from channels_lite.relay.sockets import let_go
 from channels_lite.relay.streams import Stream, stream_of
 
 try:
@@ -96,8 +95,6 @@ class Exchange:
         """In a forked child."""
         if self.stream is not None:
             self.stream.abandon()
-        else:
-            let_go(self._writer())
 
     def _received(self, data: bytes) -> None:
         parser = self._parser

@@ -15,8 +15,8 @@ from typing import Any
 
 from redis.exceptions import NoScriptError, ResponseError
 
+from channels_lite import loops
 from channels_lite.errors import StoreUnavailable
-from channels_lite.loops import reject, resolve
 from channels_lite.relay.redis.client import reason_of
 from channels_lite.relay.redis.exchange import Exchange
 from channels_lite.relay.redis.scripts import sha_of
@@ -63,7 +63,7 @@ class Pipeline:
             if requests is None:
                 requests = self._requests[loop] = []
                 loop.call_soon(self._write, loop)
-            requests.append((command, partial(_tell, future)))
+            requests.append((command, partial(loops.answer, future)))
         return future
 
     def run(self, source: str, keys: Sequence[str], *arguments: Any) -> asyncio.Future[Any]:
@@ -107,10 +107,3 @@ class Pipeline:
         self.exchange.end()  # answers may still come, and nobody waits for them any more
         for take in answers:
             take(None, StoreUnavailable(reason))
-
-
-def _tell(future: asyncio.Future[Any], answer: Any, error: StoreUnavailable | None) -> None:
-    if error is not None:
-        reject(future, error)
-    else:
-        resolve(future, answer)
