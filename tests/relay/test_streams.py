@@ -79,6 +79,19 @@ def loop_in_a_thread(name: str) -> Iterator[asyncio.AbstractEventLoop]:
         loop.close()
 
 
+@contextmanager
+def busy(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """``loop`` does not turn meanwhile."""
+    goes_on, is_busy = threading.Event(), threading.Event()
+    loop.call_soon_threadsafe(lambda: (is_busy.set(), goes_on.wait(TIMEOUT)))
+    try:
+        assert is_busy.wait(TIMEOUT)
+        yield
+    finally:
+        goes_on.set()
+        on(loop, lambda: None)
+
+
 @pytest.fixture
 def peer() -> Iterator[Peer]:
     peer = Peer()
@@ -107,12 +120,8 @@ def test_what_a_busy_loop_leaves_is_read(peer):
     """Soon, and by the relay's loop."""
     with loop_in_a_thread("app") as loop:
         on(loop, peer.stream.use_here)
-        goes_on, is_busy = threading.Event(), threading.Event()
-        loop.call_soon_threadsafe(lambda: (is_busy.set(), goes_on.wait(TIMEOUT)))
-        assert is_busy.wait(TIMEOUT)
-        assert peer.came(b"1") == RELAY
-        goes_on.set()
-        on(loop, lambda: None)
+        with busy(loop):
+            assert peer.came(b"1") == RELAY
         assert peer.came(b"2") == "app"
 
 
@@ -186,10 +195,8 @@ def test_context_of_the_first_use_is_not_kept(peer):
     with loop_in_a_thread("app") as loop:
         on(loop, use)
         peer.came(b"1")
-        goes_on = threading.Event()
-        loop.call_soon_threadsafe(goes_on.wait, TIMEOUT)
-        assert peer.came(b"2") == RELAY
-        goes_on.set()
+        with busy(loop):
+            assert peer.came(b"2") == RELAY
     assert [each for each, _ in seen] == [None, None]
 
 
